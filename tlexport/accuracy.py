@@ -1,0 +1,82 @@
+"""Accuracy, written once against Runner: the same code for torch, ONNX Runtime, an engine, a device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from tlexport.ports import Array, Pixels, Progress, Runner
+
+Probabilities = npt.NDArray[np.float32]
+
+ECE_BINS = 15  # as in Guo et al. 2017, "On Calibration of Modern Neural Networks"
+
+
+def probabilities(runner: Runner, pixels: Pixels, batch: int, progress: Progress, title: str) -> Probabilities:
+    """Run every image.
+
+    Args:
+        runner: an open model with one image input and one output.
+        pixels: uint8 (image, height, width, channel); converted to the input's type if that is another.
+        batch: images at a time; a model with a fixed batch axis is fed that many.
+        progress: moved on by the number of images.
+        title: of the progress bar.
+
+    Returns:
+        float32 (image, class), rows sum to 1.
+    """
+    (spec,), (output,) = runner.inputs, runner.outputs
+    if isinstance(spec.shape[0], int):
+        batch = spec.shape[0]
+    rows: list[Array] = []
+    with progress.task(title, len(pixels)) as advance:
+        for start in range(0, len(pixels), batch):
+            part = pixels[start : start + batch]
+            missing = batch - len(part) if isinstance(spec.shape[0], int) else 0
+            fed = np.concatenate([part, np.repeat(part[-1:], missing, axis=0)]) if missing else part
+            rows.append(runner.run({spec.name: np.ascontiguousarray(fed, dtype=spec.dtype)})[output.name][: len(part)])
+            advance(len(part))
+    return np.concatenate(rows)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How good a classifier is on labelled images. Fractions 0..1."""
+
+    n: int
+    top1: float
+    ece: float  # expected calibration error: how far confidence is from accuracy
+    confusion: npt.NDArray[np.int64]  # (true class, predicted class), counts
+    classes: tuple[str, ...]
+
+    def per_class(self) -> dict[str, dict[str, float | int | None]]:
+        """Recall and precision of each class; None where there is nothing to divide by."""
+        table: dict[str, dict[str, float | int | None]] = {}
+        for index, name in enumerate(self.classes):
+            right, true, predicted = (
+                int(self.confusion[index, index]),
+                int(self.confusion[index].sum()),
+                int(self.confusion[:, index].sum()),
+            )
+            table[name] = {
+                "n": true,
+                "recall": round(right / true, 6) if true else None,
+                "precision": round(right / predicted, 6) if predicted else None,
+            }
+        return table
+
+
+def score(outputs: Probabilities, labels: Sequence[int], classes: tuple[str, ...]) -> Scores:
+    """Compare probabilities float32 (image, class) with class indices (image,)."""
+    truth = np.asarray(labels, dtype=np.int64)
+    predicted = outputs.argmax(axis=1)
+    confidence = outputs.max(axis=1)
+    right = predicted == truth
+    confusion = np.zeros((len(classes), len(classes)), dtype=np.int64)
+    np.add.at(confusion, (truth, predicted), 1)
+    bins = np.minimum((confidence * ECE_BINS).astype(int), ECE_BINS - 1)
+    gaps = [abs(right[bins == b].mean() - confidence[bins == b].mean()) * (bins == b).mean() for b in range(ECE_BINS) if (bins == b).any()]
+    return Scores(len(truth), float(right.mean()), float(sum(gaps)), confusion, classes)

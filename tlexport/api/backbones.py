@@ -1,0 +1,88 @@
+"""What backbones there are, and the stages of one."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from tlexport import plugins
+
+EMBEDDED = Path(__file__).parent.parent / "embedded"
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A line of the list."""
+
+    name: str
+    family: str
+    embedded: bool  # weights are shipped inside the package
+
+    def to_json(self) -> dict[str, object]:
+        """Plain data."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What freezing can name."""
+
+    name: str
+    parameters: int
+    output: str  # channels x height x width at the backbone's own image size
+
+
+@dataclass(frozen=True)
+class BackboneDetail:
+    """One backbone in detail."""
+
+    name: str
+    family: str
+    image_size: int  # pixels
+    parameters: int  # with ImageNet's 1000 classes
+    stages: tuple[Stage, ...]
+    imagenet: str  # name of torchvision's weights
+    imagenet_top1: float  # %, as torchvision publishes it
+    embedded: bool
+
+    def to_json(self) -> dict[str, object]:
+        """Plain data."""
+        return asdict(self)
+
+
+def list_backbones() -> list[Backbone]:
+    """Every variant of every family, without loading torch."""
+    return [
+        Backbone(variant, family, (EMBEDDED / f"{variant}.safetensors").is_file())
+        for family in plugins.names("backbones")
+        for variant in plugins.load("backbones", family).VARIANTS
+    ]
+
+
+def describe_backbone(name: str) -> BackboneDetail:
+    """Stages, sizes and weights of one backbone. Raises UsageError for an unknown name."""
+    import torch
+    from torchvision import models
+
+    from tlexport.network import build, family_of
+
+    family_of(name)  # raises for an unknown name before torchvision does
+    network = build(name, 1000).eval()
+    weights = models.get_model_weights(name).DEFAULT
+    size = weights.transforms().crop_size[0]
+    stages, tensor = [], torch.zeros(1, 3, size, size)
+    with torch.inference_mode():
+        for stage_name, stage in network.stages.items():
+            tensor = stage(tensor)
+            stages.append(Stage(stage_name, sum(p.numel() for p in stage.parameters()), "x".join(map(str, tensor.shape[1:]))))
+    entry = next(backbone for backbone in list_backbones() if backbone.name == name)
+    return BackboneDetail(
+        name=name,
+        family=entry.family,
+        image_size=size,
+        parameters=sum(p.numel() for p in network.parameters()),
+        stages=tuple(stages),
+        imagenet=str(weights),
+        imagenet_top1=weights.meta["_metrics"]["ImageNet-1K"]["acc@1"],
+        embedded=entry.embedded,
+    )

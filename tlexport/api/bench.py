@@ -1,0 +1,120 @@
+"""The verb ``bench``: measured latency, throughput, size and memory of one or more models."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tlexport.api.subject import Subject, device_for, find_subject
+from tlexport.artifact import Precision
+from tlexport.bench.process import BenchRequest, measure
+from tlexport.bundle import MANIFEST, Manifest, read_manifest
+from tlexport.errors import OverBudget, Unsupported
+from tlexport.measurement import Measurement
+from tlexport.plan import Candidate, Limits, violations
+from tlexport.ports import Progress, Silent
+from tlexport.target import resolve
+
+
+@dataclass(frozen=True)
+class BenchSettings:
+    """How to measure."""
+
+    runtime: str = "auto"
+    device: str = "auto"
+    threads: int | None = None
+    batch: int = 1
+    min_runs: int = 100
+    min_seconds: float = 1.0
+
+
+def bench(what: Path, settings: BenchSettings, *, precisions: Sequence[Precision] | None = None, progress: Progress | None = None) -> list[Measurement]:
+    """Measure WHAT, each model in a process of its own, on the bundle's golden images where there are any.
+
+    Args:
+        what: a checkpoint, a bundle (all of its models, unless ``precisions`` names some), or an .onnx file of a bundle.
+        settings: runtime, device, threads, batch, how long.
+        precisions: which of a bundle's models.
+        progress: where to tell what happens.
+
+    Raises:
+        Unsupported: the model is a TensorRT INT8 graph, whose time on a CPU would say nothing.
+        TlxError: see errors.py.
+    """
+    progress = progress or Silent()
+    subjects = _subjects(what, settings.runtime, precisions)
+    measurements = []
+    with tempfile.TemporaryDirectory(prefix="tlx-bench-") as folder, progress.task("measuring", len(subjects)) as advance:
+        for subject in subjects:
+            inputs = _inputs(subject, Path(folder) / "inputs.npy")
+            measurements.append(measure(_request(subject, settings, inputs)))
+            advance(1)
+    return measurements
+
+
+def check_budget(bundle: Path, measurements: Sequence[Measurement]) -> None:
+    """Hold the measurement of a bundle's chosen model against its profile's budget.
+
+    Raises:
+        OverBudget: names each limit that is broken.
+        Unsupported: this machine is not the bundle's target.
+    """
+    manifest = read_manifest(bundle)
+    if not resolve(manifest.target).here:
+        raise Unsupported(f"{bundle} is for {manifest.target}, and this machine is not one", "run tlx bench --check on the device")
+    chosen, budget = manifest.model(), manifest.profile.budget
+    measured = next(m for m in measurements if m.artifact_sha256 == chosen.artifact.sha256)
+    p50, p95 = measured.percentile_ms(50), measured.percentile_ms(95)
+    candidate = Candidate(chosen.artifact.precision, measured.size_bytes, chosen.drop_points, p50, p95, measured.peak_memory_bytes)
+    broken = violations(candidate, Limits(budget.size_bytes, budget.latency_p95_ms, budget.memory_bytes, drop_points=100.0))
+    if broken:
+        raise OverBudget(f"{measured.what} is over the budget of {manifest.target}: {'; '.join(broken)}", "export with --precision auto, or raise the budget")
+
+
+def _subjects(what: Path, runtime: str, precisions: Sequence[Precision] | None) -> list[Subject]:
+    if (what / MANIFEST).is_file() and runtime != "torch":
+        manifest: Manifest = read_manifest(what)
+        wanted = precisions or [model.artifact.precision for model in manifest.models]
+        subjects = [find_subject(what, runtime, precision) for precision in wanted]
+        runnable = [subject for subject in subjects if not subject.simulate_quantization]
+        if not runnable or (precisions and len(runnable) < len(subjects)):
+            raise Unsupported(
+                f"the INT8 model of {what} is made for TensorRT; timing it on a CPU would say nothing about either",
+                "bench it on the device, or export for this machine: tlx export --target cpu-x86",
+            )
+        return runnable
+    return [find_subject(what, runtime, precisions[0] if precisions else None)]
+
+
+def _inputs(subject: Subject, path: Path) -> Path | None:
+    """Real images for a bundle's model, in the type that it takes; a checkpoint is timed on made-up pixels."""
+    manifest_file = subject.path.parent / MANIFEST
+    if not manifest_file.is_file():
+        return None
+    manifest = read_manifest(subject.path.parent)
+    dtype = next(m for m in manifest.models if m.file == subject.path.name).artifact.inputs[0].dtype
+    golden = np.load(subject.path.parent / manifest.golden.inputs, allow_pickle=False)
+    np.save(path, golden.astype(dtype), allow_pickle=False)
+    return path
+
+
+def _request(subject: Subject, settings: BenchSettings, inputs: Path | None) -> BenchRequest:
+    return BenchRequest(
+        what=subject.name,
+        path=subject.path,
+        runtime=subject.runtime,
+        device=device_for(subject.runtime, settings.device),
+        threads=settings.threads,
+        batch=settings.batch,
+        artifact_sha256=subject.sha256,
+        precision=subject.precision,
+        size_bytes=subject.size_bytes,
+        inputs=inputs,
+        min_runs=settings.min_runs,
+        max_runs=max(settings.min_runs, 10_000),
+        min_seconds=settings.min_seconds,
+    )

@@ -1,0 +1,110 @@
+"""The verb ``evaluate``: accuracy of a checkpoint, a bundle or a model file on labelled images, all through one Runner."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from tlexport.accuracy import Scores, probabilities, score
+from tlexport.api.subject import find_subject
+from tlexport.artifact import Precision
+from tlexport.bench.environment import default_threads
+from tlexport.checkpoint import DATASET, read_dataset
+from tlexport.data.decode import decode_all
+from tlexport.data.source import read_source
+from tlexport.errors import InvalidFile
+from tlexport.ports import Progress, Silent
+
+BATCH = 16
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What ``evaluate`` answers."""
+
+    what: Path
+    runtime: str
+    provider: str
+    part: str
+    scores: Scores
+
+    def to_json(self) -> dict[str, object]:
+        """As cli.md has it, with the confusion matrix."""
+        return {
+            "what": str(self.what),
+            "runtime": self.runtime,
+            "provider": self.provider,
+            "part": self.part,
+            "n": self.scores.n,
+            "top1": self.scores.top1,
+            "per_class": self.scores.per_class(),
+            "ece": self.scores.ece,
+            "confusion": self.scores.confusion.tolist(),
+            "classes": list(self.scores.classes),
+        }
+
+
+def evaluate(
+    what: Path,
+    data: str,
+    *,
+    runtime: str = "auto",
+    precision: Precision | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+    part: Literal["auto", "all", "train", "val", "test"] = "auto",
+    on_error: Literal["skip", "fail"] | None = None,
+    progress: Progress | None = None,
+) -> Evaluated:
+    """Accuracy on DATA.
+
+    Args:
+        what: a checkpoint, a bundle, or an .onnx file of a bundle.
+        data: DATA of the command line; its classes must be among the model's.
+        runtime: which runtime; ``auto``: the one for this kind of file.
+        precision: which of a bundle's models.
+        device: ``auto``, ``cpu`` or ``cuda:N``.
+        threads: CPU threads; None: one for each usable core.
+        part: of data that has a split of its own, or of the split that the checkpoint was trained with. ``auto``: ``test`` if
+            the data has that, else ``val`` if it has that, else all.
+        on_error: what to do about images that cannot be read.
+        progress: where to tell what happens.
+
+    Raises:
+        InvalidFile: DATA has classes that the model does not know, or no image in that part.
+    """
+    progress = progress or Silent()
+    subject = find_subject(what, runtime, precision)
+    listing = read_source(data)
+    for note in listing.notes:
+        progress.note(note)
+    unknown = [name for name in listing.classes if name not in subject.classes]
+    if unknown:
+        raise InvalidFile(f"{data} has classes that {what} does not know: {', '.join(unknown[:5])}", f"it knows: {', '.join(subject.classes[:20])}")
+    with progress.task("reading images", len(listing.entries)) as advance:
+        decoded = decode_all(listing, subject.preprocess, on_error, threads or default_threads(), advance)
+    trained = _parts_of_checkpoint(what)
+    parts = [entry.part or trained.get(digest, "") for entry, digest in zip(decoded.listing.entries, decoded.sha256, strict=True)]
+    if part == "auto":
+        own = {entry.part for entry in listing.entries}
+        part = "test" if "test" in own else "val" if "val" in own else "all"
+        seen = parts.count("train")
+        if part == "all" and seen:
+            progress.note(f"{seen} of {len(parts)} images were used to train {what}; for an honest figure give --part val")
+    chosen = [index for index, name in enumerate(parts) if part in ("all", name)]
+    if not chosen:
+        raise InvalidFile(f"{data} has no image in the part '{part}'", "leave out --part, or give data with train/ val/ test/ folders")
+    labels = [subject.classes.index(listing.classes[decoded.listing.entries[index].label]) for index in chosen]
+    with subject.open(device, threads) as runner:
+        outputs = probabilities(runner, decoded.pixels[np.array(chosen)], BATCH, progress, "evaluating")
+        return Evaluated(what, subject.runtime, runner.provider, part, score(outputs, labels, subject.classes))
+
+
+def _parts_of_checkpoint(what: Path) -> dict[str, str]:
+    """sha256 of an image file -> the part it had when the checkpoint was trained; empty for anything but a checkpoint."""
+    if not (what / DATASET).is_file():
+        return {}
+    return {sample.sha256: sample.part for sample in read_dataset(what).samples}

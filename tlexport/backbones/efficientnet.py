@@ -1,0 +1,28 @@
+"""EfficientNet (Tan and Le 2019) and EfficientNetV2 (Tan and Le 2021)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
+
+VARIANTS = ("efficientnet_b0", "efficientnet_b1", "efficientnet_b2", "efficientnet_b3", "efficientnet_b4", "efficientnet_v2_s")
+
+
+def stages(net: Any) -> dict[str, nn.Module]:
+    """The stem, the stages of the paper, the last 1x1 convolution with the pooling, the classifier."""
+    from torch import nn
+
+    stem, *middle, top = net.features
+    named: dict[str, nn.Module] = {"stem": stem, **{f"stage{number}": stage for number, stage in enumerate(middle, 1)}}
+    named["top"] = nn.Sequential(top, net.avgpool, nn.Flatten(1))
+    named["head"] = net.classifier
+    return named
+
+
+def replace_classifier(net: Any, num_classes: int) -> None:
+    """A new last layer."""
+    from torch import nn
+
+    net.classifier[-1] = nn.Linear(net.classifier[-1].in_features, num_classes)

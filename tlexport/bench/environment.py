@@ -1,0 +1,101 @@
+"""The machine that measures: enough to tell whether two figures can be compared."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+
+from tlexport import __version__
+from tlexport.measurement import Environment
+
+_LIBRARIES = ("numpy", "onnxruntime", "onnxruntime-gpu", "torch")  # names of distributions; only one of the two onnxruntimes is there
+
+
+def describe(device: str = "cpu") -> Environment:
+    """Describe this machine as it is now. Imports none of the libraries whose versions it names.
+
+    Args:
+        device: ``"cpu"``, or ``"cuda:N"`` where a GPU runs the model.
+    """
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None  # Windows has none
+    return Environment(
+        machine=platform.machine(),
+        system=platform.platform(),
+        cpu=_cpu(),
+        cores=usable_cores(),
+        governor=_governor(),
+        memory_bytes=psutil.virtual_memory().total,
+        load_1min=None if load is None else round(load, 2),
+        accelerator=_gpu(int(device.partition(":")[2] or 0)) if device.startswith("cuda") else None,
+        python=platform.python_version(),
+        versions={"tlexport": __version__} | _versions(),
+    )
+
+
+def usable_cores() -> int:
+    """Logical cores that this process may use: fewer than the machine has under ``taskset`` or a container's CPU set."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def default_threads() -> int:
+    """Threads that a model runs with when no number was asked for: one for each physical core, but no more than are usable.
+
+    It is what ONNX Runtime and torch choose on a machine of their own; both look at the machine and not at what this process
+    may use of it, and neither says what it chose. A limit on CPU time (a container's quota) is not seen.
+    """
+    return min(psutil.cpu_count(logical=False) or usable_cores(), usable_cores())
+
+
+def _cpu() -> str:
+    """Name of the processor; on boards whose kernel does not tell it, of the board."""
+    cpuinfo = _text("/proc/cpuinfo")
+    for key in ("model name", "Model", "Hardware"):  # x86; Raspberry Pi; older ARM kernels
+        if found := re.search(rf"^{key}\s*: *(.+)$", cpuinfo, re.MULTILINE):
+            return found[1].strip()
+    return _text("/proc/device-tree/model").strip("\0\n ") or platform.processor() or platform.machine()
+
+
+def _governor() -> str | None:
+    """Frequency governor of the cores, such as ``"performance"``; all of them where they differ; None where the kernel has none."""
+    files = Path("/sys/devices/system/cpu").glob("cpu[0-9]*/cpufreq/scaling_governor")
+    return ", ".join(sorted({_text(str(file)).strip() for file in files} - {""})) or None
+
+
+def _text(path: str) -> str:
+    """Content of a kernel's file, or nothing where it cannot be read."""
+    try:
+        return Path(path).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _LIBRARIES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _gpu(index: int) -> str:
+    """Name of a CUDA device: from torch where that is loaded already, else from the driver's tool."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        return str(torch.cuda.get_device_name(index))
+    visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    which = visible[index] if index < len(visible) else str(index)
+    command = ["nvidia-smi", "--id", which, "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):  # Jetson boards have no nvidia-smi
+        return f"CUDA device {index}"
+    return done.stdout.strip()

@@ -1,0 +1,83 @@
+"""``tlx bench``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from tlexport.cli import options
+from tlexport.cli.output import milliseconds, print_json, print_table, progress
+from tlexport.units import format_bytes
+
+if TYPE_CHECKING:
+    from tlexport.measurement import Measurement
+
+
+@click.command(epilog=options.examples("tlx bench build/latest-cpu-x86", "tlx bench runs/latest --runtime torch --threads 1 --json"))
+@click.argument("what", type=click.Path(path_type=Path))
+@options.runtime
+@options.precision
+@click.option("--batch", type=click.IntRange(1, 4096), default=1, show_default=True, help="Images at a time.")
+@click.option("--runs", type=click.IntRange(1, 1_000_000), default=100, show_default=True, help="At least so many timed runs.")
+@click.option("--seconds", type=click.FloatRange(0, 600), default=1.0, show_default=True, help="And at least so long.")
+@click.option("--check", is_flag=True, help="Hold the chosen model against the profile's budget; exit code 6 when it is over.")
+@options.device
+@options.threads
+@options.as_json
+@options.verbosity
+def command(
+    what: Path,
+    runtime: str,
+    precision: Any,
+    batch: int,
+    runs: int,
+    seconds: float,
+    check: bool,
+    device: str,
+    threads: int | None,
+    as_json: bool,
+    verbose: bool,
+    quiet: bool,
+) -> None:
+    """Measure latency, throughput, load time, size and memory of WHAT: a checkpoint, a bundle, or a bundle's .onnx file.
+
+    Each model runs in a process of its own. Latency is one run of the whole batch, from pixels in memory to
+    probabilities in memory; decoding and resizing are not in it.
+    """
+    from tlexport.api.bench import BenchSettings, bench, check_budget
+
+    settings = BenchSettings(runtime, device, threads, batch, runs, seconds)
+    measurements = bench(what, settings, precisions=[precision] if precision else None, progress=progress(verbose, quiet))
+    if as_json:
+        values = [measurement.to_json() for measurement in measurements]
+        print_json(values[0] if len(values) == 1 else values)
+    else:
+        show_measurements(measurements)
+    if check:
+        check_budget(what, measurements)
+
+
+def show_measurements(measurements: list[Measurement]) -> None:
+    """The table, and the environment under it."""
+    rows = []
+    for m in measurements:
+        latency = m.latency()
+        rows.append(
+            (
+                m.precision,
+                *(milliseconds(latency[key]) for key in ("p50", "p90", "p95", "p99")),
+                f"{latency['mean']:.3f} ±{(latency['mean_high'] - latency['mean_low']) / 2:.3f}",
+                f"{m.throughput_per_s:.0f}",
+                format_bytes(m.size_bytes),
+                f"{m.load_ns / 1e6:.0f}",
+                format_bytes(m.peak_memory_bytes),
+            )
+        )
+    columns = ("model", "p50", "p90", "p95", "p99", "mean ms", "img/s", "size", "load ms", "memory")
+    first = measurements[0]
+    print_table(f"{first.what.rsplit(' ', 1)[0]}, batch {first.batch}, latency in ms", columns, rows)
+    e = first.environment
+    runs = min(len(m.latencies_ns) for m in measurements)
+    click.echo(f"{first.provider}, {first.threads} threads, at least {runs} runs each; {e.cpu}, governor {e.governor or 'not readable'}, load {e.load_1min}")

@@ -1,0 +1,105 @@
+"""``tlx export``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from tlexport.cli import options
+from tlexport.cli.output import milliseconds, percent, print_json, print_table, progress
+from tlexport.units import format_bytes
+
+if TYPE_CHECKING:
+    from tlexport.api.export import Exported
+    from tlexport.plan import Step
+
+
+@click.command(
+    epilog=options.examples(
+        "tlx export --target jetson",
+        "tlx export runs/latest --target cpu-x86 --max-size 4MB --max-latency 10ms --max-drop 1.0",
+    )
+)
+@click.argument("checkpoint", required=False, type=click.Path(path_type=Path))
+@click.option("-t", "--target", required=True, metavar="PROFILE", help="A name from `tlx profiles`, a .toml file, or jetson.")
+@click.option("--precision", type=click.Choice(["auto", "fp32", "fp16", "int8"]), default="auto", show_default=True, help="auto: try all, choose one.")
+@click.option("--max-size", type=options.SIZE, help="Largest model file, such as 2MB (1 MB = 10^6 bytes); default: the profile's.")
+@click.option("--max-latency", type=options.DURATION, help="Largest p95 latency, such as 10ms; only where the target is this machine.")
+@click.option("--max-drop", type=click.FloatRange(0, 100), help="Points of top-1 that the chosen model may lose; default 1.0.")
+@click.option("--data", type=click.Path(path_type=Path), help="Where the checkpoint's images lie now, if they were moved.")
+@click.option("--dry-run", is_flag=True, help="Print the plan with its reasons; do nothing.")
+@options.threads
+@options.out
+@options.as_json
+@options.verbosity
+def command(
+    checkpoint: Path | None,
+    target: str,
+    precision: Any,
+    max_size: float | None,
+    max_latency: float | None,
+    max_drop: float | None,
+    data: Path | None,
+    dry_run: bool,
+    threads: int | None,
+    out: Path | None,
+    as_json: bool,
+    verbose: bool,
+    quiet: bool,
+) -> None:
+    """Convert CHECKPOINT (default: runs/latest) for a target, quantize, check, and write a bundle.
+
+    Latency is measured, with one thread unless --threads says otherwise, where the target is this machine. For a Jetson
+    the bundle holds ONNX files and the command that builds the engine there.
+    """
+    from tlexport.target import resolve
+
+    reporter = progress(verbose, quiet)
+    found = resolve(target)
+    if found.note:
+        reporter.note(found.note)
+    from tlexport.api.export import Wishes, export, plan
+    from tlexport.api.subject import latest_checkpoint
+
+    wishes = Wishes(precision, int(max_size) if max_size else None, max_latency, max_drop, threads or 1)
+    if dry_run:
+        _show_plan(plan(found, wishes), as_json)
+        return
+    source = checkpoint or latest_checkpoint()
+    path = out or Path("build") / f"{source.resolve().name}-{found.profile.name}"
+    exported = export(source, found, wishes, path, data_root=data, progress=reporter)
+    if as_json:
+        print_json(exported.to_json())
+    else:
+        show_models(exported)
+        if exported.manifest.model().build:
+            click.echo(f"no engine was built: copy the bundle to the {found.profile.title} and run there: sh build_engine.sh", err=True)
+        click.echo(str(path))
+
+
+def show_models(exported: Exported) -> None:
+    """The table of candidates: size, accuracy, drop, latency, verdict."""
+    rows = [
+        (
+            ("* " if m.chosen else "  ") + m.artifact.precision,
+            format_bytes(m.artifact.size_bytes),
+            percent(m.top1),
+            f"{m.drop_points:.2f}",
+            milliseconds(m.latency.p50 if m.latency else None),
+            milliseconds(m.latency.p95 if m.latency else None),
+        )
+        for m in exported.manifest.models
+    ]
+    print_table("", ("model", "size", "top-1", "drop, points", "p50, ms", "p95, ms"), rows)
+    for m in exported.manifest.models:
+        click.echo(f"{m.artifact.precision}: {'chosen, ' if m.chosen else ''}{m.reason}")
+
+
+def _show_plan(steps: tuple[Step, ...], as_json: bool) -> None:
+    if as_json:
+        print_json([{"action": step.action, "precision": step.precision, "reason": step.reason} for step in steps])
+        return
+    for number, step in enumerate(steps, 1):
+        click.echo(f"{number:2}. {step.action} {step.precision or ''}: {step.reason}".replace(" :", ":"))

@@ -1,0 +1,128 @@
+"""``tlx finetune``."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from tlexport.cli import options
+from tlexport.cli.output import percent, print_json, print_table, progress
+
+if TYPE_CHECKING:
+    from tlexport.recipe import Recipe
+
+RUNS = Path("runs")
+
+
+def _rgb(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, ...] | None:
+    if value is None:
+        return None
+    try:
+        parts = tuple(int(part) for part in value.split(","))
+    except ValueError:
+        parts = ()
+    if len(parts) != 3 or not all(0 <= part <= 255 for part in parts):
+        raise click.BadParameter(f"{value!r} is not a colour; write three numbers from 0 to 255, such as 255,255,255", ctx, param)
+    return parts
+
+
+@click.command(
+    epilog=options.examples(
+        "tlx finetune demo:digits --weights embedded --no-flip",
+        "tlx finetune photos/ --backbone mobilenet_v2 --strategy partial --freeze stage4 --epochs 20",
+    )
+)
+@click.argument("data")
+@click.option("--recipe", type=click.Path(path_type=Path), help="A recipe.toml to start from; the other options go over it.")
+@click.option("--backbone", help="A name from `tlx backbones`; default mobilenet_v3_small.")
+@click.option("--weights", help="imagenet (default), embedded, none, or a .safetensors or .pth file.")
+@click.option("--strategy", type=click.Choice(["head", "partial", "full"]), help="What is trained: the head (default), also the top stages, all.")
+@click.option("--freeze", metavar="STAGE", help="With partial: this stage and all below stay frozen; a name or number from `tlx backbones NAME`.")
+@click.option("--image-size", type=click.IntRange(32, 1024), help="Pixels; default: what the weights were trained at.")
+@click.option("--epochs", type=click.IntRange(1, 10_000), help="All phases together; default 20.")
+@click.option("--head-epochs", type=click.IntRange(1), help="With partial: epochs of the first phase; default a third.")
+@click.option("--batch-size", type=click.IntRange(2, 65_536), help="Default 32.")
+@click.option("--lr", type=click.FloatRange(0, 10, min_open=True, max_open=True), help="Peak learning rate; default 0.001.")
+@click.option("--fine-lr", type=click.FloatRange(0, 10, min_open=True, max_open=True), help="Peak rate of partial's second phase; default a third of --lr.")
+@click.option("--optimizer", type=click.Choice(["adamw", "sgd"]), help="Default adamw.")
+@click.option("--weight-decay", type=click.FloatRange(0, 1, max_open=True), help="Default 0.01.")
+@click.option("--label-smoothing", type=click.FloatRange(0, 1, max_open=True), help="Default 0.05.")
+@click.option("--patience", type=click.IntRange(1), help="Epochs without a better validation loss before a phase stops; default 8.")
+@click.option("--augment", type=click.Choice(["none", "light"]), help="Random crops and flips of the training images; default none.")
+@click.option("--flip/--no-flip", default=None, help="Whether augmentation may mirror images; not for text or digits.")
+@click.option("--val-fraction", type=click.FloatRange(0, 1, min_open=True, max_open=True), help="Share kept for validation; default 0.2.")
+@click.option("--background", callback=_rgb, metavar="R,G,B", help="Colour behind transparent pixels; default 255,255,255.")
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Default 0.")
+@options.on_error
+@options.device
+@options.threads
+@options.out
+@options.as_json
+@options.verbosity
+def command(
+    data: str,
+    recipe: Path | None,
+    on_error: Any,
+    device: str,
+    threads: int | None,
+    out: Path | None,
+    as_json: bool,
+    verbose: bool,
+    quiet: bool,
+    **asked: Any,
+) -> int:
+    """Adapt a pretrained network to the images of DATA; writes a checkpoint directory, whose path is the last line.
+
+    DATA is a folder of class folders, a folder with train/ val/ test/ of that shape, a .csv or .jsonl table with
+    path,label[,split], or demo:digits.
+    """
+    from tlexport.api.finetune import finetune
+    from tlexport.errors import INTERRUPTED
+
+    request = _recipe(recipe, asked)
+    path = out or _new_run(request.backbone)
+    trained = finetune(data, request, path, device=device, threads=threads, on_error=on_error, progress=progress(verbose, quiet))
+    if path.parent == RUNS:
+        _point_latest_at(path)
+    if as_json:
+        print_json(trained.to_json())
+    else:
+        scores = trained.scores
+        table = [(name, str(row["n"]), _share(row["recall"]), _share(row["precision"])) for name, row in scores.per_class().items()]
+        print_table("", ("class", "images", "recall", "precision"), table[:20])
+        if len(table) > 20:
+            click.echo(f"... and {len(table) - 20} more classes: tlx evaluate {path} DATA --json")
+        click.echo(f"validation top-1 {percent(scores.top1)} of {scores.n} images, {trained.seconds:.1f} s")
+        click.echo(str(path))
+    return INTERRUPTED if trained.checkpoint.interrupted else 0
+
+
+def _share(value: float | int | None) -> str:
+    return "-" if value is None else percent(value)
+
+
+def _recipe(path: Path | None, asked: dict[str, Any]) -> Recipe:
+    """The recipe file, if any, with the options that were given over it."""
+    from tlexport.recipe import Recipe
+
+    base = Recipe.read_toml(path).model_dump() if path else {}
+    return Recipe.parse(base | {key: value for key, value in asked.items() if value is not None}, "the recipe asked for")
+
+
+def _new_run(backbone: str) -> Path:
+    """The first of runs/BACKBONE-1, -2, ... that is free."""
+    number = 1
+    while (RUNS / f"{backbone}-{number}").exists():
+        number += 1
+    return RUNS / f"{backbone}-{number}"
+
+
+def _point_latest_at(path: Path) -> None:
+    """Make runs/latest a link to a run, in one step."""
+    temporary = RUNS / f".latest-{secrets.token_hex(4)}"
+    temporary.symlink_to(path.name)
+    os.replace(temporary, RUNS / "latest")

@@ -1,0 +1,88 @@
+"""The ``tlx`` command: finds its commands in this folder, and turns errors into messages and exit codes."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from tlexport import __version__
+from tlexport.errors import INTERRUPTED, TlxError
+
+SHARED = ("__init__", "main", "options", "output")
+
+
+def command_names() -> tuple[str, ...]:
+    """A command is a file here that holds ``command``."""
+    return tuple(sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in SHARED))
+
+
+class Commands(click.Group):
+    """A group whose commands are the files of this folder."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names, sorted."""
+        return list(command_names())
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """Import one command's file."""
+        if name not in command_names():
+            return None
+        command: click.Command = importlib.import_module(f"tlexport.cli.{name}").command
+        return command
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does, with the nearest name in the error."""
+        if args and args[0] not in command_names() and not args[0].startswith("-"):
+            from tlexport.record import nearest
+
+            raise click.UsageError(f"there is no command {args[0]!r}{nearest(args[0], list(command_names()))} See: tlx --help", ctx)
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="tlx")
+def tlx() -> None:
+    """Fine-tune a pretrained image classifier on a small image set, and export it, quantized and proven, to an edge device.
+
+    Exit codes: 0 done, 1 failed step, 2 wrong usage or invalid file, 3 missing dependency, 4 not supported on this
+    target, 5 verification failed, 6 over budget, 130 interrupted.
+    """
+
+
+def main() -> None:
+    """Entry point of the ``tlx`` script."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command line; returns the exit code. Errors of ours and of usage are printed; bugs keep their traceback."""
+    try:
+        code = tlx.main(arguments, prog_name="tlx", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except TlxError as error:
+        _complain(error.message, error.hint)
+        return error.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return 2
+    except click.ClickException as error:
+        where = f" {error.ctx.command_path}" if isinstance(error, click.UsageError) and error.ctx else " tlx"
+        _complain(error.format_message(), f"see:{where} --help")
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted", err=True)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # the reader of our output is gone (as in `tlx ... | head`); Python would complain again when it flushes at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _complain(message: str, hint: str) -> None:
+    click.echo(click.style("error: ", fg="red") + message, err=True)
+    if hint:
+        click.echo(click.style("hint: ", fg="cyan") + hint, err=True)

@@ -1,0 +1,32 @@
+"""``tlx predict``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tlexport.cli import options
+from tlexport.cli.output import percent, print_json, print_table
+
+
+@click.command(epilog=options.examples("tlx predict runs/latest photo.jpg", "tlx predict build/NAME-cpu-x86 a.png b.png --precision int8 --json"))
+@click.argument("what", type=click.Path(path_type=Path))
+@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
+@options.runtime
+@options.precision
+@options.device
+@options.threads
+@options.as_json
+def command(
+    what: Path, images: tuple[Path, ...], runtime: str, precision: Any, device: str, threads: int | None, as_json: bool
+) -> None:
+    """Class and probability of each of IMAGES, by WHAT: a checkpoint, a bundle, or a bundle's .onnx file."""
+    from tlexport.api.predict import predict
+
+    predictions = predict(what, images, runtime=runtime, precision=precision, device=device, threads=threads)
+    if as_json:
+        print_json([prediction.to_json() for prediction in predictions])
+    else:
+        print_table("", ("image", "class", "probability"), [(str(p.path), p.name, percent(p.probability)) for p in predictions])

@@ -1,0 +1,1 @@
+"""Reading images: folders and tables, splits, decoding, the demo's digits."""

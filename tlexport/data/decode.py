@@ -1,0 +1,152 @@
+"""Decoding every image once, straight into one array at the size of the image contract."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from tlexport.contract import Preprocess
+from tlexport.data.source import Listing
+from tlexport.data.table import few
+from tlexport.dataset import Sample
+from tlexport.device.image import BadImage, prepare
+from tlexport.errors import InvalidFile, StepFailed
+from tlexport.units import format_bytes
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from tlexport.ports import Pixels
+
+TOLERATED = 0.05  # share of bad files up to which they are left out unless the user decides otherwise
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """The images of a listing, in its order."""
+
+    listing: Listing  # without the bad files
+    pixels: Pixels  # uint8 (image, height, width, channel), RGB 0..255
+    sha256: tuple[str, ...]  # of each file's bytes
+    bad: tuple[tuple[str, str], ...]  # path and reason of each file that was left out
+
+    def rows(self, samples: Sequence[Sample]) -> npt.NDArray[np.intp]:
+        """Where the samples lie in ``pixels``: one index for each sample, in the samples' order."""
+        row = {entry.path: index for index, entry in enumerate(self.listing.entries)}
+        return np.array([row[sample.path] for sample in samples], dtype=np.intp)
+
+
+def decode_all(
+    listing: Listing,
+    preprocess: Preprocess,
+    on_error: Literal["skip", "fail"] | None,
+    threads: int,
+    progress: Callable[[int], None],
+) -> Decoded:
+    """Decode every image of a listing; each file is read once.
+
+    Args:
+        listing: the images.
+        preprocess: the image contract.
+        on_error: bad files are left out ("skip") or an error ("fail"). None: left out up to 5 % of the files, else an error.
+        threads: number of decoding threads, at least 1.
+        progress: called in this thread with the number of files done so far.
+
+    Raises:
+        InvalidFile: bad files, or a class of which no training image is left; each file is named with the reason.
+        StepFailed: the pixels do not fit into memory.
+    """
+    pixels, hashes, reasons = _decode([listing.file(entry) for entry in listing.entries], preprocess, threads, progress)
+    bad = tuple((entry.path, reason) for entry, reason in zip(listing.entries, reasons, strict=True) if reason)
+    if not bad:
+        return Decoded(listing, pixels, tuple(hashes), ())
+    if on_error == "fail" or (on_error is None and len(bad) > TOLERATED * len(reasons)):
+        share = "" if on_error else f" (more than {TOLERATED:.0%})"
+        message = f"{len(bad)} of {len(reasons)} images cannot be used{share}:{_listed(bad)}"
+        raise InvalidFile(message, "repair or remove them, or leave them out with --on-error skip")
+    kept = [index for index, reason in enumerate(reasons) if not reason]
+    left = replace(listing, entries=tuple(listing.entries[index] for index in kept))
+    _check_classes(left, bad)
+    return Decoded(left, _compact(pixels, kept), tuple(hashes[index] for index in kept), bad)
+
+
+def decode_files(paths: Sequence[Path], preprocess: Preprocess) -> tuple[Pixels, tuple[tuple[str, str], ...]]:
+    """Decode a few files in order.
+
+    Returns:
+        The pixels, uint8 (image, height, width, channel), of those that are good, in the order of ``paths``; and path and
+        reason of those that are not.
+
+    Raises:
+        StepFailed: the pixels do not fit into memory.
+    """
+    pixels, _, reasons = _decode(paths, preprocess, 1, lambda done: None)
+    bad = tuple((str(path), reason) for path, reason in zip(paths, reasons, strict=True) if reason)
+    return _compact(pixels, [index for index, reason in enumerate(reasons) if not reason]), bad
+
+
+def _decode(
+    paths: Sequence[Path], preprocess: Preprocess, threads: int, progress: Callable[[int], None]
+) -> tuple[Pixels, list[str], list[str]]:
+    """Pixels, sha256 and reason (empty for a good file; else its row holds no image) of each file."""
+    shape = (len(paths), preprocess.size, preprocess.size, 3)
+    try:
+        pixels = np.zeros(shape, dtype=np.uint8)
+    except MemoryError:
+        need = format_bytes(float(np.prod(shape, dtype=np.float64)))
+        what = f"{len(paths)} images of {preprocess.size} x {preprocess.size} pixels"
+        raise StepFailed(f"{what} need {need} of memory", "use a smaller --image-size") from None
+    contract = preprocess.model_dump()
+    hashes, reasons = [""] * len(paths), [""] * len(paths)
+
+    def work(index: int) -> None:
+        hashes[index], reasons[index] = _decode_one(paths[index], contract, pixels[index])
+
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+    try:
+        for done, future in enumerate(as_completed([pool.submit(work, index) for index in range(len(paths))]), start=1):
+            future.result()
+            progress(done)
+    finally:
+        pool.shutdown(cancel_futures=True)  # on Ctrl-C, what has not begun is dropped
+    return pixels, hashes, reasons
+
+
+def _decode_one(path: Path, contract: dict[str, Any], out: Pixels) -> tuple[str, str]:
+    """Write one image into ``out`` (height, width, channel); its file's sha256, and why it is bad, or ""."""
+    try:
+        data = path.read_bytes()
+    except (OSError, ValueError) as error:
+        return "", f"cannot be read: {getattr(error, 'strerror', None) or error}"
+    try:
+        out[:] = prepare(io.BytesIO(data), contract)
+    except BadImage as error:
+        return "", str(error)
+    return hashlib.sha256(data).hexdigest(), ""
+
+
+def _compact(pixels: Pixels, kept: list[int]) -> Pixels:
+    """The kept rows moved to the front, without a second array."""
+    for new, old in enumerate(kept):
+        if new != old:
+            pixels[new] = pixels[old]
+    return pixels[: len(kept)]
+
+
+def _check_classes(left: Listing, bad: tuple[tuple[str, str], ...]) -> None:
+    trained = {entry.label for entry in left.entries if entry.part in (None, "train")}
+    lost = [name for label, name in enumerate(left.classes) if label not in trained]
+    if lost:
+        raise InvalidFile(f"no training image is left of {few(lost)}; bad files:{_listed(bad)}", "repair the files, or remove the class")
+
+
+def _listed(bad: tuple[tuple[str, str], ...]) -> str:
+    indent = "\n  "
+    return indent + few((f"{path}: {reason}" for path, reason in bad), indent)

@@ -1,0 +1,52 @@
+"""The demo's data: 1,797 handwritten digits that scikit-learn carries, as a folder of class folders."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from tlexport.files import new_directory
+
+IMAGES = 1797
+MARKER = "tlx-demo.json"  # says that the folder is ours and may be replaced; written last, so with it the folder is complete
+
+
+def cache_folder() -> Path:
+    """Where data that can be made again is kept: ``$TLX_CACHE``, else ``tlexport`` in ``$XDG_CACHE_HOME`` or ``~/.cache``."""
+    if chosen := os.environ.get("TLX_CACHE"):
+        return Path(chosen).absolute()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "tlexport"
+
+
+def digits_folder(into: Path) -> Path:
+    """Write the digits as 8 x 8 grey PNG files ``into/<digit>/<number>.png``, or reuse them when they are there.
+
+    Source: ``sklearn.datasets.load_digits`` (the test part of the UCI set "Optical Recognition of Handwritten Digits"); its
+    grey values 0..16 become ``round(value * 255 / 16)``, ink white on black as there.
+
+    Args:
+        into: the folder; made complete under another name, then renamed.
+
+    Returns:
+        ``into``.
+
+    Raises:
+        UsageError: something else is at ``into``.
+        StepFailed: the file system refused.
+    """
+    if (into / MARKER).is_file() and sum(1 for _ in into.glob("[0-9]/*.png")) == IMAGES:
+        return into
+    import numpy as np
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)  # (image, height, width)
+    with new_directory(into) as folder:
+        for number, (image, label) in enumerate(zip(pixels, digits.target, strict=True)):
+            path = folder / str(label) / f"{number:04}.png"
+            path.parent.mkdir(exist_ok=True)
+            Image.fromarray(image).save(path)
+        (folder / MARKER).write_text(json.dumps({"source": "sklearn.datasets.load_digits", "images": len(pixels)}) + "\n", encoding="utf-8")
+    return into

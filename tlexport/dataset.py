@@ -1,0 +1,39 @@
+"""Dataset: which images, of which class, in which part. A listing; the pixels stay in their files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from tlexport.record import Record
+
+Part = Literal["train", "val", "test"]
+
+
+class Sample(Record):
+    """One image file."""
+
+    path: str = Field(description="relative to the dataset's root, with forward slashes")
+    label: int = Field(ge=0, description="index into classes")
+    part: Part
+    sha256: str = Field(description="of the file's bytes")
+
+
+class Dataset(Record):
+    """A labelled set of images, split. Kept in the checkpoint, so that export calibrates on the training part alone."""
+
+    format: Literal[1] = 1
+    source: str = Field(description="DATA as the user gave it")
+    root: str = Field(description="absolute path of the folder that the samples' paths start from")
+    classes: tuple[str, ...]
+    samples: tuple[Sample, ...]
+
+    def part(self, part: Part) -> tuple[Sample, ...]:
+        """The samples of one part, in listing order."""
+        return tuple(sample for sample in self.samples if sample.part == part)
+
+    def file(self, sample: Sample) -> Path:
+        """Where a sample's file lies."""
+        return Path(self.root) / sample.path

@@ -1,0 +1,1 @@
+"""From a torch network to ONNX graphs, and the checks on them."""

@@ -1,0 +1,43 @@
+"""Which images calibrate: a class-balanced, seeded sample of the training part. Never validation, never random data."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Sequence
+
+from tlexport.artifact import Calibration
+from tlexport.dataset import Dataset, Sample
+from tlexport.errors import UsageError
+
+IMAGES = 200  # ranges of small classifiers settle between 100 and 300 (NNCF's default is 300)
+FEW = 100  # below this the user is told
+
+
+def calibration_sample(dataset: Dataset, count: int, seed: int) -> tuple[Sample, ...]:
+    """Up to ``count`` training images, the same number of each class as far as there are so many.
+
+    Raises:
+        UsageError: fewer training images than classes.
+    """
+    by_class: dict[int, list[Sample]] = {label: [] for label in range(len(dataset.classes))}
+    for sample in sorted(dataset.part("train"), key=lambda s: s.path):
+        by_class[sample.label].append(sample)
+    total = sum(map(len, by_class.values()))
+    if total < len(dataset.classes):
+        raise UsageError(f"calibration has {total} training images for {len(dataset.classes)} classes", "add images, or use --precision fp16")
+    draw = random.Random(seed)
+    for samples in by_class.values():
+        draw.shuffle(samples)
+    chosen: list[Sample] = []
+    for rank in range(max(map(len, by_class.values()))):
+        chosen += [samples[rank] for samples in by_class.values() if rank < len(samples)]
+        if len(chosen) >= count:
+            break
+    return tuple(chosen[: max(count, len(dataset.classes))])
+
+
+def provenance(samples: Sequence[Sample], method: str) -> Calibration:
+    """The record of a calibration: how, how many, and a hash over the images' hashes."""
+    digest = hashlib.sha256("\n".join(sorted(sample.sha256 for sample in samples)).encode()).hexdigest()
+    return Calibration(method=method, images=len(samples), sha256=digest)

@@ -1,0 +1,71 @@
+"""What every exported model must pass, whoever made it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from tlexport.accuracy import Probabilities
+from tlexport.contract import TensorSpec
+from tlexport.errors import VerificationFailed
+
+FP32_AGREEMENT = 1e-4  # largest difference in probability between torch and the FP32 graph
+
+
+def check_graph(model: onnx.ModelProto, precision: str, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:
+    """The graph is valid, self-contained, has the declared tensors, and is of the declared precision.
+
+    Raises:
+        VerificationFailed: names what is not so.
+    """
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except onnx.checker.ValidationError as error:
+        raise VerificationFailed(f"the {precision} graph is not valid ONNX: {str(error).strip().splitlines()[0]}") from error
+    for declared, found in ((inputs, model.graph.input), (outputs, model.graph.output)):
+        actual = tuple(_spec(value) for value in found)
+        if actual != tuple(declared):
+            raise VerificationFailed(f"the {precision} graph has the tensors {actual}, declared are {tuple(declared)}")
+    if any(tensor.data_location == TensorProto.EXTERNAL for tensor in model.graph.initializer):
+        raise VerificationFailed(f"the {precision} graph keeps weights outside its file")
+    if precision_of(model) != precision:
+        raise VerificationFailed(f"the graph is declared {precision}, but its weighted nodes are {precision_of(model)}")
+
+
+def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
+    tensor = value.type.tensor_type
+    shape = tuple(axis.dim_param or axis.dim_value for axis in tensor.shape.dim)
+    return TensorSpec.model_validate({"name": value.name, "dtype": helper.tensor_dtype_to_np_dtype(tensor.elem_type).name, "shape": shape})
+
+
+def precision_of(model: onnx.ModelProto) -> str:
+    """``int8`` if the graph dequantizes anything, else ``fp16`` or ``fp32`` by the type of its weights."""
+    if any(node.op_type == "DequantizeLinear" for node in model.graph.node):
+        return "int8"
+    types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    weights = {types.get(node.input[1]) for node in model.graph.node if node.op_type in ("Conv", "Gemm", "MatMul")}
+    return "fp16" if weights == {TensorProto.FLOAT16} else "fp32"
+
+
+def check_fp32_agreement(reference: Probabilities, outputs: Probabilities) -> None:
+    """The FP32 graph computes what the checkpoint computes, on every image.
+
+    Args:
+        reference: of the checkpoint in torch, float32 (image, class).
+        outputs: of the graph, likewise.
+
+    Raises:
+        VerificationFailed: with the number of images that disagree and the worst difference.
+    """
+    difference = np.abs(reference - outputs).max(axis=1)
+    flipped = reference.argmax(axis=1) != outputs.argmax(axis=1)
+    bad = (difference > FP32_AGREEMENT) | flipped | ~np.isfinite(outputs).all(axis=1)
+    if bad.any():
+        raise VerificationFailed(
+            f"the FP32 graph disagrees with the checkpoint on {int(bad.sum())} of {len(bad)} validation images: worst difference in "
+            f"probability {difference.max():.2g} (allowed {FP32_AGREEMENT:g}), {int(flipped.sum())} other classes",
+            "nothing was written; please report this with the checkpoint's recipe",
+        )

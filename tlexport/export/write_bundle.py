@@ -1,0 +1,74 @@
+"""Writing a bundle directory."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tlexport.accuracy import Probabilities
+from tlexport.bundle import LABELS, MANIFEST, Golden, Manifest, Model
+from tlexport.export.engine import build_script
+from tlexport.files import new_directory, sha256_of
+from tlexport.ports import Pixels
+
+GOLDEN_INPUTS = "golden/inputs.npy"
+BUILD_SCRIPT = "build_engine.sh"
+
+
+@dataclass(frozen=True)
+class GoldenImages:
+    """Real validation images, as files and as the tensors that they must become."""
+
+    files: tuple[Path, ...]
+    inputs: Pixels  # uint8 (image, height, width, channel)
+
+
+def write_bundle(
+    path: Path, draft: Manifest, models: Sequence[Path], golden: GoldenImages, golden_outputs: Sequence[Probabilities]
+) -> Manifest:
+    """Write everything beside ``path``, then rename.
+
+    Args:
+        path: the directory to be; an earlier bundle there is replaced, anything else refused.
+        draft: the manifest; its ``golden`` and ``files`` are filled in here.
+        models: the model files, in the order of ``draft.models``.
+        golden: images and tensors.
+        golden_outputs: of each model on ``golden.inputs``, float32 (image, class).
+
+    Returns:
+        The manifest as written.
+
+    Raises:
+        UsageError: ``path`` holds something else.
+        StepFailed: the file system refused.
+    """
+    with new_directory(path) as folder:
+        (folder / "golden").mkdir()
+        for model, source, outputs in zip(draft.models, models, golden_outputs, strict=True):
+            shutil.copyfile(source, folder / model.file)
+            np.save(folder / model.golden_outputs, outputs, allow_pickle=False)
+        images = [f"golden/{index:02}{file.suffix.lower()}" for index, file in enumerate(golden.files)]
+        for name, file in zip(images, golden.files, strict=True):
+            shutil.copyfile(file, folder / name)
+        np.save(folder / GOLDEN_INPUTS, golden.inputs, allow_pickle=False)
+        (folder / LABELS).write_text("".join(f"{name}\n" for name in draft.classes), encoding="utf-8")
+        _write_build_script(folder, draft.models)
+        names = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
+        update = {
+            "golden": Golden(images=tuple(images), inputs=GOLDEN_INPUTS).model_dump(),
+            "files": {name: sha256_of(folder / name) for name in names},
+        }
+        manifest = Manifest.parse(draft.model_dump() | update, MANIFEST)
+        manifest.write(folder / MANIFEST)
+    return manifest
+
+
+def _write_build_script(folder: Path, models: Sequence[Model]) -> None:
+    commands = {model.artifact.precision: model.build for model in models if model.build}
+    if commands:
+        chosen = next(model.artifact.precision for model in models if model.chosen)
+        (folder / BUILD_SCRIPT).write_text(build_script(commands, chosen), encoding="utf-8")

@@ -1,0 +1,137 @@
+"""A torchvision classifier as stages from stem to head, with the image contract in front of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import cast
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torchvision import models
+
+from tlexport import plugins
+from tlexport.checkpoint import WEIGHTS, Checkpoint
+from tlexport.contract import Preprocess
+from tlexport.errors import UsageError
+from tlexport.ports import Backbone
+from tlexport.record import nearest
+
+
+def backbone_names() -> tuple[str, ...]:
+    """Every variant of every family, sorted."""
+    return tuple(sorted(variant for family in plugins.names("backbones") for variant in plugins.load("backbones", family).VARIANTS))
+
+
+def family_of(backbone: str) -> Backbone:
+    """The family module a variant belongs to. Raises UsageError, with the nearest name, for an unknown one."""
+    for family in plugins.names("backbones"):
+        module = cast(Backbone, plugins.load("backbones", family))
+        if backbone in module.VARIANTS:
+            return module
+    raise UsageError(f"there is no backbone {backbone!r}{nearest(backbone, list(backbone_names()))}", "list them with: tlx backbones")
+
+
+class Network(nn.Module):
+    """A torchvision classifier, seen as stages.
+
+    ``net`` keeps torchvision's own module and parameter names, so that its state dict is a plain torchvision one;
+    ``stages`` are the same modules in the order in which they run. :meth:`forward` runs the stages.
+    """
+
+    def __init__(self, backbone: str, num_classes: int, net: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.num_classes = num_classes
+        self.net = net
+        # not registered: the modules already belong to net, and their names in the state dict are to stay torchvision's
+        object.__setattr__(self, "stages", family_of(backbone).stages(net))
+
+    stages: dict[str, nn.Module]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalised float32 (batch, 3, height, width) -> logits float32 (batch, class)."""
+        for stage in self.stages.values():
+            images = stage(images)
+        return images
+
+    def boundary(self, freeze: str) -> int:
+        """Number of stages that stay frozen when ``freeze`` (a name or a number from 0) and all below it do.
+
+        Raises:
+            UsageError: no such stage, or it is the head, which has to be trained.
+        """
+        names = list(self.stages)
+        name = names[int(freeze)] if freeze.isdigit() and int(freeze) < len(names) else freeze
+        if name not in names:
+            raise UsageError(f"{self.backbone} has no stage {freeze!r}{nearest(freeze, names)}", f"its stages: {', '.join(names)}")
+        if name == names[-1]:
+            raise UsageError(f"--freeze {freeze} would freeze the whole network: {name} is its classifier", f"freeze at most {names[-2]}")
+        return names.index(name) + 1
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Load a complete torchvision state dict; floating-point values are converted to the parameters' types."""
+        self.net.load_state_dict(state)
+
+
+class Contract(nn.Module):
+    """What the exported graph does before the network: raw pixels in, normalised planes out.
+
+    Cast first, then transpose, then scale: the uint8 input feeds nothing but a Cast (TensorRT's rule), and with
+    ``contiguous`` the exporter does not mistake the layout for strides.
+    """
+
+    scale: Tensor
+    bias: Tensor
+
+    def __init__(self, preprocess: Preprocess) -> None:
+        super().__init__()
+        mean, std = torch.tensor(preprocess.mean).view(1, 3, 1, 1), torch.tensor(preprocess.std).view(1, 3, 1, 1)
+        self.register_buffer("scale", 1 / (255 * std), persistent=False)
+        self.register_buffer("bias", -mean / std, persistent=False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """RGB 0..255, uint8 or float32 (batch, height, width, 3) -> normalised float32 (batch, 3, height, width)."""
+        return pixels.to(torch.float32).permute(0, 3, 1, 2).contiguous() * self.scale + self.bias
+
+
+class Classifier(nn.Module):
+    """Contract, network and softmax: the function that every exported graph must compute."""
+
+    def __init__(self, network: Network, preprocess: Preprocess) -> None:
+        super().__init__()
+        self.contract = Contract(preprocess)
+        self.network = network
+
+    def forward(self, image: Tensor) -> Tensor:
+        """RGB 0..255, uint8 or float32 (batch, height, width, 3) -> probabilities float32 (batch, class)."""
+        return torch.softmax(self.network(self.contract(image)), dim=1)
+
+
+def build(backbone: str, num_classes: int) -> Network:
+    """A randomly initialised network (torch's global generator) for so many classes."""
+    family = family_of(backbone)
+    net = models.get_model(backbone, weights=None)
+    family.replace_classifier(net, num_classes)
+    return Network(backbone, num_classes, net)
+
+
+def load_network(path: Path, checkpoint: Checkpoint) -> Network:
+    """The trained network of a checkpoint directory whose record was read (and hash checked) before, in evaluation mode."""
+    network = build(checkpoint.recipe.backbone, len(checkpoint.classes))
+    network.load(load_file(path / WEIGHTS))
+    return network.eval()
+
+
+@contextmanager
+def cpu_threads(count: int | None) -> Iterator[None]:
+    """Limit torch's CPU threads for a while; None leaves them as they are."""
+    before = torch.get_num_threads()
+    if count is not None:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

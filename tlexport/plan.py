@@ -1,0 +1,143 @@
+"""What export will do, and which candidate it chooses. Pure: records in, decisions with reasons out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from tlexport.artifact import PRECISIONS, Precision
+from tlexport.errors import OverBudget, Unsupported, UsageError
+from tlexport.profile import Profile
+from tlexport.units import format_bytes
+
+MAX_DROP_POINTS = 1.0  # default for --max-drop: what INT8 may cost before it is no longer chosen unasked
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The budget that binds: the profile's, with what the command line replaced. None: no limit."""
+
+    size_bytes: int | None
+    latency_p95_ms: float | None
+    memory_bytes: int | None
+    drop_points: float
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing that export does, and why."""
+
+    action: Literal["convert", "quantize", "check", "measure", "choose", "write"]
+    precision: Precision | None
+    reason: str
+
+
+def plan_export(profile: Profile, precision: Precision | Literal["auto"], here: bool) -> tuple[Step, ...]:
+    """The steps, in order.
+
+    Args:
+        profile: the target.
+        precision: what the user asked for; ``auto``: everything the target accelerates, then a choice.
+        here: this machine is the target, so latency can be measured.
+
+    Raises:
+        Unsupported: the target cannot do that precision.
+    """
+    able = profile.precisions.value
+    if precision != "auto" and precision not in able:
+        raise Unsupported(
+            f"{profile.title} has no {precision}: {profile.precisions.source}", f"use --precision {' or '.join(able)}, or another --target"
+        )
+    # FP32 is the parent of the others, and on the device the reference that they are held against
+    wanted = [p for p in PRECISIONS if p in able and (precision in ("auto", p) or p == "fp32")]
+    steps = [Step("convert", "fp32", f"ONNX, opset {profile.opset.value}, {profile.input_dtype.value} image in, probabilities out")]
+    if "fp16" in wanted:
+        steps.append(Step("quantize", "fp16", "half the size; types in the graph"))
+    if "int8" in wanted and profile.int8 is not None:
+        steps.append(Step("quantize", "int8", f"{profile.int8.quantizer}, {profile.int8.activations} activations, calibrated on training images"))
+    steps += [Step("check", p, "onnx.checker, declared tensors, agreement with the checkpoint on every validation image") for p in wanted]
+    if here:
+        steps += [Step("measure", p, f"this machine is {profile.name}: latency is measured") for p in wanted]
+    steps.append(Step("choose", None if precision == "auto" else precision, "within the budget" if precision == "auto" else "as asked"))
+    steps.append(Step("write", None, "the bundle"))
+    return tuple(steps)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What is known of one model when the choice is made."""
+
+    precision: Precision
+    size_bytes: int
+    drop_points: float
+    p50_ms: float | None
+    p95_ms: float | None
+    memory_bytes: int | None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a candidate was chosen, and why or why not."""
+
+    precision: Precision
+    chosen: bool
+    reason: str
+
+
+def violations(candidate: Candidate, limits: Limits) -> list[str]:
+    """Each limit that a candidate breaks, in words with both figures."""
+    broken = []
+    if limits.size_bytes is not None and candidate.size_bytes > limits.size_bytes:
+        broken.append(f"size {format_bytes(candidate.size_bytes)} > {format_bytes(limits.size_bytes)}")
+    if limits.latency_p95_ms is not None and candidate.p95_ms is not None and candidate.p95_ms > limits.latency_p95_ms:
+        broken.append(f"p95 latency {candidate.p95_ms:.2f} ms > {limits.latency_p95_ms:g} ms")
+    if limits.memory_bytes is not None and candidate.memory_bytes is not None and candidate.memory_bytes > limits.memory_bytes:
+        broken.append(f"memory {format_bytes(candidate.memory_bytes)} > {format_bytes(limits.memory_bytes)}")
+    if candidate.drop_points > limits.drop_points:
+        broken.append(f"accuracy drop {candidate.drop_points:.2f} points > {limits.drop_points:g}")
+    return broken
+
+
+def choose(candidates: Sequence[Candidate], limits: Limits, wanted: Precision | Literal["auto"]) -> tuple[Verdict, ...]:
+    """Choose one candidate.
+
+    With measured latencies the one with the lowest median that fits wins (INT8 that is slower than FP16 is not chosen unless the size demands
+    it). Without, FP16 is preferred where it fits: it is accelerated by every such target and costs no accuracy, while INT8's
+    gain at batch 1 is known only on the device.
+
+    Raises:
+        OverBudget: none fits; names the binding limit and the nearest candidate.
+        UsageError: no candidates.
+    """
+    eligible = [c for c in candidates if wanted in ("auto", c.precision)]
+    if not eligible:
+        raise UsageError(f"there is no {wanted} candidate")
+    broken = {c.precision: violations(c, limits) for c in candidates}
+    fitting = [c for c in eligible if not broken[c.precision]]
+    if not fitting:
+        nearest = min(eligible, key=lambda c: (len(broken[c.precision]), c.size_bytes))
+        raise OverBudget(
+            "no model fits the budget:\n" + "\n".join(f"  {c.precision}: {'; '.join(broken[c.precision])}" for c in eligible),
+            f"nearest is {nearest.precision} ({'; '.join(broken[nearest.precision])}); raise that limit, or train a smaller --backbone or --image-size",
+        )
+    measured = all(c.p50_ms is not None for c in fitting)
+    order = ("fp16", "fp32", "int8")
+    best = min(fitting, key=lambda c: c.p50_ms or 0.0) if measured else min(fitting, key=lambda c: order.index(c.precision))
+    return tuple(Verdict(c.precision, c is best, _reason(c, best, broken[c.precision], measured, wanted)) for c in candidates)
+
+
+def _reason(candidate: Candidate, best: Candidate, broken: list[str], measured: bool, wanted: str) -> str:
+    if candidate is best:
+        if wanted != "auto":
+            return "asked for; within the budget"
+        return "fastest within the budget" if measured else "within the budget; not timed, since this machine is not the target"
+    if broken:
+        return "; ".join(broken)
+    if wanted not in ("auto", candidate.precision):
+        return f"{wanted} was asked for"
+    if measured:
+        return f"slower than {best.precision} ({candidate.p50_ms:.2f} against {best.p50_ms:.2f} ms median)"
+    if candidate.precision == "int8":
+        return f"fits too; whether it is faster than {best.precision} is known only on the device: tlx bench there"
+    return f"fits too; {best.precision} is half its size"

@@ -1,0 +1,166 @@
+"""Profile: a device and what a model must reach on it. One TOML file a device; every figure carries its source."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Generic, Literal, Self, TypeVar
+
+from pydantic import AfterValidator, Field, model_validator
+
+from tlexport.artifact import Precision
+from tlexport.errors import UsageError
+from tlexport.recipe import read_toml
+from tlexport.record import Record
+from tlexport.units import parse_bytes, parse_ms
+
+T = TypeVar("T")
+
+
+class Fact(Record, Generic[T]):
+    """A figure and where it comes from."""
+
+    value: T
+    source: str = Field(min_length=8, description="document, file or measurement; for 'assumed', the reasoning")
+    status: Literal["read", "derived", "assumed"]
+
+
+def _quantity(parse: Callable[[str], float]) -> AfterValidator:
+    """A text with a unit that ``parse`` reads as more than 0. The text is kept, so that a profile is shown as it was written."""
+
+    def check(text: str) -> str:
+        try:
+            value = parse(text)
+        except UsageError as error:
+            raise ValueError(error.hint) from None  # a ValueError, so that the key path is added
+        if value <= 0:
+            raise ValueError("must be more than 0; leave the key out for no limit")
+        return text
+
+    return AfterValidator(check)
+
+
+def _distinct(precisions: tuple[Precision, ...]) -> tuple[Precision, ...]:
+    if len(set(precisions)) != len(precisions):
+        raise ValueError("holds a precision twice")
+    return precisions
+
+
+# (TensorRT version, largest opset that its ONNX parser reads); a version between two rows reads what the lower row says.
+# Source: docs/operators.md of onnx/onnx-tensorrt in the releases 8.0, 8.4, 9.0 and 10.1; from 10.9 on NVIDIA's ONNX opset guide.
+PARSER_OPSETS = (((8, 0), 13), ((8, 4), 17), ((9, 0), 19), ((10, 0), 20), ((10, 9), 22), ((10, 13), 24), ((11, 0), 25))
+# TensorRT takes UINT8 network inputs from here on: NVIDIA/TensorRT#1503, and docs/Changelog.md of onnx/onnx-tensorrt for 8.5.
+UINT8_INPUT = (8, 5)
+# Tegra GPUs without INT8 arithmetic: X1 (Nano, TX1) and X2 (TX2); builder->platformHasFastInt8() is false there.
+NO_INT8 = ("5.3", "6.2")
+
+
+class Budget(Record):
+    """What a model must reach on the device. Quantities with units; sizes are decimal (1 MB = 10^6 bytes)."""
+
+    size: Annotated[str, _quantity(parse_bytes)] | None = Field(None, description="largest model file, such as '8 MB'")
+    latency_p95: Annotated[str, _quantity(parse_ms)] | None = Field(None, description="95th percentile for one image, such as '10 ms'")
+    memory: Annotated[str, _quantity(parse_bytes)] | None = Field(None, description="largest resident process, such as '300 MB'")
+
+    @property
+    def size_bytes(self) -> int | None:
+        """Limit in bytes, or None."""
+        return parse_bytes(self.size) if self.size else None
+
+    @property
+    def latency_p95_ms(self) -> float | None:
+        """Limit in ms, or None."""
+        return parse_ms(self.latency_p95) if self.latency_p95 else None
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """Limit in bytes, or None."""
+        return parse_bytes(self.memory) if self.memory else None
+
+
+class Int8(Record):
+    """How this device's runtime wants its INT8 graph."""
+
+    quantizer: str = Field(description="a file name in tlexport/quantizers/")
+    activations: Literal["uint8", "int8"] = Field(description="type of quantized activations")
+
+
+class Match(Record):
+    """How to tell that this machine is that device."""
+
+    machine: str = Field(description="platform.machine(), such as x86_64 or aarch64")
+    device_tree: str | None = Field(None, description="text that /proc/device-tree/model contains on the board")
+
+
+class Software(Record):
+    """What is installed on the device, as far as a model has to fit it."""
+
+    jetpack: Fact[str] | None = None
+    l4t: Fact[str] | None = None
+    python: Fact[str] | None = None
+    cuda: Fact[str] | None = None
+    tensorrt: Fact[Annotated[str, Field(pattern=r"^\d+\.\d+(\.\d+)*$")]] | None = None
+
+
+class Hardware(Record):
+    """Figures of the device. Peaks are dense, without sparsity."""
+
+    cpu: Fact[str]
+    cores: Fact[Annotated[int, Field(ge=1)]]
+    memory_mb: Fact[Annotated[int, Field(ge=1)]] = Field(description="10^6 bytes; shared with the GPU on a Jetson")
+    bandwidth_gb_s: Fact[Annotated[float, Field(gt=0)]] | None = Field(None, description="10^9 bytes per second")
+    gpu: Fact[str] | None = None
+    compute_capability: Fact[Annotated[str, Field(pattern=r"^\d+\.\d+$")]] | None = None
+    fp16_tflops: Fact[Annotated[float, Field(gt=0)]] | None = None
+    int8_tops: Fact[Annotated[float, Field(gt=0)]] | None = None
+
+
+class Profile(Record):
+    """A target device."""
+
+    format: Literal[1] = 1
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")
+    title: str
+    runtime: Literal["onnxruntime", "tensorrt"]
+    opset: Fact[Annotated[int, Field(ge=13, le=25)]] = Field(description="opset of the exported graphs")
+    input_dtype: Fact[Literal["uint8", "float32"]] = Field(description="type of the image tensor; values are 0..255 either way")
+    precisions: Fact[Annotated[tuple[Precision, ...], Field(min_length=1), AfterValidator(_distinct)]] = Field(
+        description="what a bundle for the device holds; the source says which of them the device accelerates"
+    )
+    int8: Int8 | None = None
+    workspace_mb: Fact[Annotated[int, Field(ge=16)]] | None = Field(None, description="TensorRT builder workspace, 2^20 bytes")
+    match: Match
+    software: Software = Software()
+    hardware: Hardware
+    budget: Budget
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if ("int8" in self.precisions.value) != (self.int8 is not None):
+            raise ValueError("[int8] must be there exactly when precisions holds 'int8'")
+        if (self.runtime == "tensorrt") != (self.workspace_mb is not None):
+            raise ValueError("workspace_mb must be there exactly when runtime is 'tensorrt'")
+        if (self.runtime == "tensorrt") != (self.software.tensorrt is not None):
+            raise ValueError("[software.tensorrt] must be there exactly when runtime is 'tensorrt'")
+        if beyond := "; ".join(self._beyond_tensorrt()):
+            raise ValueError(beyond)
+        return self
+
+    def _beyond_tensorrt(self) -> Iterator[str]:
+        """What this profile asks of the board's TensorRT that it cannot do."""
+        if self.software.tensorrt is None:
+            return
+        version = tuple(int(part) for part in self.software.tensorrt.value.split("."))
+        newest = max((opset for since, opset in PARSER_OPSETS if since <= version), default=0)
+        if self.opset.value > newest:
+            yield f"opset {self.opset.value}: the ONNX parser of TensorRT {self.software.tensorrt.value} reads up to {newest}"
+        if self.input_dtype.value == "uint8" and version < UINT8_INPUT:
+            yield f"input_dtype uint8: TensorRT {self.software.tensorrt.value} has no such input (8.5 is the first); use float32"
+        capability = self.hardware.compute_capability
+        if capability is not None and capability.value in NO_INT8 and "int8" in self.precisions.value:
+            yield f"precisions: a GPU of compute capability {capability.value} has no INT8 arithmetic; leave out 'int8' and [int8]"
+
+    @classmethod
+    def read_toml(cls, path: Path) -> Profile:
+        """Read profiles/NAME.toml. Raises InvalidFile, naming each wrong key."""
+        return cls.parse(read_toml(path), str(path))

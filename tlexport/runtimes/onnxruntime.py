@@ -1,0 +1,296 @@
+"""ONNX Runtime: opens ``.onnx`` files on the CPU or on an NVIDIA GPU, and only there.
+
+ONNX Runtime itself moves to the CPU when a GPU provider cannot be loaded, and single nodes when it has no GPU kernel for them;
+it logs that and goes on. Here either one is :class:`~tlexport.errors.Unsupported`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import mmap
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, get_args
+
+from tlexport.contract import TensorSpec
+from tlexport.errors import InvalidFile, StepFailed, TlxError, Unsupported, UsageError
+from tlexport.ports import RunOptions
+from tlexport.record import nearest
+
+if TYPE_CHECKING:
+    from tlexport.ports import Array
+
+FORMATS = ("onnx",)
+
+
+@contextmanager
+def _native_log() -> Iterator[list[str]]:
+    """Hold back what C++ code writes to file descriptor 2; the list has the lines once the block is left."""
+    lines: list[str] = []
+    try:
+        original = os.dup(2)
+    except OSError:  # the process has no standard error
+        yield lines
+        return
+    with tempfile.TemporaryFile() as log:
+        os.dup2(log.fileno(), 2)
+        try:
+            yield lines
+        finally:
+            os.dup2(original, 2)
+            os.close(original)
+            log.seek(0)
+            colours = re.compile(r"\x1b\[[0-9;]*m")
+            lines.extend(line for line in colours.sub("", log.read().decode(errors="replace")).splitlines() if line)
+
+
+def _pass_on(lines: list[str]) -> None:
+    """Print held-back lines, but for ONNX Runtime's own below the level of an error."""
+    for line in lines:
+        if not re.search(r"\[[VIW]:onnxruntime", line):
+            print(line, file=sys.stderr)
+
+
+# The GPU build looks for graphics cards while it is imported, before any log level can be set, and warns of each odd one.
+with _native_log() as _import_log:
+    import onnxruntime as ort
+    from onnxruntime.capi import onnxruntime_pybind11_state as native
+_pass_on(_import_log)
+
+_ERROR, _FATAL = 3, 4  # ONNX Runtime's log levels
+ort.set_default_logger_severity(_ERROR)
+ort.disable_telemetry_events()
+
+# what its C++ side raises; the classes share no base but Exception
+_MODEL_ERRORS = (native.Fail, native.InvalidArgument, native.InvalidGraph, native.InvalidProtobuf, native.NoModel, native.NoSuchFile)
+_ALL_ERRORS = (*_MODEL_ERRORS, native.NotImplemented, native.RuntimeException, native.EPFail, native.EngineError, ValueError, RuntimeError)
+
+_DTYPES = {f"tensor({name})": name for name in get_args(TensorSpec.model_fields["dtype"].annotation)}
+_DTYPES |= {"tensor(float)": "float32", "tensor(double)": "float64"}
+
+
+def auto_device() -> str:
+    """The CPU: whether the GPU provider of a build can run a model is known only after opening it, and nothing is tried silently."""
+    return "cpu"
+
+
+def open_model(path: Path, options: RunOptions) -> OnnxRunner:
+    """Open an ONNX file whose weights are inside it.
+
+    ``threads=None`` leaves the number of threads to ONNX Runtime: one for each physical core of the machine.
+    On ``cuda:N`` every node runs on the GPU, and TF32 is off, so that FP32 means FP32.
+
+    Raises:
+        InvalidFile: missing, not ONNX, broken, or with external data.
+        Unsupported: the device, or a part of the model on it, is not available here; the batch cannot be fixed.
+        UsageError: ``options.device`` is not a device name; fewer than one thread or image.
+    """
+    for name, value in (("threads", options.threads), ("batch", options.batch)):
+        if value is not None and value < 1:
+            raise UsageError(f"{name} is {value}; at least 1 was expected")
+    provider, settings = _provider(options.device)
+    _check_file(path)
+    if provider not in ort.get_available_providers():
+        raise Unsupported(
+            f"cannot run {path} on {options.device}: this build of onnxruntime {ort.__version__} has no {provider}",
+            'ask for --device cpu; on a PC with an NVIDIA GPU: pip uninstall -y onnxruntime && pip install "onnxruntime-gpu[cuda,cudnn]"',
+        )
+    with _mapped(f"open {path}", _MODEL_ERRORS):
+        if provider == "CPUExecutionProvider":
+            session = ort.InferenceSession(path, _session_options(options), providers=[provider], enable_fallback=0)
+        else:
+            session = _open_on_gpu(path, options, provider, settings)
+    runner = OnnxRunner(session, path)
+    if options.batch is not None:
+        for spec in runner.inputs:
+            if spec.shape[:1] != (options.batch,):
+                raise Unsupported(
+                    f"cannot fix the batch of {path} to {options.batch}: its input '{spec.name}' has the shape {_text(spec.shape)}",
+                    "ask for the batch the model has, or export it again with a free first axis named 'batch'",
+                )
+    return runner
+
+
+def _provider(device: str) -> tuple[str, dict[str, str]]:
+    """Name and settings of the execution provider for a device."""
+    if device == "cpu":
+        return "CPUExecutionProvider", {}
+    if match := re.fullmatch(r"cuda:([0-9]+)", device):
+        return "CUDAExecutionProvider", {"device_id": match[1], "use_tf32": "0"}
+    raise UsageError(f"{device!r} is not a device of ONNX Runtime", "devices: cpu, cuda:0, cuda:1, ...")
+
+
+def _session_options(options: RunOptions) -> Any:
+    session = ort.SessionOptions()
+    session.log_severity_level = _FATAL  # what goes wrong in a session is raised; its log would only repeat it
+    session.inter_op_num_threads = 1
+    if options.threads is not None:
+        session.intra_op_num_threads = options.threads
+    if options.batch is not None:
+        session.add_free_dimension_override_by_name("batch", options.batch)
+    if options.simulate_quantization:
+        session.add_session_config_entry("session.disable_quant_qdq", "1")
+    return session
+
+
+def _open_on_gpu(path: Path, options: RunOptions, provider: str, settings: dict[str, str]) -> Any:
+    """Open a session all of whose nodes run on the provider. Raises Unsupported with the reason from ONNX Runtime's log."""
+    session_options = _session_options(options)
+    session_options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    reason = ""
+    with _native_log() as log:
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):  # it prints what it cannot load; the log says it again, if it matters
+                ort.preload_dlls()  # CUDA's libraries from NVIDIA's Python packages
+            session = ort.InferenceSession(path, session_options, providers=[(provider, settings)], enable_fallback=0)
+            found = session.get_providers()[0]
+            if found != provider:
+                reason = f"it would run on {found}"
+        except (native.Fail, native.EPFail, native.RuntimeException, native.NotImplemented, RuntimeError) as error:
+            reason = _message(error)
+    if reason:
+        logged = [line for line in log if "[E:onnxruntime" in line]
+        raise Unsupported(
+            f"cannot run {path} on {options.device}: {_plain(logged[-1]) if logged else reason}",
+            'ask for --device cpu; if CUDA libraries are what is missing: pip install "onnxruntime-gpu[cuda,cudnn]"',
+        )
+    _pass_on(log)
+    return session
+
+
+def _check_file(path: Path) -> None:
+    """Refuse what is no file, and models that read their weights from other files.
+
+    Those names would be followed wherever they lead, and the file's hash would say nothing of the weights.
+    """
+    if not path.is_file():
+        raise InvalidFile(f"{path} {'is not a file' if path.exists() else 'does not exist'}; an ONNX file was expected")
+    try:
+        with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            suspect = content.find(b"location") >= 0  # the key that every reference to another file has
+    except ValueError:
+        raise InvalidFile(f"{path} is empty; an ONNX file was expected") from None
+    except OSError as error:
+        raise InvalidFile(f"{path} cannot be read: {error.strerror or error}") from None
+    if not suspect:
+        return
+    import onnx  # only where it is needed: it costs 0.1 s and memory that a measurement would count
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+    try:
+        external = _external(onnx.load_model(path, load_external_data=False))
+    except DecodeError as error:
+        raise InvalidFile(f"{path} is not an ONNX file: {error}") from None
+    if external:
+        raise InvalidFile(
+            f"{path} keeps its weights in other files (ONNX external data); one file that holds everything was expected",
+            "join them in Python: onnx.save(onnx.load('model.onnx'), 'joined.onnx')",
+        )
+
+
+def _external(message: Any) -> bool:
+    """Whether a tensor anywhere in a protobuf message has its data in another file."""
+    import onnx
+
+    if isinstance(message, onnx.TensorProto):
+        return bool(message.external_data) or message.data_location == onnx.TensorProto.EXTERNAL
+    for field, value in message.ListFields():
+        if field.message_type is not None and any(_external(child) for child in ([value] if hasattr(value, "ListFields") else value)):
+            return True
+    return False
+
+
+@contextmanager
+def _mapped(action: str, model_errors: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Turn what ONNX Runtime raises into our errors; ``model_errors`` are those that are the file's fault."""
+    try:
+        yield
+    except TlxError:
+        raise
+    except native.NotImplemented as error:
+        raise Unsupported(f"ONNX Runtime {ort.__version__} cannot {action}: {_message(error)}") from None
+    except _ALL_ERRORS as error:
+        kind = InvalidFile if isinstance(error, model_errors) else StepFailed
+        raise kind(f"ONNX Runtime {ort.__version__} cannot {action}: {_message(error)}") from None
+
+
+def _message(error: Exception) -> str:
+    return _plain(str(error))
+
+
+def _plain(text: str) -> str:
+    """One line, without ONNX Runtime's prefix of time, source file and error number."""
+    return " ".join(re.sub(r"^.*?\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text, flags=re.DOTALL).split())
+
+
+def _specs(tensors: list[Any], path: Path) -> tuple[TensorSpec, ...]:
+    specs = []
+    for tensor in tensors:
+        if tensor.type not in _DTYPES:
+            raise InvalidFile(f"{path}: '{tensor.name}' is a {tensor.type}; expected one of {', '.join(_DTYPES)}")
+        # an axis without length or name gets one: where it is
+        shape = [axis if isinstance(axis, int | str) else f"{tensor.name}.{i}" for i, axis in enumerate(tensor.shape)]
+        specs.append(TensorSpec.model_validate({"name": tensor.name, "dtype": _DTYPES[tensor.type], "shape": shape}))
+    return tuple(specs)
+
+
+def _text(shape: tuple[int | str, ...]) -> str:
+    return f"({', '.join(map(str, shape))})"
+
+
+class OnnxRunner:
+    """An open session; see :class:`tlexport.ports.Runner`."""
+
+    def __init__(self, session: Any, path: Path) -> None:
+        self._session = session
+        self._path = path
+        self.inputs = _specs(session.get_inputs(), path)
+        self.outputs = _specs(session.get_outputs(), path)
+        self.provider: str = session.get_providers()[0]
+        self._names = [spec.name for spec in self.outputs]
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Compute all outputs.
+
+        Args:
+            feeds: an array for each of ``inputs``, of its dtype and shape, in host memory.
+
+        Returns:
+            An array for each of ``outputs``, in host memory.
+
+        Raises:
+            UsageError: a missing or unknown input, or one of another dtype or shape.
+            StepFailed: ONNX Runtime could not compute it.
+        """
+        for spec in self.inputs:  # a microsecond: string comparison of the dtype, lengths of the axes
+            array = feeds.get(spec.name)
+            if array is None or array.dtype != spec.dtype or not _fits(array.shape, spec.shape):
+                raise _wrong_feed(spec, array, self._path)
+        if len(feeds) != len(self.inputs):
+            known = [spec.name for spec in self.inputs]
+            name = next(name for name in feeds if name not in known)
+            raise UsageError(f"{self._path} has no input '{name}'{nearest(name, known)}", f"its inputs: {', '.join(known)}")
+        with _mapped(f"run {self._path}"):
+            return dict(zip(self._names, self._session.run(self._names, feeds), strict=True))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        del self._session  # its threads and memory are released with it
+
+
+def _fits(found: tuple[int, ...], expected: tuple[int | str, ...]) -> bool:
+    return len(found) == len(expected) and all(isinstance(b, str) or a == b for a, b in zip(found, expected, strict=True))
+
+
+def _wrong_feed(spec: TensorSpec, array: Array | None, path: Path) -> UsageError:
+    found = "nothing" if array is None else f"{array.dtype} {_text(array.shape)}"
+    return UsageError(f"{path}: its input '{spec.name}' takes {spec.dtype} {_text(spec.shape)}; found {found}")

@@ -1,0 +1,1 @@
+"""Training: phases, frozen features, the loop, and what it leaves behind."""

@@ -1,0 +1,64 @@
+"""The frozen part of a network: a constant function, folded for speed, its outputs computed once per image."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.fx.experimental.optimization import fuse
+
+from tlexport.network import Contract, Network
+from tlexport.ports import Pixels
+
+KEPT_BYTES = 2 * 10**9  # above this, frozen features are computed again for each batch rather than kept in memory
+
+
+def frozen_state(network: Network, count: int) -> dict[str, Tensor]:
+    """Parameters and buffers (BatchNorm statistics) of the lowest ``count`` stages, by torchvision's names."""
+    inside = {id(t) for stage in list(network.stages.values())[:count] for t in (*stage.parameters(), *stage.buffers())}
+    tensors: Iterable[tuple[str, Tensor]] = (*network.net.named_parameters(), *network.net.named_buffers())
+    return {name: tensor for name, tensor in tensors if id(tensor) in inside}
+
+
+def fingerprint(state: dict[str, Tensor]) -> str:
+    """SHA-256 over names and bytes: equal only for bit-identical tensors."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        digest.update(name.encode())
+        digest.update(state[name].detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+class FrozenTrunk:
+    """The contract and the lowest stages, as a copy with each BatchNorm folded into the convolution before it.
+
+    The same function as the stages in evaluation mode, up to rounding, in two thirds of the time or less.
+    """
+
+    def __init__(self, network: Network, contract: Contract, count: int, device: torch.device) -> None:
+        stages = list(network.stages.values())[:count]
+        self.stages = count
+        self.device = device
+        self.module = fuse(nn.Sequential(contract, *stages).eval()).to(device, memory_format=torch.channels_last)
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """uint8 (batch, height, width, 3) -> float32 (batch, ...), no gradient."""
+        # not inference mode: the trained stages save these tensors for their gradients
+        with torch.no_grad():
+            return self.module(pixels.to(self.device, non_blocking=True))
+
+
+def features_of(trunk: FrozenTrunk, pixels: Pixels, batch_size: int, advance: Callable[[int], None]) -> Tensor | None:
+    """Features of every image, float32 (image, ...) in host memory; None when they would exceed :data:`KEPT_BYTES`."""
+    first = trunk(torch.from_numpy(np.ascontiguousarray(pixels[:1])))
+    if first.element_size() * first[0].numel() * len(pixels) > KEPT_BYTES:
+        return None
+    kept = torch.empty((len(pixels), *first.shape[1:]), dtype=first.dtype)
+    for start in range(0, len(pixels), batch_size):
+        part = trunk(torch.from_numpy(np.ascontiguousarray(pixels[start : start + batch_size])))
+        kept[start : start + len(part)] = part.cpu()
+        advance(len(part))
+    return kept

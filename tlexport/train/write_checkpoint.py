@@ -1,0 +1,59 @@
+"""Writing a checkpoint directory."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from safetensors.torch import save_file
+
+from tlexport.checkpoint import DATASET, HISTORY, RECIPE, RECORD, WEIGHTS, Checkpoint
+from tlexport.dataset import Dataset
+from tlexport.files import new_directory, sha256_of
+from tlexport.network import Network
+from tlexport.train.loop import Epoch
+from tlexport.train.plots import plot_confusion, plot_curves
+
+
+def write_checkpoint(
+    path: Path,
+    network: Network,
+    record: Checkpoint,
+    dataset: Dataset,
+    history: Sequence[Epoch],
+    confusion: npt.NDArray[np.int64],
+) -> Checkpoint:
+    """Write everything beside ``path``, then rename.
+
+    Args:
+        path: the directory to be; an earlier checkpoint there is replaced, anything else refused.
+        network: its state dict becomes the weights.
+        record: complete but for the hash of the weights.
+        dataset: the split that was used.
+        history: every epoch.
+        confusion: int64 (true class, predicted class) on the validation part.
+
+    Returns:
+        The record as written.
+
+    Raises:
+        UsageError: ``path`` holds something else.
+        StepFailed: the file system refused.
+    """
+    with new_directory(path) as folder:
+        weights = folder / WEIGHTS
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in network.net.state_dict().items()}, weights)
+        weights.chmod(0o644)
+        record = record.model_copy(update={"weights_sha256": sha256_of(weights)})
+        record.write(folder / RECORD)
+        dataset.write(folder / DATASET)
+        (folder / RECIPE).write_text(record.recipe.to_toml(), encoding="utf-8")
+        lines = [json.dumps(dataclasses.asdict(epoch)) + "\n" for epoch in history]
+        (folder / HISTORY).write_text("".join(lines), encoding="utf-8")
+        plot_curves(history, folder / "curves.png")
+        plot_confusion(confusion, record.classes, folder / "confusion.png")
+    return record

@@ -1,0 +1,41 @@
+"""Quantities with units, as users write them: sizes are decimal (1 MB = 10^6 bytes), times are durations."""
+
+from __future__ import annotations
+
+import re
+
+from tlexport.errors import UsageError
+
+_SIZES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+_TIMES_MS = {"NS": 1e-6, "US": 1e-3, "µS": 1e-3, "MS": 1.0, "S": 1e3}
+_ENERGIES_MJ = {"UJ": 1e-3, "MJ": 1.0, "J": 1e3}
+
+
+def _parse(text: str, units: dict[str, float], example: str) -> float:
+    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+(?:e-?[0-9]+)?)\s*([A-Za-zµ]+)\s*", text)
+    if match is None or match[2].upper().replace("Μ", "µ") not in units:
+        raise UsageError(f"{text!r} is not a quantity", f"write a number and one of {', '.join(u.lower() for u in units)}, such as {example}")
+    return float(match[1]) * units[match[2].upper().replace("Μ", "µ")]
+
+
+def parse_bytes(text: str) -> int:
+    """``"1.5MB"`` -> 1500000. Raises UsageError for anything that is not a size."""
+    return round(_parse(text, dict(_SIZES), "1.5MB"))
+
+
+def parse_ms(text: str) -> float:
+    """``"8ms"`` -> 8.0 milliseconds. Raises UsageError for anything that is not a duration."""
+    return _parse(text, _TIMES_MS, "8ms")
+
+
+def parse_mj(text: str) -> float:
+    """``"20 mJ"`` -> 20.0 millijoules. Raises UsageError for anything that is not an energy."""
+    return _parse(text, _ENERGIES_MJ, "20mJ")
+
+
+def format_bytes(count: float) -> str:
+    """1500000 -> ``"1.50 MB"``."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= scale:
+            return f"{count / scale:.2f} {unit}"
+    return f"{count:.0f} B"
