@@ -26,15 +26,16 @@ def _beside(path: Path) -> Path:
 @contextmanager
 def new_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; renamed onto it at the end, removed on any error."""
+    temporary = _beside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = _beside(path)
         yield temporary
         os.replace(temporary, path)
     except OSError as error:
         raise StepFailed(f"cannot write {path}: {error.strerror or error}", "check the path, its permissions and the free disk space") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary.exists():
+            temporary.unlink()
 
 
 @contextmanager

@@ -55,7 +55,9 @@ def plan_export(profile: Profile, precision: Precision | Literal["auto"], here: 
     if "fp16" in wanted:
         steps.append(Step("quantize", "fp16", "half the size; types in the graph"))
     if "int8" in wanted and profile.int8 is not None:
-        steps.append(Step("quantize", "int8", f"{profile.int8.quantizer}, {profile.int8.activations} activations, calibrated on training images"))
+        steps.append(
+            Step("quantize", "int8", f"{profile.int8.quantizer}, {profile.int8.activations} activations, calibrated on training images")
+        )
     steps += [Step("check", p, "onnx.checker, declared tensors, agreement with the checkpoint on every validation image") for p in wanted]
     if here:
         steps += [Step("measure", p, f"this machine is {profile.name}: latency is measured") for p in wanted]

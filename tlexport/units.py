@@ -14,7 +14,9 @@ _ENERGIES_MJ = {"UJ": 1e-3, "MJ": 1.0, "J": 1e3}
 def _parse(text: str, units: dict[str, float], example: str) -> float:
     match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+(?:e-?[0-9]+)?)\s*([A-Za-zµ]+)\s*", text)
     if match is None or match[2].upper().replace("Μ", "µ") not in units:
-        raise UsageError(f"{text!r} is not a quantity", f"write a number and one of {', '.join(u.lower() for u in units)}, such as {example}")
+        raise UsageError(
+            f"{text!r} is not a quantity", f"write a number and one of {', '.join(u.lower() for u in units)}, such as {example}"
+        )
     return float(match[1]) * units[match[2].upper().replace("Μ", "µ")]
 
 

@@ -32,7 +32,9 @@ class BenchSettings:
     min_seconds: float = 1.0
 
 
-def bench(what: Path, settings: BenchSettings, *, precisions: Sequence[Precision] | None = None, progress: Progress | None = None) -> list[Measurement]:
+def bench(
+    what: Path, settings: BenchSettings, *, precisions: Sequence[Precision] | None = None, progress: Progress | None = None
+) -> list[Measurement]:
     """Measure WHAT, each model in a process of its own, on the bundle's golden images where there are any.
 
     Args:
@@ -72,7 +74,10 @@ def check_budget(bundle: Path, measurements: Sequence[Measurement]) -> None:
     candidate = Candidate(chosen.artifact.precision, measured.size_bytes, chosen.drop_points, p50, p95, measured.peak_memory_bytes)
     broken = violations(candidate, Limits(budget.size_bytes, budget.latency_p95_ms, budget.memory_bytes, drop_points=100.0))
     if broken:
-        raise OverBudget(f"{measured.what} is over the budget of {manifest.target}: {'; '.join(broken)}", "export with --precision auto, or raise the budget")
+        raise OverBudget(
+            f"{measured.what} is over the budget of {manifest.target}: {'; '.join(broken)}",
+            "export with --precision auto, or raise the budget",
+        )
 
 
 def _subjects(what: Path, runtime: str, precisions: Sequence[Precision] | None) -> list[Subject]:

@@ -44,7 +44,9 @@ def doctor() -> list[Finding]:
     board = this_board()
     here = [name for name in profile_names() if _is_here(name)]
     findings.append(Finding("board", True, board or "none: not a board with a device tree", needed=False))
-    findings.append(Finding("profiles of this machine", bool(here), ", ".join(here) or "none; latency is not measured by tlx export", needed=False))
+    findings.append(
+        Finding("profiles of this machine", bool(here), ", ".join(here) or "none; latency is not measured by tlx export", needed=False)
+    )
     findings.append(Finding("runtimes", True, ", ".join(plugins.names("runtimes"))))
     return findings
 
@@ -67,7 +69,9 @@ def _onnxruntime() -> Finding:
     found = [name for name in ("onnxruntime", "onnxruntime-gpu") if _library(name).ok]
     if len(found) == 2:
         return Finding(
-            "onnxruntime", False, "both onnxruntime and onnxruntime-gpu are installed and overwrite each other: uninstall both, then install one"
+            "onnxruntime",
+            False,
+            "both onnxruntime and onnxruntime-gpu are installed and overwrite each other: uninstall both, then install one",
         )
     if not found:
         return Finding("onnxruntime", False, "not installed: pip install tlexport")

@@ -160,7 +160,9 @@ class _Export:
         made = []
         for precision in wanted:
             model, how, calibration = self._model(graph, precision)
-            made.append(self._checked(model, precision, how, calibration, made[0].artifact.sha256 if made else self.checkpoint.weights_sha256))
+            made.append(
+                self._checked(model, precision, how, calibration, made[0].artifact.sha256 if made else self.checkpoint.weights_sha256)
+            )
         return self._write(made, out)
 
     def _pixels(self, samples: Sequence[Sample]) -> Pixels:

@@ -14,7 +14,7 @@ from tlexport.checkpoint import RECORD, WEIGHTS, Checkpoint, read_checkpoint
 from tlexport.contract import Preprocess
 from tlexport.errors import InvalidFile, Unsupported, UsageError, VerificationFailed
 from tlexport.files import sha256_of
-from tlexport.ports import RunOptions, Runner, Runtime
+from tlexport.ports import Runner, RunOptions, Runtime
 
 LATEST = Path("runs/latest")
 
@@ -70,7 +70,9 @@ def find_subject(what: Path, runtime: str = "auto", precision: Precision | None 
     if what.suffix == ".onnx" and (what.parent / MANIFEST).is_file():
         return _model(what.parent, read_manifest(what.parent), what.name, runtime)
     if what.suffix == ".onnx":
-        raise InvalidFile(f"{what} has no {MANIFEST} beside it, so its classes and preprocessing are not known", "give the bundle it belongs to")
+        raise InvalidFile(
+            f"{what} has no {MANIFEST} beside it, so its classes and preprocessing are not known", "give the bundle it belongs to"
+        )
     raise InvalidFile(f"{what} is neither a checkpoint, nor a bundle, nor an .onnx file", "make one with: tlx finetune DATA, tlx export")
 
 
@@ -104,7 +106,9 @@ def _model(folder: Path, manifest: Manifest, file: str, runtime: str) -> Subject
         raise InvalidFile(f"{path} is not a model of the bundle {folder}", f"its models: {', '.join(m.file for m in manifest.models)}")
     artifact = model.artifact
     if sha256_of(path) != artifact.sha256:
-        raise VerificationFailed(f"{path} is not the file that the bundle was made with: its hash differs", f"check with: tlx verify {folder}")
+        raise VerificationFailed(
+            f"{path} is not the file that the bundle was made with: its hash differs", f"check with: tlx verify {folder}"
+        )
     return Subject(
         f"{manifest.name} {artifact.precision}",
         path,

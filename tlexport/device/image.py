@@ -132,7 +132,9 @@ def _open(data: bytes) -> "Image.Image":
 
 
 def _orientation(image: "Image.Image") -> int:
-    """EXIF orientation 1..8. A damaged EXIF block says nothing, and the image is taken as it is stored."""
+    """How the loaded pixels lie, 1..8. A damaged EXIF block says nothing, and the image is taken as it is stored."""
+    if image.format == "TIFF":
+        return 1  # Pillow has turned it while loading; some versions leave the tag behind
     try:
         value = image.getexif().get(_ORIENTATION)
     except _DAMAGED:

@@ -25,7 +25,9 @@ def calibration_sample(dataset: Dataset, count: int, seed: int) -> tuple[Sample,
         by_class[sample.label].append(sample)
     total = sum(map(len, by_class.values()))
     if total < len(dataset.classes):
-        raise UsageError(f"calibration has {total} training images for {len(dataset.classes)} classes", "add images, or use --precision fp16")
+        raise UsageError(
+            f"calibration has {total} training images for {len(dataset.classes)} classes", "add images, or use --precision fp16"
+        )
     draw = random.Random(seed)
     for samples in by_class.values():
         draw.shuffle(samples)

@@ -39,7 +39,9 @@ def check_files(folder: Path, manifest: Manifest) -> list[Check]:
             checks.append(Check(f"hash {name}", False, "it is a link to a file outside the bundle"))
         else:
             found = sha256_of(file)
-            checks.append(Check(f"hash {name}", found == expected, "" if found == expected else f"found {found[:12]}…, expected {expected[:12]}…"))
+            checks.append(
+                Check(f"hash {name}", found == expected, "" if found == expected else f"found {found[:12]}…, expected {expected[:12]}…")
+            )
     # engines are built beside their models on the device, so they are not a sign of tampering
     extra = sorted(name for name in present - set(manifest.files) if not name.endswith(".engine"))
     checks.append(Check("no other files", not extra, ", ".join(extra[:5])))

@@ -51,7 +51,9 @@ def _quiet() -> Iterator[None]:
         root.setLevel(before)
 
 
-def quantize_int8(request: QuantizeRequest, activations: QuantType, operators: list[str] | None, options: dict[str, Any]) -> onnx.ModelProto:
+def quantize_int8(
+    request: QuantizeRequest, activations: QuantType, operators: list[str] | None, options: dict[str, Any]
+) -> onnx.ModelProto:
     """Static INT8 in QDQ form: weights per channel, ranges from the minimum and maximum over ``request.samples``.
 
     Raises:

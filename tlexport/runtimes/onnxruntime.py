@@ -154,7 +154,7 @@ def _open_on_gpu(path: Path, options: RunOptions, provider: str, settings: dict[
             if found != provider:
                 reason = f"it would run on {found}"
         except (native.Fail, native.EPFail, native.RuntimeException, native.NotImplemented, RuntimeError) as error:
-            reason = _message(error)
+            reason = _plain(str(error))
     if reason:
         logged = [line for line in log if "[E:onnxruntime" in line]
         raise Unsupported(
@@ -215,14 +215,10 @@ def _mapped(action: str, model_errors: tuple[type[Exception], ...] = ()) -> Iter
     except TlxError:
         raise
     except native.NotImplemented as error:
-        raise Unsupported(f"ONNX Runtime {ort.__version__} cannot {action}: {_message(error)}") from None
+        raise Unsupported(f"ONNX Runtime {ort.__version__} cannot {action}: {_plain(str(error))}") from None
     except _ALL_ERRORS as error:
         kind = InvalidFile if isinstance(error, model_errors) else StepFailed
-        raise kind(f"ONNX Runtime {ort.__version__} cannot {action}: {_message(error)}") from None
-
-
-def _message(error: Exception) -> str:
-    return _plain(str(error))
+        raise kind(f"ONNX Runtime {ort.__version__} cannot {action}: {_plain(str(error))}") from None
 
 
 def _plain(text: str) -> str:
@@ -255,6 +251,8 @@ class OnnxRunner:
         self.outputs = _specs(session.get_outputs(), path)
         self.provider: str = session.get_providers()[0]
         self._names = [spec.name for spec in self.outputs]
+        self._action = f"run {path}"
+        self._accepted: dict[str, tuple[Any, tuple[int, ...]]] | None = None  # dtype and shape of each input in the last run
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Compute all outputs.
@@ -269,16 +267,23 @@ class OnnxRunner:
             UsageError: a missing or unknown input, or one of another dtype or shape.
             StepFailed: ONNX Runtime could not compute it.
         """
-        for spec in self.inputs:  # a microsecond: string comparison of the dtype, lengths of the axes
+        accepted = {name: (array.dtype, array.shape) for name, array in feeds.items()}
+        if accepted != self._accepted:  # the same as last time needs no second look: the check costs as much as a tiny model does
+            self._check(feeds)
+            self._accepted = accepted
+        with _mapped(self._action):
+            return dict(zip(self._names, self._session.run(self._names, feeds), strict=True))
+
+    def _check(self, feeds: Mapping[str, Array]) -> None:
+        known = [spec.name for spec in self.inputs]
+        for name in feeds:
+            if name not in known:
+                raise UsageError(f"{self._path} has no input '{name}'{nearest(name, known)}", f"its inputs: {', '.join(known)}")
+        for spec in self.inputs:
             array = feeds.get(spec.name)
             if array is None or array.dtype != spec.dtype or not _fits(array.shape, spec.shape):
-                raise _wrong_feed(spec, array, self._path)
-        if len(feeds) != len(self.inputs):
-            known = [spec.name for spec in self.inputs]
-            name = next(name for name in feeds if name not in known)
-            raise UsageError(f"{self._path} has no input '{name}'{nearest(name, known)}", f"its inputs: {', '.join(known)}")
-        with _mapped(f"run {self._path}"):
-            return dict(zip(self._names, self._session.run(self._names, feeds), strict=True))
+                found = "nothing" if array is None else f"{array.dtype} {_text(array.shape)}"
+                raise UsageError(f"{self._path}: its input '{spec.name}' takes {spec.dtype} {_text(spec.shape)}; found {found}")
 
     def __enter__(self) -> Self:
         return self
@@ -289,8 +294,3 @@ class OnnxRunner:
 
 def _fits(found: tuple[int, ...], expected: tuple[int | str, ...]) -> bool:
     return len(found) == len(expected) and all(isinstance(b, str) or a == b for a, b in zip(found, expected, strict=True))
-
-
-def _wrong_feed(spec: TensorSpec, array: Array | None, path: Path) -> UsageError:
-    found = "nothing" if array is None else f"{array.dtype} {_text(array.shape)}"
-    return UsageError(f"{path}: its input '{spec.name}' takes {spec.dtype} {_text(spec.shape)}; found {found}")

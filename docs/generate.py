@@ -1,0 +1,92 @@
+"""Writes what is generated in the documentation: docs/cli.md from the commands, the README's tables from benchmarks/results/.
+
+    python docs/generate.py
+
+A test compares; run this when it says that they differ.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from tlexport.cli.main import tlx
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def cli_reference() -> str:
+    """docs/cli.md: the help of every command, as it is printed at 100 columns."""
+    parts = ["# The commands\n\nGenerated from the commands by `docs/generate.py`; do not edit.\n"]
+    for path, command in _walk(tlx, ("tlx",)):
+        context = click.Context(command, info_name=" ".join(path), max_content_width=100, terminal_width=100)
+        parts.append(f"## {' '.join(path)}\n\n```\n{command.get_help(context).rstrip()}\n```\n")
+    return "\n".join(parts)
+
+
+def _walk(command: click.Command, path: tuple[str, ...]) -> list[tuple[tuple[str, ...], click.Command]]:
+    found = [(path, command)]
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            child = command.get_command(context, name)
+            if child is not None:
+                found += _walk(child, (*path, name))
+    return found
+
+
+def demo_table() -> str:
+    """The demo's table, from benchmarks/results/demo.json."""
+    result = json.loads((RESULTS / "demo.json").read_text(encoding="utf-8"))
+    lines = ["| model | size, MB | top-1, % | p50, ms | p95, ms |", "|---|---:|---:|---:|---:|"]
+    for model in result["models"]:
+        name = model["precision"].upper() + (" (chosen)" if model["chosen"] else "")
+        figures = f"{model['size_bytes'] / 1e6:.2f} | {100 * model['top1']:.2f} | {model['p50_ms']:.3f} | {model['p95_ms']:.3f}"
+        lines.append(f"| {name} | {figures} |")
+    environment = result["environment"]
+    lines.append(
+        f"\nTop-1 of {result['n']} validation images; latency of one image, ONNX Runtime {_onnxruntime(environment['versions'])}, "
+        f"{result['threads']} thread, {environment['cpu']} with {environment['cores']} cores; {result['seconds']:.0f} s for the whole demo "
+        "(`python benchmarks/demo.py`)."
+    )
+    return "\n".join(lines)
+
+
+def _onnxruntime(versions: dict[str, str]) -> str:
+    return versions.get("onnxruntime-gpu") or versions["onnxruntime"]
+
+
+def transfer_table() -> str:
+    """The transfer table, from benchmarks/results/transfer.json."""
+    result = json.loads((RESULTS / "transfer.json").read_text(encoding="utf-8"))
+    seeds = len(next(iter(result["top1"].values())))
+    lines = ["| | top-1, %, mean | standard deviation | " + " | ".join(f"seed {seed}" for seed in range(seeds)) + " |"]
+    lines.append("|---|" + "---:|" * (seeds + 2))
+    for name, values in result["top1"].items():
+        cells = [f"{100 * value:.1f}" for value in (result["mean"][name], result["stdev"][name], *values)]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def readme(text: str) -> str:
+    """The README with its generated parts made anew."""
+    for name, table in (("demo", demo_table), ("transfer", transfer_table)):
+        begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+        before, rest = text.split(begin)
+        _, after = rest.split(end)
+        text = f"{before}{begin}\n{table()}\n{end}{after}"
+    return text
+
+
+def main() -> None:
+    """Write the files."""
+    (ROOT / "docs" / "cli.md").write_text(cli_reference(), encoding="utf-8")
+    path = ROOT / "README.md"
+    path.write_text(readme(path.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""What several test files share: a few real digits, a checkpoint trained on them, a bundle exported from it. Read only: copy before changing."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+IMAGES_PER_CLASS = 12
+
+
+@pytest.fixture(scope="session", autouse=True)
+def caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Nothing that the user has cached is read, and nothing is added to it."""
+    folder = tmp_path_factory.mktemp("caches")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TLX_CACHE", str(folder / "tlexport"))
+        patch.setenv("TORCH_HOME", str(folder / "torch"))
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def digits(caches: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A class folder with the first handwritten digits of each class."""
+    from tlexport.data.demo import cache_folder, digits_folder
+
+    everything, few = digits_folder(cache_folder() / "digits"), tmp_path_factory.mktemp("data") / "digits"
+    for source in sorted(folder for folder in everything.iterdir() if folder.is_dir()):
+        (few / source.name).mkdir(parents=True)
+        for image in sorted(source.iterdir())[:IMAGES_PER_CLASS]:
+            shutil.copy(image, few / source.name)
+    return few
+
+
+@pytest.fixture(scope="session")
+def checkpoint(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint directory: the embedded trunk, a classifier trained on the digits."""
+    from tlexport.api.finetune import finetune
+    from tlexport.recipe import Recipe
+
+    recipe = Recipe(weights="embedded", strategy="head", epochs=15, val_fraction=0.25)
+    return finetune(str(digits), recipe, tmp_path_factory.mktemp("runs") / "digits", device="cpu").path
+
+
+@pytest.fixture(scope="session")
+def bundle(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle for this kind of machine, with every precision that it takes."""
+    from tlexport.api.export import Wishes, export
+    from tlexport.target import resolve
+
+    return export(checkpoint, resolve("cpu-x86"), Wishes(), tmp_path_factory.mktemp("bundles") / "digits").path

@@ -1,0 +1,108 @@
+"""The verb ``demo``: the whole job on what the package carries, through the same verbs that users call."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from tlexport.api.bench import BenchSettings, bench
+from tlexport.api.export import Exported, Wishes, export
+from tlexport.api.finetune import Trained, finetune
+from tlexport.api.verify import verify
+from tlexport.data.demo import digits_folder
+from tlexport.errors import VerificationFailed
+from tlexport.export.verify import Check
+from tlexport.files import check_replaceable, new_file
+from tlexport.measurement import Measurement
+from tlexport.ports import Progress, Silent
+from tlexport.recipe import Recipe
+from tlexport.target import Target, profile_names, resolve
+
+MARKER = "tlx-demo.json"
+FALLBACK = "cpu-x86"  # where no profile is this machine
+
+# twelve epochs are enough: validation accuracy is level after about eight
+RECIPE = Recipe(weights="embedded", strategy="partial", epochs=12, lr=3e-3, flip=False)
+
+
+@dataclass(frozen=True)
+class Demonstrated:
+    """What ``demo`` answers."""
+
+    out: Path
+    trained: Trained
+    exported: Exported
+    measurements: tuple[Measurement, ...]
+    checks: tuple[Check, ...]
+    seconds: float
+
+    def rows(self) -> list[dict[str, object]]:
+        """The table: precision, size, accuracy, latency, memory of each model."""
+        return [
+            {
+                "precision": model.artifact.precision,
+                "size_bytes": model.artifact.size_bytes,
+                "top1": model.top1,
+                "p50_ms": round(measured.percentile_ms(50), 4),
+                "p95_ms": round(measured.percentile_ms(95), 4),
+                "peak_memory_bytes": measured.peak_memory_bytes,
+                "chosen": model.chosen,
+            }
+            for model, measured in zip(self.exported.manifest.models, self.measurements, strict=True)
+        ]
+
+    def to_json(self) -> dict[str, object]:
+        """Plain data."""
+        return {
+            "out": str(self.out),
+            "checkpoint": str(self.trained.path),
+            "bundle": str(self.exported.path),
+            "val_top1": self.trained.scores.top1,
+            "n": self.trained.scores.n,
+            "models": self.rows(),
+            "verified": len(self.checks),
+            "environment": self.measurements[0].environment.model_dump(),
+            "threads": self.measurements[0].threads,
+            "seconds": round(self.seconds, 1),
+        }
+
+
+def demo(out: Path, *, seed: int = 0, threads: int | None = None, progress: Progress | None = None) -> Demonstrated:
+    """Fine-tune the embedded trunk on handwritten digits, export for this machine, measure, verify.
+
+    Args:
+        out: a directory for the images, the checkpoint and the bundle; an earlier demo there is replaced.
+        seed: of the split and of training.
+        threads: CPU threads of training; latency is always measured with one.
+        progress: where to tell what happens.
+
+    Raises:
+        UsageError: ``out`` holds something that is not an earlier demo.
+        VerificationFailed: the bundle does not verify.
+    """
+    started = time.perf_counter()
+    progress = progress or Silent()
+    check_replaceable(out)
+    with new_file(out / MARKER) as file:
+        file.write_text(json.dumps({"demo": "handwritten digits", "seed": seed}) + "\n", encoding="utf-8")
+    target = _this_machine()
+    if not target.here:
+        progress.note(f"no profile describes this machine; the bundle is made for {FALLBACK}, and measured here all the same")
+    digits = digits_folder(out / "digits")
+    recipe = RECIPE.model_copy(update={"seed": seed})
+    trained = finetune(str(digits), recipe, out / "checkpoint", device="cpu", threads=threads, progress=progress)
+    exported = export(trained.path, target, Wishes(), out / "bundle", progress=progress)
+    measurements = bench(exported.path, BenchSettings(threads=1), progress=progress)
+    checks = verify(exported.path, device="cpu")
+    failed = [check for check in checks if not check.ok]
+    if failed:
+        raise VerificationFailed(f"the demo's bundle does not verify: {failed[0].name}: {failed[0].detail}", "please report this")
+    return Demonstrated(out, trained, exported, tuple(measurements), tuple(checks), time.perf_counter() - started)
+
+
+def _this_machine() -> Target:
+    """The profile that describes this machine, if it runs ONNX Runtime; else the fallback."""
+    found = [target for target in map(resolve, profile_names()) if target.here and target.profile.runtime == "onnxruntime"]
+    return found[0] if found else resolve(FALLBACK)
