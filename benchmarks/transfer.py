@@ -23,7 +23,6 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from torch import nn
 
 from tlexport.api.finetune import finetune
 from tlexport.bench.environment import describe
@@ -70,7 +69,8 @@ def best_random_stage(data: Path, seed: int) -> tuple[str, float]:
             tensor = contract(torch.from_numpy(decoded.pixels[start : start + 128]))
             for name, stage in list(network.stages.items())[:-1]:
                 tensor = stage(tensor)
-                pooled = nn.functional.adaptive_avg_pool2d(tensor, 4).flatten(1) if tensor.dim() == 4 else tensor
+                # globally pooled, which is what the network's own head sees
+                pooled = tensor.mean((2, 3)) if tensor.dim() == 4 else tensor
                 features.setdefault(name, []).append(pooled.numpy())
     scores = {}
     for name, parts in features.items():

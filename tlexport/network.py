@@ -64,7 +64,7 @@ class Network(nn.Module):
             UsageError: no such stage, or it is the head, which has to be trained.
         """
         names = list(self.stages)
-        name = names[int(freeze)] if freeze.isdigit() and int(freeze) < len(names) else freeze
+        name = names[int(freeze)] if freeze.isdecimal() and int(freeze) < len(names) else freeze
         if name not in names:
             raise UsageError(f"{self.backbone} has no stage {freeze!r}{nearest(freeze, names)}", f"its stages: {', '.join(names)}")
         if name == names[-1]:

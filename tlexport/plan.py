@@ -91,22 +91,28 @@ def violations(candidate: Candidate, limits: Limits) -> list[str]:
     """Each limit that a candidate breaks, in words with both figures."""
     broken = []
     if limits.size_bytes is not None and candidate.size_bytes > limits.size_bytes:
-        broken.append(f"size {format_bytes(candidate.size_bytes)} > {format_bytes(limits.size_bytes)}")
+        broken.append(f"size {_more(candidate.size_bytes, limits.size_bytes)}")
     if limits.latency_p95_ms is not None and candidate.p95_ms is not None and candidate.p95_ms > limits.latency_p95_ms:
-        broken.append(f"p95 latency {candidate.p95_ms:.2f} ms > {limits.latency_p95_ms:g} ms")
+        broken.append(f"p95 latency {candidate.p95_ms:g} ms > {limits.latency_p95_ms:g} ms")
     if limits.memory_bytes is not None and candidate.memory_bytes is not None and candidate.memory_bytes > limits.memory_bytes:
-        broken.append(f"memory {format_bytes(candidate.memory_bytes)} > {format_bytes(limits.memory_bytes)}")
+        broken.append(f"memory {_more(candidate.memory_bytes, limits.memory_bytes)}")
     if candidate.drop_points > limits.drop_points:
-        broken.append(f"accuracy drop {candidate.drop_points:.2f} points > {limits.drop_points:g}")
+        broken.append(f"accuracy drop {candidate.drop_points:g} points > {limits.drop_points:g}")
     return broken
+
+
+def _more(found: int, limit: int) -> str:
+    """Both sizes; to the byte where rounding would make them look alike."""
+    rounded = format_bytes(found), format_bytes(limit)
+    return " > ".join(rounded) if rounded[0] != rounded[1] else f"{found} B > {limit} B"
 
 
 def choose(candidates: Sequence[Candidate], limits: Limits, wanted: Precision | Literal["auto"]) -> tuple[Verdict, ...]:
     """Choose one candidate.
 
-    With measured latencies the one with the lowest median that fits wins (INT8 that is slower than FP16 is not chosen unless the size demands
-    it). Without, FP16 is preferred where it fits: it is accelerated by every such target and costs no accuracy, while INT8's
-    gain at batch 1 is known only on the device.
+    With measured latencies the one with the lowest median that fits wins (INT8 that is slower than FP16 is not chosen unless
+    the size demands it). Without, FP16 is preferred where it fits: it is accelerated by every such target and costs no
+    accuracy, while INT8's gain at batch 1 is known only on the device.
 
     Raises:
         OverBudget: none fits; names the binding limit and the nearest candidate.
@@ -119,9 +125,10 @@ def choose(candidates: Sequence[Candidate], limits: Limits, wanted: Precision | 
     fitting = [c for c in eligible if not broken[c.precision]]
     if not fitting:
         nearest = min(eligible, key=lambda c: (len(broken[c.precision]), c.size_bytes))
+        over = "; ".join(broken[nearest.precision])
         raise OverBudget(
             "no model fits the budget:\n" + "\n".join(f"  {c.precision}: {'; '.join(broken[c.precision])}" for c in eligible),
-            f"nearest is {nearest.precision} ({'; '.join(broken[nearest.precision])}); raise that limit, or train a smaller --backbone or --image-size",
+            f"nearest is {nearest.precision} ({over}); raise that limit, or train a smaller --backbone or --image-size",
         )
     measured = all(c.p50_ms is not None for c in fitting)
     order = ("fp16", "fp32", "int8")

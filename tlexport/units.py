@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 from tlexport.errors import UsageError
@@ -12,12 +13,13 @@ _ENERGIES_MJ = {"UJ": 1e-3, "MJ": 1.0, "J": 1e3}
 
 
 def _parse(text: str, units: dict[str, float], example: str) -> float:
-    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+(?:e-?[0-9]+)?)\s*([A-Za-zµ]+)\s*", text)
-    if match is None or match[2].upper().replace("Μ", "µ") not in units:
-        raise UsageError(
-            f"{text!r} is not a quantity", f"write a number and one of {', '.join(u.lower() for u in units)}, such as {example}"
-        )
-    return float(match[1]) * units[match[2].upper().replace("Μ", "µ")]
+    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+(?:e-?[0-9]+)?)\s*([A-Za-zµμ]+)\s*", text)
+    unit = match[2].upper().replace("Μ", "µ") if match else ""  # both signs for micro have one capital, the Greek Mu
+    value = float(match[1]) * units[unit] if match and unit in units else math.inf
+    if not math.isfinite(value):
+        known = ", ".join(name.lower() for name in units)
+        raise UsageError(f"{text!r} is not a quantity", f"write a number and one of {known}, such as {example}")
+    return value
 
 
 def parse_bytes(text: str) -> int:

@@ -7,11 +7,9 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
-import onnx
-import torch
 
 from tlexport import __version__, plugins
 from tlexport.accuracy import Probabilities, probabilities, score
@@ -37,6 +35,9 @@ from tlexport.ports import Pixels, Progress, Quantizer, QuantizeRequest, RunOpti
 from tlexport.profile import Profile
 from tlexport.runtimes.torch import TorchRunner
 from tlexport.target import Target
+
+if TYPE_CHECKING:
+    import onnx
 
 LIBRARIES = ("torch", "onnx", "onnxscript", "numpy", "pillow")
 GOLDEN = 8  # images in a bundle
@@ -91,12 +92,19 @@ def plan(target: Target, wishes: Wishes) -> tuple[Step, ...]:
     Raises:
         Unsupported: the target cannot do the precision, or a latency limit cannot be checked here.
     """
-    if wishes.max_latency_ms is not None and not target.here:
+    measured = _measurable(target)
+    if wishes.max_latency_ms is not None and not measured:
+        why = "this machine is not one" if not target.here else f"its engines are built and timed with {target.profile.runtime}, after the export"
         raise Unsupported(
-            f"--max-latency cannot be held against {target.profile.name}: this machine is not one, and nothing else measures it",
-            "leave it out, copy the bundle to the device and run there: tlx bench BUNDLE --check",
+            f"--max-latency cannot be held against {target.profile.name}: {why}",
+            "leave it out, copy the bundle to the device and measure there",
         )
-    return plan_export(target.profile, wishes.precision, target.here)
+    return plan_export(target.profile, wishes.precision, measured)
+
+
+def _measurable(target: Target) -> bool:
+    """Whether the latency of an exported graph on the target can be measured now."""
+    return target.here and target.profile.runtime == "onnxruntime"
 
 
 def export(
@@ -157,7 +165,7 @@ class _Export:
         with self.progress.task("converting to ONNX", 1) as advance:
             graph = to_onnx(network, self.preprocess, self.profile.input_dtype.value, self.profile.opset.value)
             advance(1)
-        made = []
+        made: list[_Made] = []
         for precision in wanted:
             model, how, calibration = self._model(graph, precision)
             made.append(
@@ -179,7 +187,7 @@ class _Export:
     def _model(self, graph: onnx.ModelProto, precision: Precision) -> tuple[onnx.ModelProto, str, Calibration | None]:
         """The graph in a precision, how it was made, and on what it was calibrated."""
         if precision == "fp32":
-            return graph, f"torch {torch.__version__} exporter, opset {self.profile.opset.value}", None
+            return graph, f"torch {importlib.metadata.version('torch')} exporter, opset {self.profile.opset.value}", None
         name = self.profile.int8.quantizer if precision == "int8" and self.profile.int8 else precision
         quantizer = cast(Quantizer, plugins.load("quantizers", name))
         samples: tuple[Sample, ...] = ()
@@ -222,7 +230,7 @@ class _Export:
         return _Made(artifact, path, outputs, float(np.abs(outputs - self.reference).max()), top1, self._measured(artifact, path))
 
     def _measured(self, artifact: Artifact, path: Path) -> Measurement | None:
-        if not self.target.here or self.profile.runtime != "onnxruntime":
+        if not _measurable(self.target):
             return None
         images = self.folder / "bench.npy"
         np.save(images, self.val_pixels[:64].astype(self.profile.input_dtype.value), allow_pickle=False)
