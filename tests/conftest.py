@@ -1,4 +1,4 @@
-"""What several test files share: a few real digits, a checkpoint trained on them, a bundle exported from it. Read only: copy before changing."""
+"""What several test files share: a few real digits, a checkpoint trained on them, a bundle exported from it. Copy before changing."""
 
 from __future__ import annotations
 
@@ -7,8 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 IMAGES_PER_CLASS = 12
+
+# no test fails because the machine is busy
+settings.register_profile("tlexport", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tlexport")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -19,6 +24,15 @@ def caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("TLX_CACHE", str(folder / "tlexport"))
         patch.setenv("TORCH_HOME", str(folder / "torch"))
         yield folder
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """For files that compute with small networks, where a second thread is mostly waited for."""
+    from tlexport.network import cpu_threads
+
+    with cpu_threads(1):
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -41,7 +55,7 @@ def checkpoint(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tlexport.recipe import Recipe
 
     recipe = Recipe(weights="embedded", strategy="head", epochs=15, val_fraction=0.25)
-    return finetune(str(digits), recipe, tmp_path_factory.mktemp("runs") / "digits", device="cpu").path
+    return finetune(str(digits), recipe, tmp_path_factory.mktemp("runs") / "digits", device="cpu", threads=1).path
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tlexport.data.source import Entry, Listing
@@ -15,6 +15,7 @@ from tlexport.data.split import split
 from tlexport.dataset import Dataset, Part
 from tlexport.errors import InvalidFile
 
+unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no failure
 Item = tuple[str, int, Part | None, str]  # path, label, part, content
 
 
@@ -54,6 +55,7 @@ fractions = st.floats(0.01, 0.99)
 seeds = st.integers(0, 2**32 - 1)
 
 
+@unhurried
 @given(collections(torn=True), fractions, seeds)
 def test_each_image_is_in_one_part_and_no_content_in_both(items: list[Item], fraction: float, seed: int) -> None:
     try:
@@ -67,6 +69,7 @@ def test_each_image_is_in_one_part_and_no_content_in_both(items: list[Item], fra
     assert not contents(dataset, "train") & contents(dataset, "val")
 
 
+@unhurried
 @given(collections(), fractions, seeds)
 def test_each_class_gives_its_share_to_within_one_group_of_copies(items: list[Item], fraction: float, seed: int) -> None:
     dataset, _ = divided(items, fraction, seed)
@@ -79,6 +82,7 @@ def test_each_class_gives_its_share_to_within_one_group_of_copies(items: list[It
         assert 1 <= taken <= total - 1
 
 
+@unhurried
 @given(st.lists(st.integers(2, 40), min_size=2, max_size=5), fractions, seeds)
 def test_without_duplicates_the_share_is_exact(counts: list[int], fraction: float, seed: int) -> None:
     dataset, notes = divided(plain(*counts), fraction, seed)
@@ -87,6 +91,7 @@ def test_without_duplicates_the_share_is_exact(counts: list[int], fraction: floa
     assert notes == ()
 
 
+@unhurried
 @given(collections(), fractions, seeds, st.randoms(use_true_random=False))
 def test_the_order_of_the_files_does_not_matter(items: list[Item], fraction: float, seed: int, shuffler: random.Random) -> None:
     shuffled = items.copy()
@@ -96,6 +101,7 @@ def test_the_order_of_the_files_does_not_matter(items: list[Item], fraction: flo
     assert {(sample.path, sample.part) for sample in first.samples} == {(sample.path, sample.part) for sample in second.samples}
 
 
+@unhurried
 @given(collections(), fractions, seeds, st.integers(2, 9))
 def test_another_class_does_not_change_the_others(items: list[Item], fraction: float, seed: int, count: int) -> None:
     label = max(label for _, label, _, _ in items) + 1
@@ -192,6 +198,7 @@ def test_without_a_validation_part_one_is_drawn_from_train(tests: list[Item]) ->
     assert notes == ("the data has no validation part: 30 % of the training images of each class are taken for it",)
 
 
+@unhurried
 @given(collections(), seeds)
 def test_drawing_from_train_never_takes_a_test_image(items: list[Item], seed: int) -> None:
     trained: list[Item] = [(path, label, "train", content) for path, label, _, content in items]

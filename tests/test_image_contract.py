@@ -14,7 +14,7 @@ from pathlib import Path
 import images
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import v2
@@ -23,6 +23,7 @@ from tlexport.contract import Preprocess
 from tlexport.device import image as contract
 from tlexport.device.image import BadImage, decode, prepare, resize_and_crop
 
+unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no failure
 WHITE = (255, 255, 255)
 GOOD = images.good()
 BAD = images.bad()
@@ -94,8 +95,9 @@ def test_an_orientation_that_does_not_exist_leaves_the_image() -> None:
     np.testing.assert_array_equal(pixels(images.encoded(Image.fromarray(SCENE), "PNG", exif=exif)), SCENE)
 
 
-def test_a_damaged_exif_block_leaves_the_image() -> None:
-    data = images.encoded(Image.fromarray(SCENE), "PNG", exif=b"Exif\0\0II*\0 this is no directory of tags")
+@pytest.mark.parametrize("block", [b"II*\0 this is no directory of tags", b"not even its header"])
+def test_a_damaged_exif_block_leaves_the_image(block: bytes) -> None:
+    data = images.encoded(Image.fromarray(SCENE), "PNG", exif=b"Exif\0\0" + block)
     np.testing.assert_array_equal(pixels(data), SCENE)
 
 
@@ -204,7 +206,7 @@ def test_our_limit_holds_where_pillow_has_none(monkeypatch: pytest.MonkeyPatch) 
         decode(io.BytesIO(BAD["bomb.png"]), WHITE)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(unhurried, max_examples=300)
 @given(data=st.data())
 def test_damage_gives_an_image_or_a_reason_and_nothing_else(data: st.DataObject) -> None:
     file = bytearray(GOOD[data.draw(st.sampled_from(sorted(GOOD)))])
@@ -304,7 +306,7 @@ shapes = st.tuples(st.integers(1, 600), st.integers(1, 600))
 interpolations = st.sampled_from(["bilinear", "bicubic"])
 
 
-@settings(max_examples=120, deadline=None)
+@settings(unhurried, max_examples=120)
 @given(shape=shapes, resize=st.integers(8, 80), crop=st.floats(0, 1), interpolation=interpolations)
 @example(shape=(1, 1), resize=80, crop=0.9, interpolation="bicubic")
 @example(shape=(1, 600), resize=33, crop=0.5, interpolation="bilinear")
@@ -326,7 +328,7 @@ def test_equal_to_torchvision_at_the_usual_size(shape: tuple[int, int], interpol
     np.testing.assert_array_equal(resize_and_crop(image, 256, 224, interpolation), with_torchvision(image, 256, 224, interpolation))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(unhurried, max_examples=60)
 @given(shape=st.tuples(st.integers(1, 90), st.integers(1, 90)), resize=st.integers(8, 40), interpolation=interpolations)
 def test_equal_to_the_documents_formulas(shape: tuple[int, int], resize: int, interpolation: str) -> None:
     image = noise(*shape)

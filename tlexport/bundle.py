@@ -86,6 +86,11 @@ class Manifest(Record):
         for name in named:
             if name not in self.files:
                 raise ValueError(f"{name} has no hash in files")
+        for model in self.models:
+            if self.files[model.file] != model.artifact.sha256:
+                raise ValueError(f"{model.file} has one hash in files and another in its own record")
+        if len({model.artifact.precision for model in self.models}) < len(self.models):
+            raise ValueError("two models have one precision")
         if sum(model.chosen for model in self.models) != 1:
             raise ValueError("exactly one model must be chosen")
         return self

@@ -58,7 +58,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise InvalidFile(f"{path} holds no {WEIGHTS}", "the checkpoint is incomplete; train again, or copy it again")
     found = sha256_of(weights)
     if found != checkpoint.weights_sha256:
-        raise VerificationFailed(f"{weights} has sha256 {found[:12]}…, its record says {checkpoint.weights_sha256[:12]}…", "copy the checkpoint again")
+        raise VerificationFailed(
+            f"{weights} has sha256 {found[:12]}…, its record says {checkpoint.weights_sha256[:12]}…", "copy the checkpoint again"
+        )
     return checkpoint
 
 

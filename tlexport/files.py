@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -30,9 +29,11 @@ def new_file(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        os.replace(temporary, path)
+        temporary.replace(path)
     except OSError as error:
-        raise StepFailed(f"cannot write {path}: {error.strerror or error}", "check the path, its permissions and the free disk space") from error
+        raise StepFailed(
+            f"cannot write {path}: {error.strerror or error}", "check the path, its permissions and the free disk space"
+        ) from error
     finally:
         if temporary.exists():
             temporary.unlink()
@@ -62,7 +63,9 @@ def new_directory(path: Path) -> Iterator[Path]:
         else:
             temporary.rename(path)
     except OSError as error:
-        raise StepFailed(f"cannot write {path}: {error.strerror or error}", "check the path, its permissions and the free disk space") from error
+        raise StepFailed(
+            f"cannot write {path}: {error.strerror or error}", "check the path, its permissions and the free disk space"
+        ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

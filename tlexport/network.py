@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
@@ -16,7 +16,7 @@ from tlexport import plugins
 from tlexport.checkpoint import WEIGHTS, Checkpoint
 from tlexport.contract import Preprocess
 from tlexport.errors import UsageError
-from tlexport.ports import Backbone
+from tlexport.ports import Backbone, Traits
 from tlexport.record import nearest
 
 
@@ -32,6 +32,11 @@ def family_of(backbone: str) -> Backbone:
         if backbone in module.VARIANTS:
             return module
     raise UsageError(f"there is no backbone {backbone!r}{nearest(backbone, list(backbone_names()))}", "list them with: tlx backbones")
+
+
+def traits_of(backbone: str) -> Traits:
+    """What is not as usual about a variant's family. Raises UsageError for an unknown variant."""
+    return cast(Traits, getattr(family_of(backbone), "TRAITS", Traits()))
 
 
 class Network(nn.Module):
@@ -71,9 +76,12 @@ class Network(nn.Module):
             raise UsageError(f"--freeze {freeze} would freeze the whole network: {name} is its classifier", f"freeze at most {names[-2]}")
         return names.index(name) + 1
 
-    def load(self, state: dict[str, Tensor]) -> None:
-        """Load a complete torchvision state dict; floating-point values are converted to the parameters' types."""
-        self.net.load_state_dict(state)
+    def load(self, state: Mapping[str, Tensor], strict: bool = True) -> None:
+        """Load a torchvision state dict, complete unless ``strict`` is False; values are converted to the parameters' types."""
+        versioned = self.net.state_dict()  # it carries the version that MNASNet asks for, which tensors alone do not
+        versioned.clear()
+        versioned.update(state)
+        self.net.load_state_dict(versioned, strict=strict)
 
 
 class Contract(nn.Module):
@@ -113,7 +121,7 @@ class Classifier(nn.Module):
 def build(backbone: str, num_classes: int) -> Network:
     """A randomly initialised network (torch's global generator) for so many classes."""
     family = family_of(backbone)
-    net = models.get_model(backbone, weights=None)
+    net = models.get_model(backbone, weights=None, **traits_of(backbone).builder)
     family.replace_classifier(net, num_classes)
     return Network(backbone, num_classes, net)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
@@ -35,9 +35,17 @@ class RunOptions:
 class Runner(Protocol):
     """A model that is open and ready. Parity, accuracy and latency are each written once against this."""
 
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
     provider: str  # what really runs it, as the runtime reports it after opening: "CPUExecutionProvider", "torch-cpu", ...
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """The tensors that :meth:`run` takes."""
+        ...
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """The tensors that :meth:`run` gives."""
+        ...
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Compute all outputs. The arrays have the dtypes and shapes of ``inputs``; the results are fresh arrays."""
@@ -68,8 +76,22 @@ class Runtime(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Traits:
+    """What is not as usual about a family; the defaults are what is usual."""
+
+    builder: Mapping[str, Any] = field(default_factory=dict)  # arguments for torchvision's builder
+    left_out: tuple[str, ...] = ()  # name prefixes in files of weights that belong to parts which the network is built without
+    # mean and standard deviation (RGB, of pixels scaled to 0..1) of what the ImageNet weights saw; None: as torchvision's preset says
+    normalisation: tuple[tuple[float, float, float], tuple[float, float, float]] | None = None
+    smallest: int = 1  # side of the least image that the network can take, pixels
+
+
 class Backbone(Protocol):
-    """``tlexport/backbones/<family>.py``: one family of torchvision classifiers."""
+    """``tlexport/backbones/<family>.py``: one family of torchvision classifiers.
+
+    Where its networks or weights are not as usual, the module also holds ``TRAITS``, a :class:`Traits`.
+    """
 
     VARIANTS: tuple[str, ...]  # torchvision's builder names
 
@@ -77,7 +99,9 @@ class Backbone(Protocol):
         """The network cut into stages, from ``stem`` to ``head``, in order.
 
         The stages share their modules with ``net``; applied one after the other they compute what ``net`` computes in
-        evaluation mode. The last trunk stage ends in pooling and flattening, so that ``head`` starts from (batch, features).
+        evaluation mode. The last trunk stage gives (batch, features): global pooling and flattening are in the trunk, so that
+        what is kept for each image of a frozen trunk is small. Where the classifier is a convolution and pools what it
+        gives (SqueezeNet), ``head`` starts from (batch, channels, height, width).
         """
         ...
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tomllib
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -13,6 +13,7 @@ from tlexport.errors import InvalidFile
 from tlexport.record import Record
 
 Strategy = Literal["head", "partial", "full"]
+Level = Annotated[int, Field(ge=0, le=255)]
 
 
 class Recipe(Record):
@@ -21,7 +22,10 @@ class Recipe(Record):
     format: Literal[1] = 1
     backbone: str = Field("mobilenet_v3_small", description="a name from `tlx backbones`")
     weights: str = Field("imagenet", description="imagenet, embedded, none, or the path of a .safetensors or .pth file")
-    strategy: Strategy = Field("head", description="head: a new classifier on frozen features; partial: then the top stages as well; full: all stages from the start")
+    strategy: Strategy = Field(
+        "head",
+        description="head: a new classifier on frozen features; partial: then the top stages as well; full: all stages from the start",
+    )
     freeze: str | None = Field(None, description="partial: this stage and all below stay frozen; default: all but the two topmost stages")
     image_size: int | None = Field(None, ge=32, le=1024, description="pixels; default: what the weights were trained at")
     epochs: int = Field(20, ge=1, le=10_000, description="passes over the training images, all phases together")
@@ -36,8 +40,10 @@ class Recipe(Record):
     patience: int = Field(8, ge=1, description="stop a phase after so many epochs without a better validation loss")
     augment: Literal["none", "light"] = Field("none", description="light: random crop and flip of the training images")
     flip: bool = Field(True, description="augmentation may mirror images left to right (not for text or digits)")
-    val_fraction: float = Field(0.2, gt=0, lt=1, description="share of the images kept for validation, where the data has no split of its own")
-    background: tuple[int, int, int] = Field((255, 255, 255), description="RGB 0..255 behind transparent pixels")
+    val_fraction: float = Field(
+        0.2, gt=0, lt=1, description="share of the images kept for validation, where the data has no split of its own"
+    )
+    background: tuple[Level, Level, Level] = Field((255, 255, 255), description="RGB 0..255 behind transparent pixels")
     seed: int = Field(0, ge=0, lt=2**32)
 
     @classmethod
@@ -48,8 +54,8 @@ class Recipe(Record):
     def to_toml(self) -> str:
         """The recipe as TOML; keys that are not set are left out, since TOML has no null."""
         data = self.model_dump(exclude_none=True)
-        # every value is a string, number, bool or list of numbers: for these JSON's notation is TOML's
-        return "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in data.items())
+        # every value is a string, number, bool or list of numbers: for these JSON's notation is TOML's, save for one character
+        return "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in data.items()).replace("\x7f", "\\u007f")
 
 
 def read_toml(path: Path) -> dict[str, object]:

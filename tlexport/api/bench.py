@@ -13,7 +13,8 @@ from tlexport.api.subject import Subject, device_for, find_subject
 from tlexport.artifact import Precision
 from tlexport.bench.process import BenchRequest, measure
 from tlexport.bundle import MANIFEST, Manifest, read_manifest
-from tlexport.errors import OverBudget, Unsupported
+from tlexport.errors import OverBudget, Unsupported, UsageError, VerificationFailed
+from tlexport.files import sha256_of
 from tlexport.measurement import Measurement
 from tlexport.plan import Candidate, Limits, violations
 from tlexport.ports import Progress, Silent
@@ -44,11 +45,12 @@ def bench(
         progress: where to tell what happens.
 
     Raises:
-        Unsupported: the model is a TensorRT INT8 graph, whose time on a CPU would say nothing.
+        Unsupported: the model is a TensorRT INT8 graph, whose time on a CPU would say nothing. Among the models of a bundle,
+            none of which was asked for, it is left out with a note.
         TlxError: see errors.py.
     """
     progress = progress or Silent()
-    subjects = _subjects(what, settings.runtime, precisions)
+    subjects = _subjects(what, settings.runtime, precisions, progress)
     measurements = []
     with tempfile.TemporaryDirectory(prefix="tlx-bench-") as folder, progress.task("measuring", len(subjects)) as advance:
         for subject in subjects:
@@ -58,18 +60,39 @@ def bench(
     return measurements
 
 
-def check_budget(bundle: Path, measurements: Sequence[Measurement]) -> None:
-    """Hold the measurement of a bundle's chosen model against its profile's budget.
+def target_here(bundle: Path) -> Manifest:
+    """The manifest of a bundle whose budget can be checked on this machine; worth asking before measuring.
 
     Raises:
-        OverBudget: names each limit that is broken.
+        InvalidFile: not a bundle.
         Unsupported: this machine is not the bundle's target.
     """
     manifest = read_manifest(bundle)
     if not resolve(manifest.target).here:
         raise Unsupported(f"{bundle} is for {manifest.target}, and this machine is not one", "run tlx bench --check on the device")
+    return manifest
+
+
+def check_budget(bundle: Path, measurements: Sequence[Measurement]) -> None:
+    """Hold the measurement of a bundle's chosen model against its profile's budget.
+
+    Raises:
+        OverBudget: names each limit that is broken.
+        Unsupported: this machine is not the bundle's target, or the target runs an engine and not what was measured.
+        UsageError: the chosen model is not among the measurements, or was measured with several images at a time.
+    """
+    manifest = target_here(bundle)
     chosen, budget = manifest.model(), manifest.profile.budget
-    measured = next(m for m in measurements if m.artifact_sha256 == chosen.artifact.sha256)
+    measured = next((m for m in measurements if m.artifact_sha256 == chosen.artifact.sha256), None)
+    if measured is None:
+        raise UsageError(f"the chosen model of {bundle}, {chosen.artifact.precision}, was not measured", "leave out --precision")
+    if measured.runtime != manifest.profile.runtime:
+        raise Unsupported(
+            f"the budget of {manifest.target} is for {manifest.profile.runtime}, and {measured.runtime} was measured",
+            "build and time the engine: sh build_engine.sh in the bundle",
+        )
+    if measured.batch != 1:
+        raise UsageError(f"the budget is for one image at a time, and {measured.batch} were measured", "leave out --batch")
     p50, p95 = measured.percentile_ms(50), measured.percentile_ms(95)
     candidate = Candidate(chosen.artifact.precision, measured.size_bytes, chosen.drop_points, p50, p95, measured.peak_memory_bytes)
     broken = violations(candidate, Limits(budget.size_bytes, budget.latency_p95_ms, budget.memory_bytes, drop_points=100.0))
@@ -80,36 +103,38 @@ def check_budget(bundle: Path, measurements: Sequence[Measurement]) -> None:
         )
 
 
-def _subjects(what: Path, runtime: str, precisions: Sequence[Precision] | None) -> list[Subject]:
-    if (what / MANIFEST).is_file() and runtime != "torch":
-        manifest: Manifest = read_manifest(what)
-        wanted = precisions or [model.artifact.precision for model in manifest.models]
-        subjects = [find_subject(what, runtime, precision) for precision in wanted]
-        runnable = [subject for subject in subjects if not subject.simulate_quantization]
-        if not runnable or (precisions and len(runnable) < len(subjects)):
-            raise Unsupported(
-                f"the INT8 model of {what} is made for TensorRT; timing it on a CPU would say nothing about either",
-                "bench it on the device, or export for this machine: tlx export --target cpu-x86",
-            )
-        return runnable
-    return [find_subject(what, runtime, precisions[0] if precisions else None)]
+def _subjects(what: Path, runtime: str, precisions: Sequence[Precision] | None, progress: Progress) -> list[Subject]:
+    wanted: Sequence[Precision | None] = precisions or [None]
+    if not precisions and (what / MANIFEST).is_file():
+        wanted = [model.artifact.precision for model in read_manifest(what).models]
+    subjects = [find_subject(what, runtime, precision) for precision in wanted]
+    runnable = [subject for subject in subjects if not subject.simulate_quantization]
+    if not runnable or (precisions and len(runnable) < len(subjects)):
+        raise Unsupported(
+            f"the INT8 model of {what} is made for TensorRT; timing it on a CPU would say nothing about either",
+            "bench it on the device, or export for this machine: tlx export --target cpu-x86",
+        )
+    if len(runnable) < len(subjects):
+        progress.note(f"the INT8 model of {what} is made for TensorRT and is not timed here")
+    return runnable
 
 
 def _inputs(subject: Subject, path: Path) -> Path | None:
     """Real images for a bundle's model, in the type that it takes; a checkpoint is timed on made-up pixels."""
-    manifest_file = subject.path.parent / MANIFEST
-    if not manifest_file.is_file():
+    if subject.path.is_dir():
         return None
     manifest = read_manifest(subject.path.parent)
     dtype = next(m for m in manifest.models if m.file == subject.path.name).artifact.inputs[0].dtype
-    golden = np.load(subject.path.parent / manifest.golden.inputs, allow_pickle=False)
-    np.save(path, golden.astype(dtype), allow_pickle=False)
+    golden = subject.path.parent / manifest.golden.inputs
+    if not golden.is_file() or sha256_of(golden) != manifest.files[manifest.golden.inputs]:
+        raise VerificationFailed(f"{golden} is not the file that the bundle was made with", f"check with: tlx verify {subject.path.parent}")
+    np.save(path, np.load(golden, allow_pickle=False).astype(dtype), allow_pickle=False)
     return path
 
 
 def _request(subject: Subject, settings: BenchSettings, inputs: Path | None) -> BenchRequest:
     return BenchRequest(
-        what=subject.name,
+        what=str(subject.path),
         path=subject.path,
         runtime=subject.runtime,
         device=device_for(subject.runtime, settings.device),

@@ -12,7 +12,7 @@ from tlexport.api.export import Exported, Wishes, export
 from tlexport.api.finetune import Trained, finetune
 from tlexport.api.verify import verify
 from tlexport.data.demo import digits_folder
-from tlexport.errors import VerificationFailed
+from tlexport.errors import UsageError, VerificationFailed
 from tlexport.export.verify import Check
 from tlexport.files import check_replaceable, new_file
 from tlexport.measurement import Measurement
@@ -85,8 +85,9 @@ def demo(out: Path, *, seed: int = 0, threads: int | None = None, progress: Prog
     started = time.perf_counter()
     progress = progress or Silent()
     check_replaceable(out)
-    with new_file(out / MARKER) as file:
-        file.write_text(json.dumps({"demo": "handwritten digits", "seed": seed}) + "\n", encoding="utf-8")
+    if out.is_dir() and any(out.iterdir()) and not (out / MARKER).is_file():
+        raise UsageError(f"{out} exists and is not an earlier demo; it is left as it is", "choose another --out, or remove it first")
+    _write(out, {"demo": "handwritten digits", "seed": seed})
     target = _this_machine()
     if not target.here:
         progress.note(f"no profile describes this machine; the bundle is made for {FALLBACK}, and measured here all the same")
@@ -99,7 +100,15 @@ def demo(out: Path, *, seed: int = 0, threads: int | None = None, progress: Prog
     failed = [check for check in checks if not check.ok]
     if failed:
         raise VerificationFailed(f"the demo's bundle does not verify: {failed[0].name}: {failed[0].detail}", "please report this")
-    return Demonstrated(out, trained, exported, tuple(measurements), tuple(checks), time.perf_counter() - started)
+    result = Demonstrated(out, trained, exported, tuple(measurements), tuple(checks), time.perf_counter() - started)
+    _write(out, result.to_json())
+    return result
+
+
+def _write(out: Path, said: dict[str, object]) -> None:
+    """Mark ``out`` as ours, so that another demo may replace it; in the end, with the result."""
+    with new_file(out / MARKER) as file:
+        file.write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
 
 
 def _this_machine() -> Target:

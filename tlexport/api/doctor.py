@@ -6,10 +6,12 @@ import importlib.metadata
 import importlib.util
 import platform
 from dataclasses import asdict, dataclass
+from typing import cast
 
 from tlexport import __version__, plugins
 from tlexport.bench.environment import usable_cores
 from tlexport.errors import TlxError
+from tlexport.ports import Runtime
 from tlexport.target import profile_names, resolve, this_board
 
 
@@ -27,35 +29,36 @@ class Finding:
         return asdict(self)
 
 
-LIBRARIES = ("torch", "torchvision", "onnx", "onnxscript", "numpy", "pillow", "safetensors", "matplotlib", "scikit-learn", "sympy")
+# what pip calls them; onnxruntime has two names and is looked at below
+LIBRARIES = (
+    *("torch", "torchvision", "onnx", "onnxscript", "sympy", "numpy", "pillow", "safetensors"),
+    *("matplotlib", "scikit-learn", "click", "pydantic", "rich", "psutil"),
+)
 
 
 def doctor() -> list[Finding]:
     """Look at everything the commands need. Raises nothing: what is wrong is in the findings."""
-    findings = [
+    return [
         Finding("python", True, platform.python_version()),
         Finding("tlexport", True, __version__),
         *(_library(name) for name in LIBRARIES),
         _onnxruntime(),
         _tensorrt(),
+        *(_runtime(name) for name in plugins.names("runtimes")),
         _cuda(),
         Finding("cpu", True, f"{platform.machine()}, {usable_cores()} usable cores"),
+        Finding("board", True, this_board() or "none: not a board with a device tree", needed=False),
+        _profiles(),
     ]
-    board = this_board()
-    here = [name for name in profile_names() if _is_here(name)]
-    findings.append(Finding("board", True, board or "none: not a board with a device tree", needed=False))
-    findings.append(
-        Finding("profiles of this machine", bool(here), ", ".join(here) or "none; latency is not measured by tlx export", needed=False)
-    )
-    findings.append(Finding("runtimes", True, ", ".join(plugins.names("runtimes"))))
-    return findings
 
 
-def _is_here(name: str) -> bool:
+def _profiles() -> Finding:
+    name = "profiles of this machine"
     try:
-        return resolve(name).here
-    except TlxError:
-        return False  # a user's own profile that cannot be read: `tlx profiles check` says why
+        here = [profile for profile in profile_names() if resolve(profile).here]
+    except TlxError as error:  # a user's own profile that cannot be read, or a folder of theirs that is not there
+        return Finding(name, False, f"{error.message} ({error.hint})", needed=False)
+    return Finding(name, bool(here), ", ".join(here) or "none; latency is not measured by tlx export", needed=False)
 
 
 def _library(name: str) -> Finding:
@@ -82,14 +85,27 @@ def _tensorrt() -> Finding:
     if importlib.util.find_spec("tensorrt") is None:
         detail = "not installed; engines are built on the device (on a PC: pip install 'tlexport[tensorrt]' with NVIDIA's package index)"
         return Finding("tensorrt", False, detail, needed=False)
-    return Finding("tensorrt", True, importlib.metadata.version("tensorrt"), needed=False)
+    version = _library("tensorrt")  # JetPack's own has no entry among pip's packages
+    return Finding("tensorrt", True, version.detail if version.ok else "found, not installed by pip", needed=False)
+
+
+def _runtime(name: str) -> Finding:
+    """Whether a runtime's library can be loaded; that one which is not there at all is needed is said elsewhere."""
+    there = importlib.util.find_spec(name) is not None
+    try:
+        runtime = cast(Runtime, plugins.load("runtimes", name))
+        return Finding(f"runtime {name}", True, f"opens {' and '.join(runtime.FORMATS)}, --device auto is {runtime.auto_device()}")
+    except TlxError as error:
+        return Finding(f"runtime {name}", False, f"{error.message} ({error.hint})", needed=there)
+    except OSError as error:  # a shared library that is missing or damaged
+        return Finding(f"runtime {name}", False, str(error), needed=there)
 
 
 def _cuda() -> Finding:
-    if importlib.util.find_spec("torch") is None:
-        return Finding("cuda", False, "torch is not installed", needed=False)
-    import torch
-
+    try:
+        import torch
+    except (ImportError, OSError):
+        return Finding("cuda", False, "not known, since torch cannot be imported", needed=False)
     if not torch.cuda.is_available():
         return Finding("cuda", False, "torch finds no CUDA GPU; the CPU is used", needed=False)
     return Finding("cuda", True, ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())), needed=False)

@@ -83,7 +83,9 @@ def evaluate(
         progress.note(note)
     unknown = [name for name in listing.classes if name not in subject.classes]
     if unknown:
-        raise InvalidFile(f"{data} has classes that {what} does not know: {', '.join(unknown[:5])}", f"it knows: {', '.join(subject.classes[:20])}")
+        raise InvalidFile(
+            f"{data} has classes that {what} does not know: {', '.join(unknown[:5])}", f"it knows: {', '.join(subject.classes[:20])}"
+        )
     with progress.task("reading images", len(listing.entries)) as advance:
         decoded = decode_all(listing, subject.preprocess, on_error, threads or default_threads(), advance)
     trained = _parts_of_checkpoint(what)

@@ -26,8 +26,8 @@ from tlexport.export.calibration import FEW, IMAGES, calibration_sample, provena
 from tlexport.export.checks import check_fp32_agreement, check_graph
 from tlexport.export.engine import trtexec_command
 from tlexport.export.to_onnx import to_onnx
-from tlexport.export.write_bundle import GOLDEN_INPUTS, GoldenImages, write_bundle
-from tlexport.files import check_replaceable, sha256_of
+from tlexport.export.write_bundle import GOLDEN_INPUTS, GoldenImages, check_place, golden_positions, write_bundle
+from tlexport.files import new_file, sha256_of
 from tlexport.measurement import Measurement
 from tlexport.network import load_network
 from tlexport.plan import MAX_DROP_POINTS, Candidate, Limits, Step, choose, plan_export
@@ -40,8 +40,6 @@ if TYPE_CHECKING:
     import onnx
 
 LIBRARIES = ("torch", "onnx", "onnxscript", "numpy", "pillow")
-GOLDEN = 8  # images in a bundle
-
 # how far another machine's arithmetic may be from this one's, in probability: FP32 differs by the order of sums; FP16 by whether
 # the chip computes in half precision or widens; INT8 by one quantization step here and there, which a softmax can amplify
 TOLERANCES: dict[Precision, float] = {"fp32": 1e-3, "fp16": 0.02, "int8": 0.1}
@@ -94,10 +92,11 @@ def plan(target: Target, wishes: Wishes) -> tuple[Step, ...]:
     """
     measured = _measurable(target)
     if wishes.max_latency_ms is not None and not measured:
-        why = "this machine is not one" if not target.here else f"its engines are built and timed with {target.profile.runtime}, after the export"
+        engine = target.profile.runtime == "tensorrt"
+        why = "its engines are built from the bundle, after the export" if engine else "this machine is not one"
         raise Unsupported(
             f"--max-latency cannot be held against {target.profile.name}: {why}",
-            "leave it out, copy the bundle to the device and measure there",
+            f"leave it out, copy the bundle to the device and run there: {'sh build_engine.sh' if engine else 'tlx bench BUNDLE --check'}",
         )
     return plan_export(target.profile, wishes.precision, measured)
 
@@ -124,7 +123,7 @@ def export(
         TlxError: see errors.py; OverBudget when nothing fits. Nothing is written then.
     """
     progress = progress or Silent()
-    check_replaceable(out)
+    check_place(out)
     steps = plan(target, wishes)
     with tempfile.TemporaryDirectory(prefix="tlx-export-") as folder:
         return _Export(checkpoint_path, target, wishes, data_root, Path(folder), progress).run(steps, out)
@@ -206,7 +205,8 @@ class _Export:
         """Save a model, and hold it against its declaration and against the checkpoint."""
         check_graph(model, precision, self.inputs, self.outputs)
         path = self.folder / f"model.{precision}.onnx"
-        path.write_bytes(model.SerializeToString(deterministic=True))
+        with new_file(path) as temporary:
+            temporary.write_bytes(model.SerializeToString(deterministic=True))
         artifact = Artifact(
             precision=precision,
             opset=self.profile.opset.value,
@@ -254,7 +254,8 @@ class _Export:
         checkpoint_top1 = score(self.reference, [sample.label for sample in self.val], self.checkpoint.classes).top1
         drops = [round(100 * (checkpoint_top1 - m.top1), 4) for m in made]
         verdicts = choose([_candidate(m, drop) for m, drop in zip(made, drops, strict=True)], self._limits(), self.wishes.precision)
-        positions, golden = self._golden()
+        positions = golden_positions([sample.label for sample in self.val])
+        golden = GoldenImages(tuple(self.dataset.file(self.val[p]) for p in positions), self.val_pixels[positions])
         models = tuple(
             Model(
                 file=m.path.name,
@@ -300,16 +301,6 @@ class _Export:
             memory_bytes=budget.memory_bytes,
             drop_points=wishes.max_drop_points if wishes.max_drop_points is not None else MAX_DROP_POINTS,
         )
-
-    def _golden(self) -> tuple[list[int], GoldenImages]:
-        """A few validation images, of as many classes as there are: their positions, files and tensors."""
-        rank: dict[int, int] = {}
-        order = []
-        for position, sample in enumerate(self.val):
-            rank[sample.label] = rank.get(sample.label, -1) + 1
-            order.append((rank[sample.label], position))
-        chosen = [position for _, position in sorted(order)[:GOLDEN]]
-        return chosen, GoldenImages(tuple(self.dataset.file(self.val[p]) for p in chosen), self.val_pixels[chosen])
 
 
 def _candidate(made: _Made, drop: float) -> Candidate:

@@ -20,7 +20,6 @@ from tlexport.data.source import read_source
 from tlexport.data.split import split
 from tlexport.dataset import Dataset, Part
 from tlexport.errors import Unsupported
-from tlexport.files import check_replaceable
 from tlexport.network import Network, cpu_threads
 from tlexport.ports import Progress, RunOptions, Silent
 from tlexport.recipe import Recipe
@@ -29,7 +28,7 @@ from tlexport.train.fit import Fit, Images, Trainer
 from tlexport.train.frozen import frozen_state
 from tlexport.train.phases import Phase, plan_phases
 from tlexport.train.weights import initial_network, preprocess_for
-from tlexport.train.write_checkpoint import write_checkpoint
+from tlexport.train.write_checkpoint import check_place, write_checkpoint
 
 LIBRARIES = ("torch", "torchvision", "numpy", "pillow", "safetensors")
 EVALUATION_BATCH = 64
@@ -83,7 +82,7 @@ def finetune(
     """
     started = time.perf_counter()
     progress = progress or Silent()
-    check_replaceable(out)
+    check_place(out)
     chosen = choose_device(device)
     with cpu_threads(threads):
         listing = read_source(data)
@@ -122,7 +121,9 @@ def choose_device(device: str) -> torch.device:
     """``auto`` -> a CUDA GPU if torch finds one, else the CPU. Raises Unsupported for a GPU that is not here."""
     chosen = torch.device(device_for("torch", device))
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
-        raise Unsupported(f"--device {device}: torch finds {torch.cuda.device_count()} CUDA GPUs here", "use --device auto, or see: tlx doctor")
+        raise Unsupported(
+            f"--device {device}: torch finds {torch.cuda.device_count()} CUDA GPUs here", "use --device auto, or see: tlx doctor"
+        )
     return chosen
 
 
@@ -157,7 +158,8 @@ def _frozen_text(frozen: Frozen) -> str:
     if not frozen.stages:
         return f"nothing is frozen: all {frozen.total_parameters:,} parameters are trained"
     share = 100 * frozen.parameters / frozen.total_parameters
-    return f"frozen, BatchNorm statistics included: {', '.join(frozen.stages)} ({frozen.parameters:,} of {frozen.total_parameters:,} parameters, {share:.0f} %)"
+    numbers = f"{frozen.parameters:,} of {frozen.total_parameters:,} parameters, {share:.0f} %"
+    return f"frozen, BatchNorm statistics included: {', '.join(frozen.stages)} ({numbers})"
 
 
 def _final_scores(

@@ -39,12 +39,14 @@ def predict(
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> list[Prediction]:
-    """Classify image files.
+    """Classify image files; one prediction for each, in their order.
 
     Raises:
         InvalidFile: WHAT is not a model, or an image cannot be read (each is named, with the reason).
     """
     subject = find_subject(what, runtime, precision)
+    if not images:
+        return []
     pixels, bad = decode_files(images, subject.preprocess)
     if bad:
         raise InvalidFile("these images cannot be read:\n" + "\n".join(f"  {path}: {reason}" for path, reason in bad))

@@ -23,7 +23,6 @@ LATEST = Path("runs/latest")
 class Subject:
     """A model, what is known of it, and the runtime that will open it. The file's hash was checked."""
 
-    name: str
     path: Path  # what the runtime opens: a checkpoint directory or an .onnx file
     runtime: str
     precision: Precision
@@ -68,7 +67,10 @@ def find_subject(what: Path, runtime: str = "auto", precision: Precision | None 
         manifest = read_manifest(what)
         return _model(what, manifest, manifest.model(precision).file, runtime)
     if what.suffix == ".onnx" and (what.parent / MANIFEST).is_file():
-        return _model(what.parent, read_manifest(what.parent), what.name, runtime)
+        subject = _model(what.parent, read_manifest(what.parent), what.name, runtime)
+        if precision not in (None, subject.precision):
+            raise UsageError(f"{what} is {subject.precision}; {precision} was asked for", f"give the bundle itself: {what.parent}")
+        return subject
     if what.suffix == ".onnx":
         raise InvalidFile(
             f"{what} has no {MANIFEST} beside it, so its classes and preprocessing are not known", "give the bundle it belongs to"
@@ -94,9 +96,7 @@ def _choose(runtime: str, form: str, what: Path) -> str:
 
 def _checkpoint(path: Path, checkpoint: Checkpoint, runtime: str) -> Subject:
     weights = path / WEIGHTS
-    return Subject(
-        path.name, path, runtime, "fp32", checkpoint.weights_sha256, weights.stat().st_size, checkpoint.classes, checkpoint.preprocess
-    )
+    return Subject(path, runtime, "fp32", checkpoint.weights_sha256, weights.stat().st_size, checkpoint.classes, checkpoint.preprocess)
 
 
 def _model(folder: Path, manifest: Manifest, file: str, runtime: str) -> Subject:
@@ -110,7 +110,6 @@ def _model(folder: Path, manifest: Manifest, file: str, runtime: str) -> Subject
             f"{path} is not the file that the bundle was made with: its hash differs", f"check with: tlx verify {folder}"
         )
     return Subject(
-        f"{manifest.name} {artifact.precision}",
         path,
         _choose(runtime, artifact.format, path),
         artifact.precision,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import nn
 
-VARIANTS = ("resnet18", "resnet34", "resnet50")
+VARIANTS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 
 
 def stages(net: Any) -> dict[str, nn.Module]:

@@ -9,19 +9,20 @@ import click
 
 from tlexport.cli import options
 from tlexport.cli.output import milliseconds, print_json, print_table, progress
+from tlexport.errors import OverBudget
 from tlexport.units import format_bytes
 
 if TYPE_CHECKING:
     from tlexport.measurement import Measurement
 
 
-@click.command(epilog=options.examples("tlx bench build/latest-cpu-x86", "tlx bench runs/latest --runtime torch --threads 1 --json"))
+@click.command(epilog=options.examples("tlx bench tlx-demo/bundle", "tlx bench tlx-demo/checkpoint --threads 1 --json"))
 @click.argument("what", type=click.Path(path_type=Path))
 @options.runtime
 @options.precision
 @click.option("--batch", type=click.IntRange(1, 4096), default=1, show_default=True, help="Images at a time.")
 @click.option("--runs", type=click.IntRange(1, 1_000_000), default=100, show_default=True, help="At least so many timed runs.")
-@click.option("--seconds", type=click.FloatRange(0, 600), default=1.0, show_default=True, help="And at least so long.")
+@click.option("--seconds", type=options.Number(0, 600), default=1.0, show_default=True, help="And at least so long.")
 @click.option("--check", is_flag=True, help="Hold the chosen model against the profile's budget; exit code 6 when it is over.")
 @options.device
 @options.threads
@@ -46,20 +47,29 @@ def command(
     Each model runs in a process of its own. Latency is one run of the whole batch, from pixels in memory to
     probabilities in memory; decoding and resizing are not in it.
     """
-    from tlexport.api.bench import BenchSettings, bench, check_budget
+    from tlexport.api.bench import BenchSettings, bench, check_budget, target_here
 
+    reporter = progress(verbose, quiet)
+    if check:
+        target_here(what)
     settings = BenchSettings(runtime, device, threads, batch, runs, seconds)
-    measurements = bench(what, settings, precisions=[precision] if precision else None, progress=progress(verbose, quiet))
+    measurements = bench(what, settings, precisions=[precision] if precision else None, progress=reporter)
+    broken: OverBudget | None = None
+    if check:
+        try:
+            check_budget(what, measurements)
+        except OverBudget as error:
+            broken = error  # what was measured is shown first
     if as_json:
         values = [measurement.to_json() for measurement in measurements]
         print_json(values[0] if len(values) == 1 else values)
     else:
-        show_measurements(measurements)
-    if check:
-        check_budget(what, measurements)
+        _show_measurements(what, measurements)
+    if broken:
+        raise broken
 
 
-def show_measurements(measurements: list[Measurement]) -> None:
+def _show_measurements(what: Path, measurements: list[Measurement]) -> None:
     """The table, and the environment under it."""
     rows = []
     for m in measurements:
@@ -77,7 +87,8 @@ def show_measurements(measurements: list[Measurement]) -> None:
         )
     columns = ("model", "p50", "p90", "p95", "p99", "mean ms", "img/s", "size", "load ms", "memory")
     first = measurements[0]
-    print_table(f"{first.what.rsplit(' ', 1)[0]}, batch {first.batch}, latency in ms", columns, rows)
+    print_table(f"{what}, batch {first.batch}, latency in ms", columns, rows)
     e = first.environment
     runs = min(len(m.latencies_ns) for m in measurements)
-    click.echo(f"{first.provider}, {first.threads} threads, at least {runs} runs each; {e.cpu}, governor {e.governor or 'not readable'}, load {e.load_1min}")
+    click.echo(f"{first.provider}, {first.threads} threads, at least {runs} runs each")
+    click.echo(f"{e.cpu}, governor {e.governor or 'not readable'}, load {e.load_1min}")

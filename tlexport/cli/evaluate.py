@@ -11,7 +11,12 @@ from tlexport.cli import options
 from tlexport.cli.output import percent, print_json, print_table, progress
 
 
-@click.command(epilog=options.examples("tlx evaluate runs/latest demo:digits --part val", "tlx evaluate build/NAME-cpu-x86 photos/ --precision int8"))
+@click.command(
+    epilog=options.examples(
+        "tlx evaluate tlx-demo/checkpoint demo:digits --part val",
+        "tlx evaluate tlx-demo/bundle tlx-demo/digits --precision int8 --json",
+    )
+)
 @click.argument("what", type=click.Path(path_type=Path))
 @click.argument("data")
 @click.option(
@@ -65,5 +70,6 @@ def command(
         most = f"{result.scores.classes[int(mistakes.argmax())]} ({int(mistakes.max())})" if mistakes.any() else "-"
         rows.append((name, str(row["n"]), *("-" if row[k] is None else percent(row[k] or 0.0) for k in ("recall", "precision")), most))
     print_table("", ("class", "images", "recall", "precision", "taken most for"), rows)
-    click.echo(f"top-1 {percent(result.scores.top1)} of {result.scores.n} images ({result.part}), expected calibration error {result.scores.ece:.3f}")
+    scores = result.scores
+    click.echo(f"top-1 {percent(scores.top1)} of {scores.n} images ({result.part}), expected calibration error {scores.ece:.3f}")
     click.echo(f"{result.runtime}, {result.provider}")

@@ -19,15 +19,17 @@ if TYPE_CHECKING:
 @click.command(
     epilog=options.examples(
         "tlx export --target jetson",
-        "tlx export runs/latest --target cpu-x86 --max-size 4MB --max-latency 10ms --max-drop 1.0",
+        "tlx export tlx-demo/checkpoint --target cpu-x86 --max-size 4MB --max-latency 10ms --max-drop 1.0",
     )
 )
 @click.argument("checkpoint", required=False, type=click.Path(path_type=Path))
 @click.option("-t", "--target", required=True, metavar="PROFILE", help="A name from `tlx profiles`, a .toml file, or jetson.")
-@click.option("--precision", type=click.Choice(["auto", "fp32", "fp16", "int8"]), default="auto", show_default=True, help="auto: try all, choose one.")
-@click.option("--max-size", type=options.SIZE, help="Largest model file, such as 2MB (1 MB = 10^6 bytes); default: the profile's.")
-@click.option("--max-latency", type=options.DURATION, help="Largest p95 latency, such as 10ms; only where the target is this machine.")
-@click.option("--max-drop", type=click.FloatRange(0, 100), help="Points of top-1 that the chosen model may lose; default 1.0.")
+@click.option(
+    "--precision", type=click.Choice(["auto", "fp32", "fp16", "int8"]), default="auto", show_default=True, help="auto: try all, choose one."
+)
+@click.option("--max-size", type=options.size, help="Largest model file, such as 2MB (1 MB = 10^6 bytes); default: the profile's.")
+@click.option("--max-latency", type=options.duration, help="Largest p95 latency, such as 10ms; only if the target is this machine.")
+@click.option("--max-drop", type=options.Number(0, 100), help="Points of top-1 that the chosen model may lose; default 1.0.")
 @click.option("--data", type=click.Path(path_type=Path), help="Where the checkpoint's images lie now, if they were moved.")
 @click.option("--dry-run", is_flag=True, help="Print the plan with its reasons; do nothing.")
 @options.threads
@@ -38,7 +40,7 @@ def command(
     checkpoint: Path | None,
     target: str,
     precision: Any,
-    max_size: float | None,
+    max_size: int | None,
     max_latency: float | None,
     max_drop: float | None,
     data: Path | None,
@@ -63,7 +65,7 @@ def command(
     from tlexport.api.export import Wishes, export, plan
     from tlexport.api.subject import latest_checkpoint
 
-    wishes = Wishes(precision, int(max_size) if max_size else None, max_latency, max_drop, threads or 1)
+    wishes = Wishes(precision, max_size, max_latency, max_drop, threads or 1)
     if dry_run:
         _show_plan(plan(found, wishes), as_json)
         return
@@ -73,13 +75,13 @@ def command(
     if as_json:
         print_json(exported.to_json())
     else:
-        show_models(exported)
+        _show_models(exported)
         if exported.manifest.model().build:
             click.echo(f"no engine was built: copy the bundle to the {found.profile.title} and run there: sh build_engine.sh", err=True)
         click.echo(str(path))
 
 
-def show_models(exported: Exported) -> None:
+def _show_models(exported: Exported) -> None:
     """The table of candidates: size, accuracy, drop, latency, verdict."""
     rows = [
         (

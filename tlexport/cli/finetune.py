@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,9 +12,11 @@ from tlexport.cli import options
 from tlexport.cli.output import percent, print_json, print_table, progress
 
 if TYPE_CHECKING:
+    from tlexport.ports import Progress
     from tlexport.recipe import Recipe
 
 RUNS = Path("runs")
+LATEST = RUNS / "latest"  # a link to the newest run
 
 
 def _rgb(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, ...] | None:
@@ -40,21 +41,27 @@ def _rgb(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple
 @click.option("--recipe", type=click.Path(path_type=Path), help="A recipe.toml to start from; the other options go over it.")
 @click.option("--backbone", help="A name from `tlx backbones`; default mobilenet_v3_small.")
 @click.option("--weights", help="imagenet (default), embedded, none, or a .safetensors or .pth file.")
-@click.option("--strategy", type=click.Choice(["head", "partial", "full"]), help="What is trained: the head (default), also the top stages, all.")
-@click.option("--freeze", metavar="STAGE", help="With partial: this stage and all below stay frozen; a name or number from `tlx backbones NAME`.")
+@click.option(
+    "--strategy", type=click.Choice(["head", "partial", "full"]), help="What is trained: the head (default), the top stages too, all."
+)
+@click.option(
+    "--freeze", metavar="STAGE", help="With partial: this stage and all below stay frozen; name or number, see `tlx backbones NAME`."
+)
 @click.option("--image-size", type=click.IntRange(32, 1024), help="Pixels; default: what the weights were trained at.")
 @click.option("--epochs", type=click.IntRange(1, 10_000), help="All phases together; default 20.")
 @click.option("--head-epochs", type=click.IntRange(1), help="With partial: epochs of the first phase; default a third.")
 @click.option("--batch-size", type=click.IntRange(2, 65_536), help="Default 32.")
-@click.option("--lr", type=click.FloatRange(0, 10, min_open=True, max_open=True), help="Peak learning rate; default 0.001.")
-@click.option("--fine-lr", type=click.FloatRange(0, 10, min_open=True, max_open=True), help="Peak rate of partial's second phase; default a third of --lr.")
+@click.option("--lr", type=options.Number(0, 10, min_open=True, max_open=True), help="Peak learning rate; default 0.001.")
+@click.option(
+    "--fine-lr", type=options.Number(0, 10, min_open=True, max_open=True), help="Peak rate of partial's second phase; default lr / 3."
+)
 @click.option("--optimizer", type=click.Choice(["adamw", "sgd"]), help="Default adamw.")
-@click.option("--weight-decay", type=click.FloatRange(0, 1, max_open=True), help="Default 0.01.")
-@click.option("--label-smoothing", type=click.FloatRange(0, 1, max_open=True), help="Default 0.05.")
+@click.option("--weight-decay", type=options.Number(0, 1, max_open=True), help="Default 0.01.")
+@click.option("--label-smoothing", type=options.Number(0, 1, max_open=True), help="Default 0.05.")
 @click.option("--patience", type=click.IntRange(1), help="Epochs without a better validation loss before a phase stops; default 8.")
 @click.option("--augment", type=click.Choice(["none", "light"]), help="Random crops and flips of the training images; default none.")
 @click.option("--flip/--no-flip", default=None, help="Whether augmentation may mirror images; not for text or digits.")
-@click.option("--val-fraction", type=click.FloatRange(0, 1, min_open=True, max_open=True), help="Share kept for validation; default 0.2.")
+@click.option("--val-fraction", type=options.Number(0, 1, min_open=True, max_open=True), help="Share kept for validation; default 0.2.")
 @click.option("--background", callback=_rgb, metavar="R,G,B", help="Colour behind transparent pixels; default 255,255,255.")
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Default 0.")
 @options.on_error
@@ -83,11 +90,16 @@ def command(
     from tlexport.api.finetune import finetune
     from tlexport.errors import INTERRUPTED
 
+    reporter = progress(verbose, quiet)
+    if out == LATEST:
+        raise click.BadParameter(f"{out} is the link to the newest run; give the run a name of its own", param_hint="--out")
     request = _recipe(recipe, asked)
     path = out or _new_run(request.backbone)
-    trained = finetune(data, request, path, device=device, threads=threads, on_error=on_error, progress=progress(verbose, quiet))
+    trained = finetune(data, request, path, device=device, threads=threads, on_error=on_error, progress=reporter)
+    if trained.checkpoint.interrupted:
+        reporter.note(f"interrupted: the best of {trained.checkpoint.metrics['epochs']:.0f} epochs was kept")
     if path.parent == RUNS:
-        _point_latest_at(path)
+        _point_latest_at(path, reporter)
     if as_json:
         print_json(trained.to_json())
     else:
@@ -121,8 +133,12 @@ def _new_run(backbone: str) -> Path:
     return RUNS / f"{backbone}-{number}"
 
 
-def _point_latest_at(path: Path) -> None:
-    """Make runs/latest a link to a run, in one step."""
+def _point_latest_at(path: Path, reporter: Progress) -> None:
+    """Make runs/latest a link to a run, in one step. Where that cannot be, the run is kept and the user told."""
     temporary = RUNS / f".latest-{secrets.token_hex(4)}"
-    temporary.symlink_to(path.name)
-    os.replace(temporary, RUNS / "latest")
+    try:
+        temporary.symlink_to(path.name)
+        temporary.replace(LATEST)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        reporter.note(f"{LATEST} was not made to point at {path}: {error.strerror or error}; name the checkpoint in the next command")

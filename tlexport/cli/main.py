@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from tlexport import __version__
+from tlexport.cli import options
 from tlexport.errors import INTERRUPTED, TlxError
 
 SHARED = ("__init__", "main", "options", "output")
@@ -20,7 +21,7 @@ def command_names() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in SHARED))
 
 
-class Commands(click.Group):
+class Commands(options.Group):
     """A group whose commands are the files of this folder."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -33,14 +34,6 @@ class Commands(click.Group):
             return None
         command: click.Command = importlib.import_module(f"tlexport.cli.{name}").command
         return command
-
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
-        """As click does, with the nearest name in the error."""
-        if args and args[0] not in command_names() and not args[0].startswith("-"):
-            from tlexport.record import nearest
-
-            raise click.UsageError(f"there is no command {args[0]!r}{nearest(args[0], list(command_names()))} See: tlx --help", ctx)
-        return super().resolve_command(ctx, args)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -1,7 +1,8 @@
-"""Options that mean the same everywhere, and parameter types with errors that help."""
+"""Options that mean the same everywhere, parameter types with errors that help, and groups that know the nearest command."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -15,26 +16,48 @@ from tlexport.units import parse_bytes, parse_ms
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class Quantity(click.ParamType):
-    """A number with a unit, such as 2MB or 10ms."""
+class Group(click.Group):
+    """A group that names the nearest command when there is none of the name that was typed."""
 
-    def __init__(self, name: str, parse: Callable[[str], float]) -> None:
-        self.name = name
-        self.parse = parse
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does, with the nearest name in the error."""
+        known = self.list_commands(ctx)
+        if args and args[0] not in known and not args[0].startswith("-"):
+            from tlexport.record import nearest
+
+            raise click.UsageError(f"there is no command {args[0]!r}{nearest(args[0], known)}", ctx)
+        return super().resolve_command(ctx, args)
+
+
+class Number(click.FloatRange):
+    """Numbers within limits. Click's own lets NaN through, which is within none."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Parse, and refuse nothing and less."""
-        try:
-            amount = self.parse(value)
-        except UsageError as error:
-            self.fail(f"{error.message}: {error.hint}", param, ctx)
-        if amount <= 0:
-            self.fail(f"{value!r} leaves no room for any model; a limit must be greater than 0", param, ctx)
-        return amount
+        """As click does, without NaN."""
+        number = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{value!r} is not a number.", param, ctx)
+        return float(number)
 
 
-SIZE = Quantity("SIZE", parse_bytes)
-DURATION = Quantity("DURATION", parse_ms)
+def size(text: str) -> int:
+    """A click type: ``2MB`` -> bytes."""
+    return round(_more_than_nothing(text, parse_bytes))
+
+
+def duration(text: str) -> float:
+    """A click type: ``10ms`` -> milliseconds."""
+    return _more_than_nothing(text, parse_ms)
+
+
+def _more_than_nothing(text: str, parse: Callable[[str], float]) -> float:
+    try:
+        amount = parse(text)
+    except UsageError as error:
+        raise click.BadParameter(f"{error.message}: {error.hint}") from None
+    if amount <= 0:
+        raise click.BadParameter(f"{text!r} leaves no room for any model; a limit must be greater than 0")
+    return amount
 
 
 def _check_device(ctx: click.Context, param: click.Parameter, value: str) -> str:

@@ -60,13 +60,13 @@ class TerminalProgress:
         ) as bars:
             identity = bars.add_task(title, total=total, text="")
 
-            def advance(amount: int, text: str = "") -> None:
+            def move(advance: int, text: str = "") -> None:
                 if text:
-                    bars.update(identity, advance=amount, text=text)
+                    bars.update(identity, advance=advance, text=text)
                 else:
-                    bars.advance(identity, amount)
+                    bars.advance(identity, advance)
 
-            yield advance
+            yield move
         if self.verbose:
             click.echo(f"{title}: {time.perf_counter() - started:.2f} s", err=True)
 

@@ -11,7 +11,12 @@ from tlexport.cli import options
 from tlexport.cli.output import percent, print_json, print_table
 
 
-@click.command(epilog=options.examples("tlx predict runs/latest photo.jpg", "tlx predict build/NAME-cpu-x86 a.png b.png --precision int8 --json"))
+@click.command(
+    epilog=options.examples(
+        "tlx predict tlx-demo/checkpoint tlx-demo/digits/7/0007.png",
+        "tlx predict tlx-demo/bundle tlx-demo/digits/1/*.png --precision int8 --json",
+    )
+)
 @click.argument("what", type=click.Path(path_type=Path))
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
 @options.runtime
@@ -19,9 +24,7 @@ from tlexport.cli.output import percent, print_json, print_table
 @options.device
 @options.threads
 @options.as_json
-def command(
-    what: Path, images: tuple[Path, ...], runtime: str, precision: Any, device: str, threads: int | None, as_json: bool
-) -> None:
+def command(what: Path, images: tuple[Path, ...], runtime: str, precision: Any, device: str, threads: int | None, as_json: bool) -> None:
     """Class and probability of each of IMAGES, by WHAT: a checkpoint, a bundle, or a bundle's .onnx file."""
     from tlexport.api.predict import predict
 

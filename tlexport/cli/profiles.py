@@ -11,12 +11,20 @@ from tlexport.cli import options
 from tlexport.cli.output import print_json, print_table
 
 
-@click.group(name="profiles", invoke_without_command=True, epilog=options.examples("tlx profiles list", "tlx profiles show jetson-orin-nano"))
+@click.group(
+    name="profiles",
+    cls=options.Group,
+    invoke_without_command=True,
+    epilog=options.examples("tlx profiles list", "tlx profiles show jetson-orin-nano"),
+)
+@options.as_json
 @click.pass_context
-def command(ctx: click.Context) -> None:
-    """The hardware profiles: list, show NAME, check FILE."""
+def command(ctx: click.Context, as_json: bool) -> None:
+    """The hardware profiles: list (what is done if nothing else is said), show NAME, check FILE."""
     if ctx.invoked_subcommand is None:
-        ctx.invoke(list_command, as_json=False)
+        ctx.invoke(list_command, as_json=as_json)
+    elif as_json:
+        raise click.UsageError(f"--json belongs at the end here: tlx profiles {ctx.invoked_subcommand} ... --json")
 
 
 @command.command(name="list", epilog=options.examples("tlx profiles list", "tlx profiles list --json"))
@@ -33,7 +41,8 @@ def list_command(as_json: bool) -> None:
     for target in targets:
         profile, budget = target.profile, target.profile.budget
         name = profile.name + (" (this machine)" if target.here else "")
-        rows.append((name, profile.runtime, " ".join(profile.precisions.value), budget.size or "-", budget.latency_p95 or "-", budget.memory or "-"))
+        limits = (limit or "-" for limit in (budget.size, budget.latency_p95, budget.memory))
+        rows.append((name, profile.runtime, " ".join(profile.precisions.value), *limits))
     print_table("", ("profile", "runtime", "precisions", "size", "p95 latency", "memory"), rows)
 
 
@@ -66,7 +75,9 @@ def _show(data: dict[str, Any], prefix: str) -> None:
             click.echo(f"{prefix}{key} = {value}")
 
 
-@command.command(name="check", epilog=options.examples("tlx profiles check profiles/cpu-x86.toml", "tlx profiles check my-board.toml --json"))
+@command.command(
+    name="check", epilog=options.examples("tlx profiles check profiles/cpu-x86.toml", "tlx profiles check my-board.toml --json")
+)
 @click.argument("file", type=click.Path(path_type=Path))
 @options.as_json
 def check_command(file: Path, as_json: bool) -> None:

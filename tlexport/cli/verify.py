@@ -11,7 +11,7 @@ from tlexport.cli.output import print_json
 from tlexport.errors import VerificationFailed
 
 
-@click.command(epilog=options.examples("tlx verify build/NAME-cpu-x86", "tlx verify build/NAME-jetson-orin-nano --json"))
+@click.command(epilog=options.examples("tlx verify tlx-demo/bundle", "tlx verify tlx-demo/bundle --threads 1 --json"))
 @click.argument("bundle", type=click.Path(path_type=Path))
 @options.device
 @options.threads
@@ -28,4 +28,5 @@ def command(bundle: Path, device: str, threads: int | None, as_json: bool) -> No
         for check in checks:
             click.echo(f"{'ok    ' if check.ok else 'FAILED'} {check.name}{': ' if check.detail else ''}{check.detail}")
     if failed:
-        raise VerificationFailed(f"{len(failed)} of {len(checks)} checks failed, first: {failed[0].name}: {failed[0].detail}", "copy or export the bundle again")
+        first = f"{failed[0].name}: {failed[0].detail}"
+        raise VerificationFailed(f"{len(failed)} of {len(checks)} checks failed, first: {first}", "copy or export the bundle again")

@@ -48,7 +48,7 @@ def decode_all(
     preprocess: Preprocess,
     on_error: Literal["skip", "fail"] | None,
     threads: int,
-    progress: Callable[[int], None],
+    advance: Callable[[int], None],
 ) -> Decoded:
     """Decode every image of a listing; each file is read once.
 
@@ -57,13 +57,13 @@ def decode_all(
         preprocess: the image contract.
         on_error: bad files are left out ("skip") or an error ("fail"). None: left out up to 5 % of the files, else an error.
         threads: number of decoding threads, at least 1.
-        progress: called in this thread with the number of files done so far.
+        advance: called in this thread with 1 for each file that is done.
 
     Raises:
         InvalidFile: bad files, or a class of which no training image is left; each file is named with the reason.
         StepFailed: the pixels do not fit into memory.
     """
-    pixels, hashes, reasons = _decode([listing.file(entry) for entry in listing.entries], preprocess, threads, progress)
+    pixels, hashes, reasons = _decode([listing.file(entry) for entry in listing.entries], preprocess, threads, advance)
     bad = tuple((entry.path, reason) for entry, reason in zip(listing.entries, reasons, strict=True) if reason)
     if not bad:
         return Decoded(listing, pixels, tuple(hashes), ())
@@ -87,13 +87,13 @@ def decode_files(paths: Sequence[Path], preprocess: Preprocess) -> tuple[Pixels,
     Raises:
         StepFailed: the pixels do not fit into memory.
     """
-    pixels, _, reasons = _decode(paths, preprocess, 1, lambda done: None)
+    pixels, _, reasons = _decode(paths, preprocess, 1, lambda amount: None)
     bad = tuple((str(path), reason) for path, reason in zip(paths, reasons, strict=True) if reason)
     return _compact(pixels, [index for index, reason in enumerate(reasons) if not reason]), bad
 
 
 def _decode(
-    paths: Sequence[Path], preprocess: Preprocess, threads: int, progress: Callable[[int], None]
+    paths: Sequence[Path], preprocess: Preprocess, threads: int, advance: Callable[[int], None]
 ) -> tuple[Pixels, list[str], list[str]]:
     """Pixels, sha256 and reason (empty for a good file; else its row holds no image) of each file."""
     shape = (len(paths), preprocess.size, preprocess.size, 3)
@@ -111,9 +111,9 @@ def _decode(
 
     pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
     try:
-        for done, future in enumerate(as_completed([pool.submit(work, index) for index in range(len(paths))]), start=1):
+        for future in as_completed([pool.submit(work, index) for index in range(len(paths))]):
             future.result()
-            progress(done)
+            advance(1)
     finally:
         pool.shutdown(cancel_futures=True)  # on Ctrl-C, what has not begun is dropped
     return pixels, hashes, reasons

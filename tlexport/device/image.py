@@ -60,7 +60,7 @@ _DAMAGED = (
 )
 
 
-class BadImage(ValueError):  # noqa: N818 - named like the errors of errors.py
+class BadImage(ValueError):
     """A file that is not an image, or not one that can be used. The text is the reason, without the file's name."""
 
 

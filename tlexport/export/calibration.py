@@ -15,7 +15,7 @@ FEW = 100  # below this the user is told
 
 
 def calibration_sample(dataset: Dataset, count: int, seed: int) -> tuple[Sample, ...]:
-    """Up to ``count`` training images, the same number of each class as far as there are so many.
+    """Up to ``count`` training images, at least as many as classes, the same number of each class as far as there are so many.
 
     Raises:
         UsageError: fewer training images than classes.
@@ -28,6 +28,7 @@ def calibration_sample(dataset: Dataset, count: int, seed: int) -> tuple[Sample,
         raise UsageError(
             f"calibration has {total} training images for {len(dataset.classes)} classes", "add images, or use --precision fp16"
         )
+    count = max(count, len(dataset.classes))
     draw = random.Random(seed)
     for samples in by_class.values():
         draw.shuffle(samples)
@@ -36,7 +37,7 @@ def calibration_sample(dataset: Dataset, count: int, seed: int) -> tuple[Sample,
         chosen += [samples[rank] for samples in by_class.values() if rank < len(samples)]
         if len(chosen) >= count:
             break
-    return tuple(chosen[: max(count, len(dataset.classes))])
+    return tuple(chosen[:count])
 
 
 def provenance(samples: Sequence[Sample], method: str) -> Calibration:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import onnx
 from onnx import helper, numpy_helper
 
@@ -29,7 +31,7 @@ def clean(model: onnx.ModelProto) -> onnx.ModelProto:
     graph = model.graph
     for holder in (model, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
         del holder.metadata_props[:]
-        holder.doc_string = ""
+        holder.ClearField("doc_string")
     model.producer_name, model.producer_version = "tlexport", ""
     graph.name = "classifier"
     return pool_instead_of_mean(model)
@@ -42,21 +44,29 @@ def pool_instead_of_mean(model: onnx.ModelProto) -> onnx.ModelProto:
     while the mean's axes moved from an attribute to an input in opset 18.
     """
     model = copy_of(model)
-    known = constants(model.graph)
+    known, sizes = constants(model.graph), _sizes(model)
     for node in model.graph.node:
         if node.op_type == "ReduceMean" and len(node.input) == 2 and node.input[1] in known:
             axes = numpy_helper.to_array(known[node.input[1]]).tolist()
             keep = next((a.i for a in node.attribute if a.name == "keepdims"), 1)
-            if sorted(axes) in ([2, 3], [-2, -1]) and keep:
+            if len(sizes.get(node.input[0], ())) == 4 and sorted(axis % 4 for axis in axes) == [2, 3] and keep:
                 node.op_type = "GlobalAveragePool"
                 del node.input[1:], node.attribute[:]
         elif node.op_type == "Reshape" and node.input[1] in known:
             shape = numpy_helper.to_array(known[node.input[1]]).tolist()
-            if len(shape) == 2 and shape[0] == -1:
+            features = math.prod(sizes.get(node.input[0], (0, 0))[1:])  # 0 where a length is not known
+            if len(shape) == 2 and shape[0] == -1 and shape[1] == features > 0:
                 node.op_type = "Flatten"
                 del node.input[1:], node.attribute[:]
                 node.attribute.append(helper.make_attribute("axis", 1))
     return without_unused(model)
+
+
+def _sizes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+    """Lengths of the axes of each tensor whose rank is known; 0 for an axis that is free."""
+    graph = onnx.shape_inference.infer_shapes(model).graph
+    tensors = {value.name: value.type.tensor_type for value in (*graph.input, *graph.value_info)}
+    return {name: tuple(axis.dim_value for axis in tensor.shape.dim) for name, tensor in tensors.items() if tensor.HasField("shape")}
 
 
 def without_unused(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -78,7 +88,7 @@ def split_hard_swish(model: onnx.ModelProto) -> onnx.ModelProto:
             nodes.append(node)
             continue
         gate = f"{node.output[0]}_gate"
-        nodes.append(helper.make_node("HardSigmoid", [node.input[0]], [gate], name=f"{node.name}_gate", alpha=1 / 6, beta=0.5))
+        nodes.append(helper.make_node("HardSigmoid", [node.input[0]], [gate], name=gate, alpha=1 / 6, beta=0.5))
         nodes.append(helper.make_node("Mul", [node.input[0], gate], [node.output[0]], name=node.name))
     del model.graph.node[:]
     model.graph.node.extend(nodes)
@@ -91,6 +101,8 @@ def lower(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     Raises:
         StepFailed: an operator or attribute does not exist at that opset.
     """
+    if opset not in IR_VERSIONS:
+        raise StepFailed(f"opset {opset} is not known; {min(IR_VERSIONS)} to {max(IR_VERSIONS)} are", "change [opset] in the profile")
     if opset < 14:
         model = split_hard_swish(model)
     model = copy_of(model)

@@ -32,6 +32,13 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(before)
 
 
+def _reason(error: BaseException) -> str:
+    """The first line of what the exporter met at the bottom; its own text is advice to whoever debugs torch."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def to_onnx(network: Network, preprocess: Preprocess, input_dtype: Literal["uint8", "float32"], opset: int) -> onnx.ModelProto:
     """Export in evaluation mode.
 
@@ -65,7 +72,7 @@ def to_onnx(network: Network, preprocess: Preprocess, input_dtype: Literal["uint
                 verbose=False,
             )
     except torch.onnx.OnnxExporterError as error:
-        raise StepFailed(f"torch cannot export {network.backbone} to ONNX: {str(error).strip().splitlines()[-1]}") from error
+        raise StepFailed(f"torch cannot export {network.backbone} to ONNX: {_reason(error)}") from error
     if program is None:
         raise StepFailed(f"torch's exporter returned nothing for {network.backbone}")
     return lower(clean(program.model_proto), opset)

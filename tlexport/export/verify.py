@@ -10,6 +10,7 @@ import numpy as np
 
 from tlexport.bundle import LABELS, MANIFEST, Manifest, Model
 from tlexport.device.image import BadImage, prepare
+from tlexport.errors import InvalidFile, StepFailed, UsageError
 from tlexport.files import sha256_of
 from tlexport.ports import Array, Runner
 
@@ -35,6 +36,8 @@ def check_files(folder: Path, manifest: Manifest) -> list[Check]:
         file = folder / name
         if name not in present:
             checks.append(Check(f"hash {name}", False, "the file is missing"))
+        elif not file.is_file():
+            checks.append(Check(f"hash {name}", False, "it is a link that leads to no file"))
         elif not file.resolve().is_relative_to(folder.resolve()):
             checks.append(Check(f"hash {name}", False, "it is a link to a file outside the bundle"))
         else:
@@ -53,35 +56,52 @@ def check_files(folder: Path, manifest: Manifest) -> list[Check]:
 
 def check_decoding(folder: Path, manifest: Manifest) -> Check:
     """The golden images, decoded and resized here, give the golden tensors to the last bit."""
-    inputs = _array(folder / manifest.golden.inputs)
-    contract = manifest.preprocess.model_dump()
+    title, images, contract = "decode and resize", manifest.golden.images, manifest.preprocess.model_dump()
+    try:
+        inputs = _array(folder / manifest.golden.inputs)
+    except InvalidFile as error:
+        return Check(title, False, error.message)
+    if len(inputs) != len(images):
+        return Check(title, False, f"{len(images)} images, but {len(inputs)} tensors")
     worst = 0
-    for name, expected in zip(manifest.golden.images, inputs, strict=False):
+    for name, expected in zip(images, inputs, strict=True):
         try:
             found = prepare(folder / name, contract)
         except BadImage as error:
-            return Check("decode and resize", False, f"{name}: {error}")
-        if found.shape != expected.shape:
-            return Check("decode and resize", False, f"{name} became {found.shape}, expected {expected.shape}")
+            return Check(title, False, f"{name}: {error}")
+        if (found.shape, found.dtype) != (expected.shape, expected.dtype):
+            return Check(title, False, f"{name} became {found.dtype} {found.shape}, expected {expected.dtype} {expected.shape}")
         worst = max(worst, int(np.abs(found.astype(int) - expected).max()))
-    return Check("decode and resize", worst == 0, f"{len(inputs)} images, largest difference {worst} of 255")
+    return Check(title, worst == 0, f"{len(inputs)} images, largest difference {worst} of 255")
 
 
 def check_model(folder: Path, manifest: Manifest, model: Model, open_model: Callable[[Path], Runner]) -> Check:
-    """A model answers the golden inputs with the golden outputs, within its tolerance."""
-    inputs, expected = _array(folder / manifest.golden.inputs), _array(folder / model.golden_outputs)
-    with open_model(folder / model.file) as runner:
-        (spec,), (output,) = runner.inputs, runner.outputs
-        rows = [runner.run({spec.name: image[None].astype(spec.dtype)})[output.name] for image in inputs]
-        provider = runner.provider
+    """A model has the declared tensors, and answers the golden inputs with the golden outputs, within its tolerance."""
+    title, artifact = f"golden {model.artifact.precision}", model.artifact
+    try:
+        inputs, expected = _array(folder / manifest.golden.inputs), _array(folder / model.golden_outputs)
+        with open_model(folder / model.file) as runner:
+            if (runner.inputs, runner.outputs) != (artifact.inputs, artifact.outputs):
+                return Check(title, False, f"its tensors are {(*runner.inputs, *runner.outputs)}, not those of the manifest")
+            spec, output = artifact.inputs[0], artifact.outputs[0]
+            rows = [runner.run({spec.name: image[None].astype(spec.dtype)})[output.name] for image in inputs]
+            provider = runner.provider
+    except (InvalidFile, StepFailed, UsageError) as error:  # a file that cannot be used; a missing device is another matter
+        return Check(title, False, error.message)
     found = np.concatenate(rows)
-    if found.shape != expected.shape:
-        return Check(f"golden {model.artifact.precision}", False, f"outputs have the shape {found.shape}, expected {expected.shape}")
+    if (found.shape, found.dtype) != (expected.shape, expected.dtype):
+        return Check(title, False, f"outputs are {found.dtype} {found.shape}, expected {expected.dtype} {expected.shape}")
     worst = float(np.abs(found - expected).max())
     detail = f"{len(inputs)} images on {provider}, largest difference in probability {worst:.2g} (allowed {model.tolerance:g})"
-    return Check(f"golden {model.artifact.precision}", worst <= model.tolerance, detail)
+    return Check(title, worst <= model.tolerance, detail)
 
 
 def _array(path: Path) -> Array:
-    array: Array = np.load(path, allow_pickle=False)
+    """A .npy array of numbers. Raises InvalidFile when it is none, or empty."""
+    try:
+        array: Array = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InvalidFile(f"{path} cannot be read as a .npy array: {error}") from None
+    if array.size == 0 or array.ndim == 0 or array.dtype.kind not in "uif":
+        raise InvalidFile(f"{path} holds {array.dtype} {array.shape}; numbers were expected")
     return array

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from tlexport.accuracy import Probabilities
-from tlexport.bundle import LABELS, MANIFEST, Golden, Manifest, Model
+from tlexport.bundle import LABELS, MANIFEST, Golden, Manifest, Model, read_manifest
+from tlexport.errors import InvalidFile, UsageError
 from tlexport.export.engine import build_script
-from tlexport.files import new_directory, sha256_of
+from tlexport.files import check_replaceable, new_directory, sha256_of
 from tlexport.ports import Pixels
 
+GOLDEN = 8  # images in a bundle
 GOLDEN_INPUTS = "golden/inputs.npy"
 BUILD_SCRIPT = "build_engine.sh"
 
@@ -25,6 +28,32 @@ class GoldenImages:
 
     files: tuple[Path, ...]
     inputs: Pixels  # uint8 (image, height, width, channel)
+
+
+def golden_positions(labels: Sequence[int]) -> list[int]:
+    """Positions of a few images, of as many classes as there are: the first of each class, then the second, ..."""
+    seen: Counter[int] = Counter()
+    order = []
+    for position, label in enumerate(labels):
+        order.append((seen[label], position))
+        seen[label] += 1
+    return [position for _, position in sorted(order)[:GOLDEN]]
+
+
+def check_place(path: Path) -> None:
+    """Refuse to replace anything but a bundle: not a checkpoint, nor what happens to hold a ``manifest.json`` of its own.
+
+    Raises:
+        UsageError: ``path`` exists and is neither empty nor a bundle.
+    """
+    check_replaceable(path)
+    if path.is_dir() and any(path.iterdir()):
+        try:
+            read_manifest(path)
+        except InvalidFile:
+            raise UsageError(
+                f"{path} exists and is not a bundle; it is left as it is", "choose another --out, or remove it first"
+            ) from None
 
 
 def write_bundle(
@@ -46,7 +75,8 @@ def write_bundle(
         UsageError: ``path`` holds something else.
         StepFailed: the file system refused.
     """
-    with new_directory(path) as folder:
+    check_place(path)
+    with new_directory(path.resolve()) as folder:  # where a link leads, so that the link stays
         (folder / "golden").mkdir()
         for model, source, outputs in zip(draft.models, models, golden_outputs, strict=True):
             shutil.copyfile(source, folder / model.file)

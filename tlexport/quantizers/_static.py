@@ -19,7 +19,7 @@ from tlexport.ports import Array, QuantizeRequest
 WEIGHTED = ("Conv", "Gemm", "MatMul")
 
 
-class Images(CalibrationDataReader):  # type: ignore[misc] - ONNX Runtime ships no types
+class Images(CalibrationDataReader):  # type: ignore[misc]  # ONNX Runtime ships no types
     """Feeds the calibration images one by one, in the type of the graph's input."""
 
     def __init__(self, request: QuantizeRequest) -> None:
@@ -33,9 +33,15 @@ class Images(CalibrationDataReader):  # type: ignore[misc] - ONNX Runtime ships 
 
 
 def border_nodes(model: onnx.ModelProto) -> list[str]:
-    """Names of the nodes that stay in float: the contract's normalisation before the first weighted node, and the softmax."""
+    """Names of the nodes that stay in float: the contract's normalisation before the first weighted node, and the softmax.
+
+    Raises:
+        StepFailed: there is no weighted node.
+    """
     nodes = list(model.graph.node)
-    first = next(i for i, node in enumerate(nodes) if node.op_type in WEIGHTED)
+    first = next((i for i, node in enumerate(nodes) if node.op_type in WEIGHTED), None)
+    if first is None:
+        raise StepFailed(f"the graph has nothing to quantize: no {', '.join(WEIGHTED)}")
     return [node.name for node in nodes[:first]] + [node.name for node in nodes if node.op_type == "Softmax"]
 
 

@@ -20,7 +20,7 @@ def quantize(request: QuantizeRequest) -> onnx.ModelProto:
     """FP32 graph -> the same with FP16 from the first weighted node up to the softmax; inputs and outputs keep their types.
 
     Raises:
-        StepFailed: a weight is not finite or exceeds FP16's range.
+        StepFailed: a weight is not finite or exceeds FP16's range, or an operator has no FP16 form.
     """
     model = onnx.ModelProto()
     model.CopyFrom(request.model)
@@ -48,7 +48,10 @@ def quantize(request: QuantizeRequest) -> onnx.ModelProto:
             *after,
         ]
     )
-    return onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
+    try:
+        return onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
+    except onnx.shape_inference.InferenceError as error:
+        raise StepFailed(f"the graph cannot be expressed in FP16: {str(error).strip().splitlines()[0]}") from error
 
 
 def _halve_constants(graph: onnx.GraphProto, nodes: list[onnx.NodeProto], kept: set[str]) -> None:

@@ -24,7 +24,9 @@ class TorchRunner:
     def __init__(self, network: Network, preprocess: Preprocess, options: RunOptions) -> None:
         self.device = torch.device(options.device)
         if self.device.type == "cuda" and (self.device.index or 0) >= torch.cuda.device_count():
-            raise Unsupported(f"--device {options.device}: torch finds {torch.cuda.device_count()} CUDA GPUs here", "see what is here with: tlx doctor")
+            raise Unsupported(
+                f"--device {options.device}: torch finds {torch.cuda.device_count()} CUDA GPUs here", "see what is here with: tlx doctor"
+            )
         self.classifier = Classifier(network, preprocess).eval().to(self.device)
         self.inputs = (image_input(preprocess.size, "uint8"),)
         self.outputs = (probabilities_output(network.num_classes),)

@@ -44,7 +44,7 @@ class Trainer:
     """Runs the phases of one recipe on one device."""
 
     def __init__(self, network: Network, preprocess: Preprocess, recipe: Recipe, device: torch.device, progress: Progress) -> None:
-        self.network = network.to(device, memory_format=torch.channels_last).eval()
+        self.network = network.to(device).to(memory_format=torch.channels_last).eval()
         self.contract = Contract(preprocess).to(device)
         self.recipe = recipe
         self.device = device
@@ -66,17 +66,19 @@ class Trainer:
         try:
             for phase in phases:
                 for epoch in self._phase(phase, train, val, len(history) + 1):
-                    if not math.isfinite(epoch.train_loss):
-                        raise StepFailed(f"the training loss is {epoch.train_loss} in epoch {epoch.epoch}", "lower --lr")
+                    if not math.isfinite(epoch.train_loss + epoch.val_loss):
+                        losses = f"{epoch.train_loss} in training, {epoch.val_loss} in validation"
+                        message = f"the loss is not finite in epoch {epoch.epoch}: {losses}"
+                        raise StepFailed(message, "lower --lr, or start from other --weights")
                     history.append(epoch)
                     if best is None or epoch.rank > best.rank:
                         best = epoch
                         weights = {k: v.clone() for k, v in self.network.net.state_dict().items() if k not in always_frozen}
-                self.network.net.load_state_dict(weights, strict=False)
+                self.network.load(weights, strict=False)
         except KeyboardInterrupt:
             if best is None:
                 raise
-            self.network.net.load_state_dict(weights, strict=False)
+            self.network.load(weights, strict=False)
             interrupted = True
         if fingerprint(always_frozen) != before:
             raise StepFailed("a frozen stage changed during training; nothing was written", "please report this with the recipe")

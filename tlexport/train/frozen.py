@@ -42,13 +42,14 @@ class FrozenTrunk:
         stages = list(network.stages.values())[:count]
         self.stages = count
         self.device = device
-        self.module = fuse(nn.Sequential(contract, *stages).eval()).to(device, memory_format=torch.channels_last)
+        self.module = fuse(nn.Sequential(contract, *stages).eval()).to(device).to(memory_format=torch.channels_last)
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """uint8 (batch, height, width, 3) -> float32 (batch, ...), no gradient."""
         # not inference mode: the trained stages save these tensors for their gradients
         with torch.no_grad():
-            return self.module(pixels.to(self.device, non_blocking=True))
+            features: Tensor = self.module(pixels.to(self.device, non_blocking=True))
+        return features
 
 
 def features_of(trunk: FrozenTrunk, pixels: Pixels, batch_size: int, advance: Callable[[int], None]) -> Tensor | None:

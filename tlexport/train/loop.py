@@ -115,9 +115,7 @@ def evaluate(top: nn.Module, inputs: Inputs) -> tuple[float, float]:
     return loss / len(inputs), right / len(inputs)
 
 
-def run_phase(
-    top: nn.Module, train: Inputs, val: Inputs, phase: Phase, recipe: Recipe, first_epoch: int, advance: Task
-) -> Iterator[Epoch]:
+def run_phase(top: nn.Module, train: Inputs, val: Inputs, phase: Phase, recipe: Recipe, first_epoch: int, advance: Task) -> Iterator[Epoch]:
     """Train ``top`` epoch by epoch, yielding after each; stops early when the validation loss no longer falls.
 
     Every epoch starts by seeding torch from the recipe's seed and the epoch's number, so that an epoch depends on

@@ -38,12 +38,15 @@ def plan_phases(recipe: Recipe, stages: Sequence[str], boundary: int | None) -> 
     if recipe.strategy == "head":
         if boundary is not None and boundary != trunk:
             raise UsageError(
-                f"strategy head trains the classifier alone, but freeze = {recipe.freeze!r} would train more", "use --strategy partial, or leave out --freeze"
+                f"strategy head trains the classifier alone, but freeze = {recipe.freeze!r} would train more",
+                "use --strategy partial, or leave out --freeze",
             )
         return (Phase("head", trunk, recipe.epochs, recipe.lr),)
     if recipe.strategy == "full":
         if boundary is not None:
-            raise UsageError(f"strategy full trains everything, but freeze = {recipe.freeze!r} keeps stages frozen", "use --strategy partial")
+            raise UsageError(
+                f"strategy full trains everything, but freeze = {recipe.freeze!r} keeps stages frozen", "use --strategy partial"
+            )
         return (Phase("full", 0, recipe.epochs, recipe.lr),)
     if boundary is None:
         boundary = max(1, trunk - 2)

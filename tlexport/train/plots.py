@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +22,7 @@ def plot_curves(history: Sequence[Epoch], path: Path) -> None:
     for axes, kind, scale in ((loss, "loss", 1), (accuracy, "top1", 100)):
         axes.plot(epochs, [scale * getattr(e, f"train_{kind}") for e in history], label="training", marker=".")
         axes.plot(epochs, [scale * getattr(e, f"val_{kind}") for e in history], label="validation", marker=".")
-        for before, after in zip(history, history[1:], strict=False):
+        for before, after in pairwise(history):
             if before.phase != after.phase:
                 axes.axvline(after.epoch - 0.5, color="grey", linewidth=0.8)
         axes.set_xlabel("epoch")
@@ -46,5 +48,9 @@ def plot_confusion(confusion: npt.NDArray[np.int64], classes: Sequence[str], pat
         axes.set_yticks(range(len(classes)), names)
         for (row, column), count in np.ndenumerate(confusion):
             if count:
-                axes.text(column, row, str(count), ha="center", va="center", fontsize=7, color="white" if share[row, column] > 0.5 else "black")
-    figure.savefig(path, dpi=110, format="png")
+                color = "white" if share[row, column] > 0.5 else "black"
+                axes.text(column, row, str(count), ha="center", va="center", fontsize=7, color=color)
+    with warnings.catch_warnings():
+        # classes may be named in a script that matplotlib's own font lacks; the picture then shows boxes
+        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
+        figure.savefig(path, dpi=110, format="png")

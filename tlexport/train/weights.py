@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pickle
+import sys
 import urllib.error
 from pathlib import Path
 from typing import Any
@@ -15,9 +17,11 @@ from torch import Tensor
 from torchvision import models
 
 from tlexport.contract import Preprocess
-from tlexport.errors import InvalidFile, MissingDependency, UsageError
-from tlexport.network import Network, build
+from tlexport.errors import InvalidFile, MissingDependency, StepFailed, UsageError
+from tlexport.files import sha256_of
+from tlexport.network import Network, build, traits_of
 from tlexport.recipe import Recipe
+from tlexport.train.frozen import frozen_state
 
 EMBEDDED = Path(__file__).parent.parent / "embedded"
 
@@ -33,7 +37,7 @@ def preprocess_for(recipe: Recipe) -> Preprocess:
     Another ``image_size`` keeps the ratio between resize and crop.
 
     Raises:
-        UsageError: no embedded weights for this backbone.
+        UsageError: no embedded weights for this backbone, or an ``image_size`` that it cannot take.
     """
     if recipe.weights == "embedded":
         record = json.loads(_embedded(recipe.backbone).with_suffix(".json").read_text(encoding="utf-8"))
@@ -42,12 +46,14 @@ def preprocess_for(recipe: Recipe) -> Preprocess:
     else:
         preset = models.get_model_weights(recipe.backbone).DEFAULT.transforms()
         size, resize, interpolation = preset.crop_size[0], preset.resize_size[0], preset.interpolation.value
-        mean, std = preset.mean, preset.std
+        mean, std = traits_of(recipe.backbone).normalisation or (preset.mean, preset.std)
     if recipe.image_size is not None:
+        smallest = traits_of(recipe.backbone).smallest
+        if recipe.image_size < smallest:
+            raise UsageError(f"image_size = {recipe.image_size} is too small for {recipe.backbone}", f"give {smallest} or more")
         size, resize = recipe.image_size, round(resize * recipe.image_size / size)
-    return Preprocess(
-        size=size, resize=resize, interpolation=interpolation, background=recipe.background, mean=tuple(mean), std=tuple(std)
-    )
+    found = {"size": size, "resize": resize, "interpolation": interpolation, "background": recipe.background, "mean": mean, "std": std}
+    return Preprocess.parse(found, f"the preprocessing of {recipe.backbone}")
 
 
 def initial_network(recipe: Recipe, num_classes: int) -> Network:
@@ -56,6 +62,7 @@ def initial_network(recipe: Recipe, num_classes: int) -> Network:
     Raises:
         UsageError: unknown backbone, or no embedded weights for it.
         MissingDependency: ImageNet weights that are neither cached nor can be fetched.
+        StepFailed: ImageNet weights that were fetched and cannot be kept.
         InvalidFile: a weights file that does not fit the backbone, or would run code.
     """
     network = build(recipe.backbone, num_classes)
@@ -82,17 +89,27 @@ def _embedded(backbone: str) -> Path:
 
 def _imagenet(backbone: str) -> dict[str, Tensor]:
     weights = models.get_model_weights(backbone).DEFAULT
+    file = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
     try:
-        # torchvision's own download: progress on stderr, and the hash in the file's name is checked
-        return dict(weights.get_state_dict(progress=True, check_hash=True))
+        # torchvision checks a file when it fetches it, and not again when it finds it; its name ends in its hash's first digits
+        if file.is_file() and not sha256_of(file).startswith(file.stem.rpartition("-")[2]):
+            raise InvalidFile(f"{file} is damaged: its hash is not the one in its name", "remove it; it is fetched again")
+        with contextlib.redirect_stdout(sys.stderr):  # where torch says what it fetches; stdout is for results
+            return dict(weights.get_state_dict(progress=True, check_hash=True, weights_only=True))
     except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
-        cache = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
         raise MissingDependency(
             f"the ImageNet weights of {backbone} are not on this machine and cannot be fetched: {getattr(error, 'reason', error)}",
-            f"fetch {weights.url} elsewhere and put it at {cache}, or give --weights FILE, --weights embedded, or --weights none",
+            f"fetch {weights.url} elsewhere and put it at {file}, or give --weights FILE, --weights embedded, or --weights none",
         ) from error
-    except RuntimeError as error:
-        raise InvalidFile(f"the ImageNet weights of {backbone} are damaged: {error}", "fetch them again") from error
+    except OSError as error:
+        raise StepFailed(
+            f"cannot keep the ImageNet weights at {file}: {error.strerror or error}", "choose another folder with $TORCH_HOME"
+        ) from error
+    except (RuntimeError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0]
+        raise InvalidFile(
+            f"what {weights.url} gives are no weights of {backbone}: {reason}", f"try again; if {file} is there, remove it"
+        ) from error
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -102,18 +119,21 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         InvalidFile: missing, damaged, of another kind, or a pickle that would run code.
     """
     if not path.is_file():
-        raise InvalidFile(f"--weights {path}: no such file", "known words: imagenet, embedded, none; else the path of a .safetensors or .pth file")
+        raise InvalidFile(
+            f"--weights {path}: no such file", "known words: imagenet, embedded, none; else the path of a .safetensors or .pth file"
+        )
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
         loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise InvalidFile(
-            f"{path} holds more than weights and is not opened, since opening it would run code: {str(error).splitlines()[0]}",
+            f"{path} is no file of weights, or holds more than weights and is not opened, since opening it could run code",
             "save its state_dict alone: torch.save(model.state_dict(), FILE), or as safetensors",
-        ) from None
-    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
-        raise InvalidFile(f"{path} cannot be read as weights: {str(error).splitlines()[0]}") from None
+        ) from error
+    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, LookupError) as error:  # LookupError: torch on a text file
+        reason = next(iter(str(error).splitlines()), "it is empty or cut off")
+        raise InvalidFile(f"{path} cannot be read as weights: {reason}", "give a .safetensors or .pth file") from error
     for wrapper in ("state_dict", "model", "model_state_dict"):
         if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
             loaded = loaded[wrapper]
@@ -125,14 +145,15 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 def _load(network: Network, state: dict[str, Tensor], source: str) -> None:
     """Load what fits; only the classifier may differ (another number of classes) or be absent."""
     own = network.net.state_dict()
-    head = {f"{prefix}.{key}" for prefix, module in network.net.named_children() for key in module.state_dict() if prefix in ("classifier", "fc")}
+    trunk = frozen_state(network, len(network.stages) - 1)
+    left_out = traits_of(network.backbone).left_out
     fitting = {key: value for key, value in state.items() if key in own and own[key].shape == value.shape}
-    missing = [key for key in own if key not in fitting and key not in head and not key.endswith("num_batches_tracked")]
-    foreign = [key for key in state if key not in own]
+    missing = [key for key in trunk if key not in fitting and not key.endswith("num_batches_tracked")]
+    foreign = [key for key in state if key not in own and not key.startswith(left_out)]
     if missing or foreign:
         raise InvalidFile(
             f"{source} does not fit {network.backbone}: {len(missing)} parameters are missing or of another shape (such as "
             f"{', '.join(missing[:3]) or '-'}), {len(foreign)} are unknown (such as {', '.join(foreign[:3]) or '-'})",
             "check --backbone; torchvision's parameter names are expected",
         )
-    network.net.load_state_dict(fitting, strict=False)
+    network.load(fitting, strict=False)

@@ -9,14 +9,26 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from tlexport.checkpoint import DATASET, HISTORY, RECIPE, RECORD, WEIGHTS, Checkpoint
 from tlexport.dataset import Dataset
-from tlexport.files import new_directory, sha256_of
+from tlexport.errors import UsageError
+from tlexport.files import check_replaceable, new_directory, sha256_of
 from tlexport.network import Network
 from tlexport.train.loop import Epoch
 from tlexport.train.plots import plot_confusion, plot_curves
+
+
+def check_place(path: Path) -> None:
+    """Refuse to replace anything but a checkpoint: not a bundle, nor the demo's images that may be about to be trained on.
+
+    Raises:
+        UsageError: ``path`` exists and is neither empty nor a checkpoint.
+    """
+    check_replaceable(path)
+    if path.is_dir() and any(path.iterdir()) and not (path / RECORD).is_file():
+        raise UsageError(f"{path} exists and is not a checkpoint; it is left as it is", "choose another --out, or remove it first")
 
 
 def write_checkpoint(
@@ -44,10 +56,11 @@ def write_checkpoint(
         UsageError: ``path`` holds something else.
         StepFailed: the file system refused.
     """
-    with new_directory(path) as folder:
+    check_place(path)
+    with new_directory(path.resolve()) as folder:  # where a link leads, so that the link stays
         weights = folder / WEIGHTS
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in network.net.state_dict().items()}, weights)
-        weights.chmod(0o644)
+        # through bytes, so that a full disk is an OSError as for every other file, and the mode is the user's own default
+        weights.write_bytes(save({name: tensor.detach().cpu().contiguous() for name, tensor in network.net.state_dict().items()}))
         record = record.model_copy(update={"weights_sha256": sha256_of(weights)})
         record.write(folder / RECORD)
         dataset.write(folder / DATASET)

@@ -1,0 +1,78 @@
+"""Exports that several test files look at, and how ONNX Runtime runs a graph that is not yet a file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from tlexport import ports
+from tlexport.api.export import Wishes, export
+from tlexport.bundle import Manifest
+from tlexport.checkpoint import read_checkpoint, read_dataset
+from tlexport.dataset import Part
+from tlexport.device.image import prepare
+from tlexport.runtimes.onnxruntime import ort  # through our module, which quietens what it says while it is imported
+from tlexport.target import resolve
+
+PROFILES = sorted(path.stem for path in (Path(__file__).parent.parent / "profiles").glob("*.toml"))
+
+
+class Notes(ports.Silent):
+    """Keeps what the user would be told."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.texts.append(text)
+
+
+@dataclass(frozen=True)
+class Made:
+    """A bundle, and what its export told."""
+
+    path: Path
+    manifest: Manifest
+    notes: tuple[str, ...]
+
+    def graph(self, precision: str) -> onnx.ModelProto:
+        [model] = [m for m in self.manifest.models if m.artifact.precision == precision]
+        return onnx.load(self.path / model.file)
+
+
+@cache
+def exported(checkpoint: Path, profile: str) -> Made:
+    """The bundle of a checkpoint for a profile, made once in a session, where pytest keeps its temporary files. Read only."""
+    notes = Notes()
+    out = checkpoint.parent.parent / "exports" / profile
+    manifest = export(checkpoint, resolve(profile), Wishes(), out, progress=notes).manifest
+    return Made(out, manifest, tuple(notes.texts))
+
+
+def images(checkpoint: Path, part: Part) -> tuple[npt.NDArray[np.uint8], list[int]]:
+    """Pixels uint8 (image, height, width, channel) and labels of a part of the checkpoint's data."""
+    dataset, contract = read_dataset(checkpoint), read_checkpoint(checkpoint).preprocess.model_dump()
+    samples = dataset.part(part)
+    return np.stack([prepare(dataset.file(sample), contract) for sample in samples]), [sample.label for sample in samples]
+
+
+def run(model: onnx.ModelProto, feed: npt.NDArray[np.generic], *, as_written: bool = False) -> npt.NDArray[np.float32]:
+    """The first output of a graph for its first input, on the CPU. ``as_written``: Q/DQ pairs in float, not fused."""
+    options = ort.SessionOptions()
+    if as_written:
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(model.graph.input[0].type.tensor_type.elem_type)
+    output: npt.NDArray[np.float32] = session.run(None, {name: feed.astype(dtype)})[0]
+    return output
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder, under its relative path."""
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}

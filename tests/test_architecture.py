@@ -1,0 +1,169 @@
+"""The house of docs/architecture.md: who may import whom, read from the sources and held against the document's own table."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from commands import ROOT, environment
+
+PACKAGE = ROOT / "tlexport"
+DOCUMENT = ROOT / "docs/architecture.md"
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+HEAVY = {"torch", "torchvision", "onnx", "onnxruntime", "onnxscript", "tensorrt", "matplotlib", "sklearn", "rich", "safetensors"}
+LEAVES = {"train", "export", "quantizers", "runtimes", "network"}  # that the heavy libraries are for
+STANDALONE = "device"
+LONGEST = 400  # lines of a file
+
+
+class Import(NamedTuple):
+    """One imported module."""
+
+    module: str  # dotted, absolute
+    top: bool  # at the top of the file, and not for type checkers alone
+    line: int
+
+
+def name_of(path: Path) -> str:
+    """The dotted name of a source file."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def unit_of(module: str) -> str:
+    """The file or folder directly in the package that a module belongs to; empty for the package itself."""
+    return ".".join(module.split(".")[1:2])
+
+
+MODULES = {name_of(path): path for path in SOURCES}
+UNITS = sorted({unit_of(module) for module in MODULES} - {""})
+
+
+@cache
+def imports_of(path: Path) -> tuple[Import, ...]:
+    """Every import in a file, also those inside functions and those for type checkers alone."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    later = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        or (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test))
+        for inner in ast.walk(node)
+    }
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [Import(alias.name, node not in later, node.lineno) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: write the import absolutely"
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                found.append(Import(inner if inner in MODULES else str(node.module), node not in later, node.lineno))
+    return tuple(found)
+
+
+def ours(path: Path) -> list[Import]:
+    return [item for item in imports_of(path) if item.module.split(".")[0] == "tlexport"]
+
+
+@cache
+def levels() -> dict[str, int]:
+    """Unit -> level, as docs/architecture.md has them."""
+    text = DOCUMENT.read_text(encoding="utf-8")
+    nouns = text.partition("## The nouns")[2].partition("\n## ")[0]
+    found = dict.fromkeys(re.findall(r"`(\w+)\.py`", nouns), 0)
+    for level, row in re.findall(r"^\| ([1-9]) \| (.+?) \|", text.partition("## The layers")[2], re.MULTILINE):
+        found |= dict.fromkeys(re.findall(r"`(\w+)(?:\.py|/)`", row), int(level))
+    return found
+
+
+def test_every_file_and_folder_has_its_place_in_the_document() -> None:
+    assert sorted([*levels(), STANDALONE]) == UNITS
+    assert {levels()[unit] for unit in ("errors", "ports", "recipe")} == {0}
+    assert (levels()["plan"], levels()["train"], levels()["api"], levels()["cli"]) == (1, 2, 3, 4)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_imports_point_downward(path: Path) -> None:
+    unit = unit_of(name_of(path))
+    if unit in ("", STANDALONE):
+        assert not ours(path)
+        return
+    level = levels()[unit]  # fails for a file that docs/architecture.md does not name
+    for item in ours(path):
+        other = unit_of(item.module)
+        where = f"{path.relative_to(ROOT)}:{item.line} imports {item.module}"
+        if other == STANDALONE:
+            assert level >= 2, where
+        elif other and other != unit:
+            # files of levels 0 and 1 may import their like; the folders above never import each other
+            assert levels()[other] < level or (levels()[other] == level <= 1), where
+
+
+def test_no_import_goes_in_a_circle() -> None:
+    edges = {
+        module: {item.module for item in ours(path) if item.top and item.module in MODULES and unit_of(item.module)}
+        for module, path in MODULES.items()
+    }
+    while free := {module for module, needed in edges.items() if not needed & set(edges)}:
+        edges = {module: needed for module, needed in edges.items() if module not in free}
+    assert edges == {}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_heavy_libraries_are_imported_late(path: Path) -> None:
+    at_top = {item.module.split(".")[0] for item in imports_of(path) if item.top}
+    if unit_of(name_of(path)) not in LEAVES:
+        assert not at_top & HEAVY
+
+
+def test_the_leaves_do_import_them() -> None:
+    """So that the test above is known to see imports, and the list of leaves holds nothing for nothing."""
+    for leaf in LEAVES:
+        inside = [item for module, path in MODULES.items() if unit_of(module) == leaf for item in imports_of(path) if item.top]
+        assert {item.module.split(".")[0] for item in inside} & HEAVY, leaf
+
+
+def test_the_commands_load_none_of_them() -> None:
+    """What the sources say is true of the running program: all files of the command line, without running one."""
+    commands = [module for module in MODULES if unit_of(module) == "cli"]
+    code = f"import {', '.join(commands)}, json, sys; print(json.dumps([name.partition('.')[0] for name in sys.modules]))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment(), capture_output=True, check=True)
+    assert set(json.loads(done.stdout)).isdisjoint(HEAVY | {"numpy", "pydantic", "PIL"})
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / STANDALONE).rglob("*.py")), ids=name_of)
+def test_what_goes_to_devices_stands_alone(path: Path) -> None:
+    ast.parse(path.read_text(encoding="utf-8"), feature_version=(3, 6))  # what the oldest JetPack has
+    allowed = set(sys.stdlib_module_names) | {"numpy", "PIL"}
+    assert {item.module.split(".")[0] for item in imports_of(path)} <= allowed
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_files_are_small(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= LONGEST
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_no_input_is_checked_by_assert_and_nothing_untrusted_is_run(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        where = f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 0)}"
+        assert not isinstance(node, ast.Assert), where
+        if isinstance(node, ast.ExceptHandler):
+            assert node.type is not None and ast.unparse(node.type) not in ("Exception", "BaseException"), where
+        if isinstance(node, ast.Call):
+            called, keywords = ast.unparse(node.func), {word.arg: ast.unparse(word.value) for word in node.keywords}
+            assert called not in ("eval", "exec", "pickle.load", "pickle.loads", "os.system"), where
+            assert keywords.get("shell") != "True", where
+            if called == "np.load":
+                assert keywords.get("allow_pickle") == "False", where
+            if called == "torch.load":
+                assert keywords.get("weights_only") == "True", where

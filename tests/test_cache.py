@@ -1,0 +1,127 @@
+"""The array cache: bounded, safe to share, never trusted when damaged."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tlexport.cache import ArrayCache, cache_folder, limit_from_environment
+
+
+def array(fill: int, items: int = 100) -> np.ndarray:
+    return np.full((items, 4), fill, dtype=np.float32)
+
+
+def test_what_was_kept_comes_back_mapped_and_equal(tmp_path: Path) -> None:
+    cache = ArrayCache(tmp_path / "cache", 10**6)
+    cache.keep({"a": 1}, array(7))
+    found = cache.get({"a": 1})
+    assert isinstance(found, np.memmap)
+    np.testing.assert_array_equal(found, array(7))
+    assert cache.get({"a": 2}) is None
+    assert not found.flags.writeable
+
+
+def test_without_a_folder_nothing_is_kept() -> None:
+    cache = ArrayCache(None)
+    cache.keep({"a": 1}, array(7))
+    assert cache.get({"a": 1}) is None
+
+
+def damage_truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-10])
+
+
+def damage_flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1  # of a record: a digit of the hash
+    path.write_bytes(bytes(data))
+
+
+def damage_empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("damage", [damage_truncate, damage_flip, damage_empty, Path.unlink])
+@pytest.mark.parametrize("suffix", [".npy", ".json"])
+def test_a_damaged_entry_counts_as_absent_and_can_be_kept_again(tmp_path: Path, damage: object, suffix: str) -> None:
+    cache = ArrayCache(tmp_path, 10**6)
+    cache.keep({"a": 1}, array(7))
+    (path,) = tmp_path.glob(f"*{suffix}")
+    damage(path)  # type: ignore[operator]
+    assert cache.get({"a": 1}) is None
+    cache.keep({"a": 1}, array(8))
+    np.testing.assert_array_equal(cache.get({"a": 1}), array(8))
+
+
+def test_the_least_recently_used_entries_go_first(tmp_path: Path) -> None:
+    size = array(0).nbytes
+    cache = ArrayCache(tmp_path, 3 * size + 600)  # .npy files have a header of 128 bytes
+    for number in range(3):
+        cache.keep({"number": number}, array(number))
+        (newest,) = [p for p in tmp_path.glob("*.npy") if p.stat().st_mtime > 10**9 + 10]
+        os.utime(newest, (10**9 + number, 10**9 + number))
+    assert cache.get({"number": 0}) is not None  # used: no longer the oldest
+    cache.keep({"number": 3}, array(3))
+    assert cache.get({"number": 1}) is None
+    assert [cache.get({"number": n}) is not None for n in (0, 2, 3)] == [True, True, True]
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(sizes=st.lists(st.integers(1, 400), min_size=1, max_size=12))
+def test_the_bound_holds_whatever_is_kept(tmp_path_factory: pytest.TempPathFactory, sizes: list[int]) -> None:
+    folder, limit = tmp_path_factory.mktemp("cache"), 5000
+    cache = ArrayCache(folder, limit)
+    for number, items in enumerate(sizes):
+        cache.keep({"number": number}, array(number, items))
+        assert sum(path.stat().st_size for path in folder.glob("*.npy")) <= limit + 128
+
+
+def test_an_array_above_the_bound_is_not_kept_and_evicts_nothing(tmp_path: Path) -> None:
+    cache = ArrayCache(tmp_path, 2000)
+    cache.keep({"small": 1}, array(1, 10))
+    cache.keep({"large": 1}, array(1, 1000))
+    assert cache.get({"large": 1}) is None
+    assert cache.get({"small": 1}) is not None
+
+
+def keep_many(folder: Path, fill: int) -> None:
+    cache = ArrayCache(folder, 10**6)
+    for _ in range(30):
+        cache.keep({"shared": 1}, array(fill, 2000))
+        found = cache.get({"shared": 1})
+        if found is not None and len(set(found.ravel().tolist())) != 1:
+            raise SystemExit(1)
+
+
+def test_two_processes_that_share_it_never_see_half_an_entry(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    others = [context.Process(target=keep_many, args=(tmp_path, fill)) for fill in (1, 2)]
+    for other in others:
+        other.start()
+    for other in others:
+        other.join()
+    assert [other.exitcode for other in others] == [0, 0]
+
+
+def test_a_folder_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("not a folder")
+    cache = ArrayCache(file / "below", 10**6)
+    cache.keep({"a": 1}, array(7))
+    assert cache.get({"a": 1}) is None
+
+
+def test_folder_and_bound_come_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TLX_CACHE", str(tmp_path))
+    assert cache_folder() == tmp_path
+    monkeypatch.setenv("TLX_CACHE_GB", "0.5")
+    assert limit_from_environment() == 500_000_000
+    monkeypatch.setenv("TLX_CACHE_GB", "much")
+    assert limit_from_environment() == 0

@@ -1,0 +1,130 @@
+"""`tlx doctor` and `tlx backbones`: what they say is held against where it comes from."""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import json
+import platform
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commands import ROOT, here, process
+from torchvision import models
+
+from tlexport import plugins
+from tlexport.target import profile_names, resolve
+
+# what the project promises; further families may be there too
+PROMISED = {
+    *("mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large", "resnet18", "resnet34", "resnet50"),
+    *(f"efficientnet_b{size}" for size in range(5)),
+    "efficientnet_v2_s",
+}
+# one of each shape of network: inverted residuals, residuals, and scaled ones with another image size
+DESCRIBED = ("mobilenet_v3_small", "resnet18", "efficientnet_b1")
+
+
+def answer(capfd: pytest.CaptureFixture[str], *arguments: str) -> Any:
+    ended = here(capfd, *arguments, "--json")
+    assert (ended.code, ended.err) == (0, "")
+    return json.loads(ended.out)
+
+
+# --- doctor -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def findings(capfd: pytest.CaptureFixture[str]) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = answer(capfd, "doctor")
+    return found
+
+
+def test_doctor_knows_every_dependency(findings: dict[str, dict[str, Any]]) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    names = {re.split(r"[^\w-]", dependency)[0].removesuffix("-gpu") for dependency in project["dependencies"]}
+    assert names <= set(findings)
+    for name in names - {"onnxruntime"}:
+        assert findings[name]["detail"] == importlib.metadata.version(name)
+        assert findings[name]["ok"]
+
+
+def test_doctor_knows_this_machine(findings: dict[str, dict[str, Any]]) -> None:
+    assert findings["python"]["detail"] == platform.python_version()
+    assert findings["cpu"]["detail"].startswith(platform.machine())
+    here_ = [name for name in profile_names() if resolve(name).here]
+    assert findings["profiles of this machine"]["ok"] == bool(here_)
+    assert all(name in findings["profiles of this machine"]["detail"] for name in here_)
+    for runtime in plugins.names("runtimes"):
+        module = plugins.load("runtimes", runtime)
+        assert all(form in findings[f"runtime {runtime}"]["detail"] for form in module.FORMATS)
+    assert all(finding["ok"] for finding in findings.values() if finding["needed"])
+
+
+def test_doctor_as_text(findings: dict[str, dict[str, Any]], capfd: pytest.CaptureFixture[str]) -> None:
+    ended = here(capfd, "doctor")
+    assert ended.code == 0
+    assert [line[8:].partition(": ")[::2] for line in ended.out.splitlines()] == [(name, item["detail"]) for name, item in findings.items()]
+
+
+def test_doctor_tells_of_a_library_that_cannot_be_loaded(tmp_path: Path) -> None:
+    """An onnxruntime that is installed, but lacks a library of the system, as it is after a half-done upgrade."""
+    (tmp_path / "onnxruntime.py").write_text('raise ImportError("libstdc++.so.6: cannot open shared object file", name="onnxruntime")\n')
+    ended = process("doctor", "--json", cwd=tmp_path, env={"PYTHONPATH": f"{tmp_path}:{ROOT}"})
+    assert ended.code == 3
+    finding = json.loads(ended.out)["runtime onnxruntime"]
+    assert (finding["ok"], finding["needed"]) == (False, True)
+    assert "libstdc++.so.6" in finding["detail"]
+    assert "error: missing or broken: runtime onnxruntime\nhint: pip install" in ended.err
+
+
+def test_doctor_tells_of_profiles_that_cannot_be_found(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("TLX_PROFILES", "/nowhere/at/all")
+    finding = answer(capfd, "doctor")["profiles of this machine"]
+    assert not finding["ok"]
+    assert "/nowhere/at/all, which is not a folder" in finding["detail"]
+
+
+# --- backbones --------------------------------------------------------------------------------------------------------------
+
+
+def test_all_variants_of_all_families_are_listed(capfd: pytest.CaptureFixture[str]) -> None:
+    families = {}
+    for path in (ROOT / "tlexport/backbones").glob("[!_]*.py"):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "VARIANTS":
+                families |= dict.fromkeys(ast.literal_eval(node.value), path.stem)
+    listed = answer(capfd, "backbones")
+    assert {entry["name"]: entry["family"] for entry in listed} == families
+    assert len(listed) == len(families)
+    assert set(families) >= PROMISED
+    assert set(families) <= set(models.list_models(module=models))
+    weights = {path.stem for path in (ROOT / "tlexport/embedded").glob("*.safetensors")}
+    assert {entry["name"] for entry in listed if entry["embedded"]} == weights
+    text = here(capfd, "backbones")
+    assert [line.split()[:2] for line in text.out.splitlines()[1:]] == [[entry["name"], entry["family"]] for entry in listed]
+
+
+@pytest.mark.parametrize("name", DESCRIBED)
+def test_a_backbone_is_as_torchvision_publishes_it(name: str, capfd: pytest.CaptureFixture[str]) -> None:
+    published = models.get_model_weights(name).DEFAULT
+    detail = answer(capfd, "backbones", name)
+    assert detail["name"] == name
+    assert detail["parameters"] == published.meta["num_params"]
+    assert detail["imagenet"] == str(published)
+    assert detail["imagenet_top1"] == published.meta["_metrics"]["ImageNet-1K"]["acc@1"]
+    assert detail["image_size"] == published.transforms().crop_size[0]
+    stages = detail["stages"]
+    assert (stages[0]["name"], stages[-1]["name"], stages[-1]["output"]) == ("stem", "head", "1000")
+    assert sum(stage["parameters"] for stage in stages) == detail["parameters"]
+    assert stages[0]["output"].endswith(f"{(detail['image_size'] + 1) // 2}") or stages[0]["output"].endswith(
+        f"{detail['image_size'] // 4}"
+    )
+    text = here(capfd, "backbones", name)
+    numbered = [line.split()[:3] for line in text.out.splitlines()[2 : 2 + len(stages)]]
+    assert numbered == [[str(number), stage["name"], f"{stage['parameters']:,}"] for number, stage in enumerate(stages)]
+    assert f"{published.meta['num_params']:,} parameters with 1000 classes" in text.out
+    assert f"top-1 {published.meta['_metrics']['ImageNet-1K']['acc@1']:.2f} %" in text.out

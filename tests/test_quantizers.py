@@ -1,0 +1,360 @@
+"""Every quantizer there is: what it declares is what it does, and the form of INT8 that each runtime wants."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import onnx
+import onnx.parser
+import pytest
+from exports import images, run
+from onnx import TensorProto, helper, numpy_helper
+
+from tlexport import plugins
+from tlexport.bundle import read_manifest
+from tlexport.checkpoint import read_checkpoint
+from tlexport.contract import Preprocess
+from tlexport.errors import StepFailed, UsageError
+from tlexport.export.checks import check_graph, precision_of
+from tlexport.export.rewrite import copy_of
+from tlexport.ports import Quantizer, QuantizeRequest
+from tlexport.quantizers import fp16, int8_onnxruntime, int8_tensorrt
+
+NAMES = plugins.names("quantizers")
+WITH_SAMPLES = [name for name in NAMES if cast(Quantizer, plugins.load("quantizers", name)).NEEDS_SAMPLES]
+ACTIVATIONS = ("HardSwish", "HardSigmoid", "Relu", "Clip", "Sigmoid")
+Nodes = list[onnx.NodeProto]
+
+
+@pytest.fixture(scope="module")
+def fp32(bundle: Path) -> onnx.ModelProto:
+    """The trained classifier in FP32."""
+    return onnx.load(bundle / "model.fp32.onnx")
+
+
+@pytest.fixture(scope="module")
+def train(checkpoint: Path) -> Any:
+    return images(checkpoint, "train")[0]
+
+
+@pytest.fixture(scope="module")
+def val(checkpoint: Path) -> Any:
+    return images(checkpoint, "val")[0]
+
+
+@pytest.fixture(scope="module")
+def preprocess(checkpoint: Path) -> Preprocess:
+    return read_checkpoint(checkpoint).preprocess
+
+
+def request_for(model: onnx.ModelProto, samples: Any, preprocess: Preprocess, activations: Any = "int8") -> QuantizeRequest:
+    return QuantizeRequest(model, samples, preprocess, activations)
+
+
+@pytest.fixture(params=NAMES)
+def quantizer(request: pytest.FixtureRequest) -> Quantizer:
+    return cast(Quantizer, plugins.load("quantizers", request.param))
+
+
+@pytest.fixture(scope="module")
+def made(fp32: onnx.ModelProto, train: Any, preprocess: Preprocess) -> dict[str, onnx.ModelProto]:
+    """What each quantizer makes of the trained classifier; that it left its input alone is checked on the way."""
+    models = {}
+    before, pixels = fp32.SerializeToString(deterministic=True), train.copy()
+    for name in NAMES:
+        quantizer = cast(Quantizer, plugins.load("quantizers", name))
+        models[name] = quantizer.quantize(request_for(fp32, train if quantizer.NEEDS_SAMPLES else train[:0], preprocess))
+        assert models[name] is not fp32
+        assert fp32.SerializeToString(deterministic=True) == before, name
+        np.testing.assert_array_equal(train, pixels)
+    return models
+
+
+@pytest.fixture
+def quantized(quantizer: Any, made: dict[str, onnx.ModelProto]) -> onnx.ModelProto:
+    return made[quantizer.__name__.rpartition(".")[2]]
+
+
+@pytest.fixture
+def tensorrt(made: dict[str, onnx.ModelProto]) -> onnx.ModelProto:
+    return made["int8_tensorrt"]
+
+
+def small(opset: int = 17) -> onnx.ModelProto:
+    """A classifier of ours in small, for what needs no trained one: squeeze-and-excitation, depthwise, residual, linear."""
+    draw = np.random.default_rng(0)
+    model = onnx.parser.parse_model(
+        f"""<ir_version: 8, opset_import: ["": {opset}]>
+        g (uint8[batch,8,8,3] image) => (float[batch,5] probabilities) {{
+            a = Cast <to=1> (image)  b = Transpose <perm=[0,3,1,2]> (a)  c = Mul (b, scale)  d = Add (c, bias)
+            e = Conv <pads=[1,1,1,1]> (d, w1, b1)  f = HardSwish (e)
+            s = GlobalAveragePool (f)  t = Conv (s, w2)  u = HardSigmoid (t)  h = Mul (f, u)
+            k = Conv <group=16, pads=[1,1,1,1]> (h, w3)  l = Relu (k)  m = Conv (l, w2)  n = Add (m, h)
+            o = GlobalAveragePool (n)  p = Flatten (o)  q = Gemm <transB=1> (p, w4, b4)  probabilities = Softmax <axis=1> (q)
+        }}"""
+    )
+    shapes = {"w1": (16, 3, 3, 3), "b1": (16,), "w2": (16, 16, 1, 1), "w3": (16, 1, 3, 3), "w4": (5, 16), "b4": (5,)}
+    values = {name: draw.normal(0, 0.3, shape) for name, shape in shapes.items()}
+    values |= {"scale": np.full((1, 3, 1, 1), 1 / 64), "bias": np.full((1, 3, 1, 1), -2.0)}
+    model.graph.initializer.extend(numpy_helper.from_array(value.astype(np.float32), name) for name, value in values.items())
+    for node in model.graph.node:
+        node.name = f"node_{node.output[0]}"
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def noise(count: int, largest: int = 256) -> Any:
+    return np.random.default_rng(1).integers(0, largest, (count, 8, 8, 3)).astype(np.uint8)
+
+
+# --- every quantizer --------------------------------------------------------------------------------------------------
+
+
+def test_declares_what_it_makes(quantizer: Quantizer, quantized: onnx.ModelProto, checkpoint: Path, bundle: Path) -> None:
+    artifact = read_manifest(bundle).model("fp32").artifact
+    assert precision_of(quantized) == quantizer.PRECISION
+    assert quantizer.METHOD
+    check_graph(quantized, quantizer.PRECISION, artifact.inputs, artifact.outputs)
+
+
+def test_keeps_inputs_outputs_and_opset(quantized: onnx.ModelProto, fp32: onnx.ModelProto) -> None:
+    assert list(quantized.graph.input) == list(fp32.graph.input)
+    assert list(quantized.graph.output) == list(fp32.graph.output)
+    # standard operators alone: other runtimes do not know those of one vendor
+    assert [(entry.domain, entry.version) for entry in quantized.opset_import] == [("", fp32.opset_import[0].version)]
+    assert {node.domain for node in quantized.graph.node} <= {"", "ai.onnx"}
+
+
+def test_is_smaller(quantized: onnx.ModelProto, fp32: onnx.ModelProto) -> None:
+    assert quantized.ByteSize() < 0.6 * fp32.ByteSize()
+
+
+def test_answers_as_before_on_real_digits(quantized: onnx.ModelProto, fp32: onnx.ModelProto, val: Any) -> None:
+    """Of the classes that FP32 is sure of, none changes; all in all nine in ten are kept."""
+    reference, outputs = run(fp32, val), run(quantized, val, as_written=True)
+    same = reference.argmax(axis=1) == outputs.argmax(axis=1)
+    assert same.mean() >= 0.9
+    assert same[reference.max(axis=1) > 0.7].all()
+    np.testing.assert_allclose(outputs.sum(axis=1), 1, atol=1e-3)
+
+
+def test_is_deterministic(quantizer: Quantizer, preprocess: Preprocess) -> None:
+    samples = noise(3 if quantizer.NEEDS_SAMPLES else 0)
+    first, second = (quantizer.quantize(request_for(small(), samples, preprocess)) for _ in range(2))
+    assert first.SerializeToString(deterministic=True) == second.SerializeToString(deterministic=True)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_not_finite_are_named(
+    quantizer: Quantizer, fp32: onnx.ModelProto, train: Any, preprocess: Preprocess, value: float
+) -> None:
+    broken, name = with_weight(fp32, value)
+    with pytest.raises(StepFailed) as error:
+        quantizer.quantize(request_for(broken, train[:2], preprocess))
+    assert name in error.value.message
+    assert error.value.hint
+
+
+def with_weight(model: onnx.ModelProto, value: float) -> tuple[onnx.ModelProto, str]:
+    """A copy with one value of the last convolution's weight replaced, and that weight's name."""
+    model = copy_of(model)
+    name = [node for node in model.graph.node if node.op_type == "Conv"][-1].input[1]
+    [tensor] = [tensor for tensor in model.graph.initializer if tensor.name == name]
+    values = numpy_helper.to_array(tensor).copy()
+    values.flat[7] = value
+    tensor.CopyFrom(numpy_helper.from_array(values, name))
+    return model, name
+
+
+def test_a_graph_without_weights_is_refused(quantizer: Quantizer, preprocess: Preprocess) -> None:
+    model = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["": 17]> g (float[batch,8,8,3] image) => (float[batch,8,8,3] probabilities)'
+        " { probabilities = Softmax (image) }"
+    )
+    with pytest.raises(StepFailed):
+        quantizer.quantize(request_for(model, np.zeros((1, 8, 8, 3), np.uint8), preprocess))
+
+
+@pytest.mark.parametrize("name", WITH_SAMPLES)
+def test_calibration_without_images_is_refused(name: str, fp32: onnx.ModelProto, train: Any, preprocess: Preprocess) -> None:
+    quantizer = cast(Quantizer, plugins.load("quantizers", name))
+    with pytest.raises(UsageError) as error:
+        quantizer.quantize(request_for(fp32, train[:0], preprocess))
+    assert "--data" in error.value.hint
+
+
+@pytest.mark.parametrize("name", WITH_SAMPLES)
+def test_the_images_set_the_ranges(name: str, preprocess: Preprocess) -> None:
+    quantizer = cast(Quantizer, plugins.load("quantizers", name))
+    bright, dark = (scales(quantizer.quantize(request_for(small(), noise(4, largest), preprocess))) for largest in (256, 32))
+    assert len(bright) == len(dark) > 3
+    assert bright != dark
+
+
+def scales(model: onnx.ModelProto) -> list[float]:
+    known = constants(model)
+    return [float(known[node.input[1]].max()) for node in model.graph.node if node.op_type == "QuantizeLinear"]
+
+
+def constants(model: onnx.ModelProto) -> dict[str, Any]:
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+
+
+# --- FP16 -------------------------------------------------------------------------------------------------------------
+
+
+def test_fp16_is_in_the_types_from_the_first_weight_to_the_softmax(fp32: onnx.ModelProto, preprocess: Preprocess, train: Any) -> None:
+    model = fp16.quantize(request_for(fp32, train[:0], preprocess))
+    types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    types |= {value.name: value.type.tensor_type.elem_type for value in (*model.graph.value_info, *model.graph.input, *model.graph.output)}
+    halved = ("Conv", "Gemm", "HardSwish", "HardSigmoid", "GlobalAveragePool", "Flatten")
+    inside = [node for node in model.graph.node if node.op_type in halved]
+    assert len(inside) > 50
+    for node in inside:
+        assert {types[name] for name in (*node.input, *node.output)} == {TensorProto.FLOAT16}, node.name
+    [softmax] = [node for node in model.graph.node if node.op_type == "Softmax"]
+    assert types[softmax.input[0]] == types[softmax.output[0]] == TensorProto.FLOAT
+    assert [node.op_type for node in model.graph.node].count("Cast") == 3  # uint8 in, to FP16, back to FP32
+
+
+@pytest.mark.parametrize(("value", "fits"), [(65504.0, True), (-65504.0, True), (65536.0, False), (-1e30, False)])
+def test_fp16_refuses_weights_beyond_its_range(fp32: onnx.ModelProto, preprocess: Preprocess, train: Any, value: float, fits: bool) -> None:
+    model, name = with_weight(fp32, value)
+    request = request_for(model, train[:0], preprocess)
+    if fits:
+        assert np.abs(constants(fp16.quantize(request))[name]).max() == 65504
+        return
+    with pytest.raises(StepFailed) as error:
+        fp16.quantize(request)
+    assert name in error.value.message
+    assert "--precision fp32" in error.value.hint
+
+
+def test_fp16_doubles_a_constant_that_both_sides_read(preprocess: Preprocess) -> None:
+    """The scale is used before the first convolution, in FP32, and after it, in FP16."""
+    model = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["": 17]> g (float[batch,3,4,4] image) => (float[batch,2] probabilities)'
+        " { a = Mul (image, scale) b = Conv (a, weight) c = Mul (b, scale) d = Flatten (c) probabilities = Softmax (d) }"
+    )
+    weight = np.random.default_rng(0).normal(size=(2, 3, 4, 4)).astype(np.float32)
+    model.graph.initializer.extend([numpy_helper.from_array(np.float32(0.5), "scale"), numpy_helper.from_array(weight, "weight")])
+    image = np.random.default_rng(1).normal(size=(5, 3, 4, 4)).astype(np.float32)
+    half = fp16.quantize(request_for(model, np.zeros((0, 4, 4, 3), np.uint8), preprocess))
+    onnx.checker.check_model(half, full_check=True)
+    np.testing.assert_allclose(run(half, image), run(model, image), atol=5e-3)
+    kept, *halved = sorted(half.graph.initializer, key=lambda tensor: tensor.data_type)
+    assert (kept.name, kept.data_type) == ("scale", TensorProto.FLOAT)
+    assert [tensor.data_type for tensor in halved] == [TensorProto.FLOAT16] * 2  # the weight, and the scale once more
+
+
+# --- INT8 for TensorRT ------------------------------------------------------------------------------------------------
+
+
+def producers(model: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
+    return {name: node for node in model.graph.node for name in node.output}
+
+
+def consumers(model: onnx.ModelProto, name: str) -> Nodes:
+    return [node for node in model.graph.node if name in node.input]
+
+
+def pairs(model: onnx.ModelProto) -> Nodes:
+    return [node for node in model.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
+
+
+def test_tensorrt_zero_points_are_int8_and_zero(tensorrt: onnx.ModelProto) -> None:
+    known = constants(tensorrt)
+    assert len(pairs(tensorrt)) > 100
+    for node in pairs(tensorrt):
+        zero = known[node.input[2]]  # a KeyError would mean that it is not constant, which the parser refuses too
+        assert zero.dtype == np.int8
+        assert not zero.any()
+        assert (known[node.input[1]] > 0).all()
+
+
+def test_tensorrt_weights_are_per_channel_and_activations_per_tensor(tensorrt: onnx.ModelProto) -> None:
+    known = constants(tensorrt)
+    weights = 0
+    for node in pairs(tensorrt):
+        scale = known[node.input[1]]
+        if node.op_type == "DequantizeLinear" and node.input[0] in known:
+            axis = helper.get_node_attr_value(node, "axis")
+            assert axis == 0
+            assert scale.shape == known[node.input[0]].shape[:1]
+            assert known[node.input[0]].dtype == np.int8
+            assert np.abs(known[node.input[0]].astype(int)).max() <= 127
+            weights += 1
+        else:
+            assert scale.ndim == 0 or scale.size == 1
+    convolutions = sum(node.op_type == "Conv" for node in tensorrt.graph.node)
+    assert weights == convolutions > 50
+
+
+def test_tensorrt_quantizes_each_convolution_and_no_bias(tensorrt: onnx.ModelProto) -> None:
+    known, made_by = constants(tensorrt), producers(tensorrt)
+    for node in tensorrt.graph.node:
+        if node.op_type == "Conv":
+            assert [made_by[name].op_type for name in node.input[:2]] == ["DequantizeLinear"] * 2, node.name
+            assert all(known[name].dtype == np.float32 for name in node.input[2:])
+        elif node.op_type == "Gemm":  # a matrix-vector product at batch 1: float is as fast
+            assert all(made_by[name].op_type != "DequantizeLinear" for name in node.input if name in made_by)
+    assert not [tensor.name for tensor in tensorrt.graph.initializer if tensor.data_type == TensorProto.INT32]
+
+
+def test_tensorrt_leaves_a_convolution_and_its_activation_together(tensorrt: onnx.ModelProto, fp32: onnx.ModelProto) -> None:
+    made_by = producers(tensorrt)
+    seen = 0
+    before = producers(fp32)
+    for node in fp32.graph.node:
+        if node.op_type in ACTIVATIONS and before[node.input[0]].op_type == "Conv":
+            [same] = [other for other in tensorrt.graph.node if other.name == node.name]
+            assert made_by[same.input[0]].op_type == "Conv", node.name
+            seen += 1
+    assert seen > 20
+
+
+def test_tensorrt_quantizes_no_output(tensorrt: onnx.ModelProto) -> None:
+    made_by = producers(tensorrt)
+    node = made_by[tensorrt.graph.output[0].name]
+    while node.op_type not in ("Conv", "GlobalAveragePool"):
+        assert node.op_type not in ("QuantizeLinear", "DequantizeLinear")
+        node = made_by[node.input[0]]
+    for output in tensorrt.graph.output:
+        assert not consumers(tensorrt, output.name)
+
+
+@pytest.mark.parametrize("opset", [17, 20])
+def test_tensorrt_form_at_the_opsets_of_its_boards(preprocess: Preprocess, opset: int) -> None:
+    model = int8_tensorrt.quantize(request_for(small(opset), noise(4), preprocess))
+    onnx.checker.check_model(model, full_check=True)
+    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", opset)]
+    known = constants(model)
+    assert {known[node.input[2]].dtype for node in pairs(model)} == {np.dtype(np.int8)}
+    assert not any(known[node.input[2]].any() for node in pairs(model))
+
+
+# --- INT8 for ONNX Runtime --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("activations", "dtype"), [("uint8", np.uint8), ("int8", np.int8)])
+def test_onnxruntime_activations_are_as_the_processor_wants_them(preprocess: Preprocess, activations: str, dtype: type) -> None:
+    model = int8_onnxruntime.quantize(request_for(small(), noise(8), preprocess, activations))
+    known = constants(model)
+    zeros = [known[node.input[2]] for node in model.graph.node if node.op_type == "QuantizeLinear"]
+    assert {zero.dtype for zero in zeros} == {np.dtype(dtype)}
+    assert any(zero.any() for zero in zeros) == (activations == "uint8")  # ARM's kernels are quick for symmetric activations alone
+    weights = [known[node.input[0]] for node in model.graph.node if node.op_type == "DequantizeLinear" and node.input[0] in known]
+    assert {value.dtype for value in weights if value.ndim > 1} == {np.dtype(np.int8)}
+    np.testing.assert_allclose(run(model, noise(8)), run(small(), noise(8)), atol=0.1)
+
+
+def test_onnxruntime_keeps_the_contract_and_the_softmax_in_float(preprocess: Preprocess) -> None:
+    """Probabilities in steps of 1/255 would be useless, and the normalisation is one multiplication a pixel."""
+    model = int8_onnxruntime.quantize(request_for(small(), noise(4), preprocess, "uint8"))
+    made_by, before = producers(model), producers(small())
+    for name in ("a", "b", "c", "d"):
+        assert made_by[name] == before[name]
+    assert made_by["probabilities"].op_type == "Softmax"
+    assert not consumers(model, "probabilities")

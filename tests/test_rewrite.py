@@ -1,0 +1,268 @@
+"""Rewrites of graphs: each gives a new graph that computes the same, and leaves the one it was given alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.parser
+import pytest
+import torch
+from exports import images, run
+from google.protobuf.message import Message
+from onnx import helper, numpy_helper
+from torch import nn
+
+import tlexport
+from tlexport.checkpoint import read_checkpoint
+from tlexport.contract import Preprocess
+from tlexport.errors import StepFailed
+from tlexport.export.rewrite import IR_VERSIONS, clean, copy_of, lower, pool_instead_of_mean, split_hard_swish, without_unused
+from tlexport.export.to_onnx import to_onnx
+from tlexport.network import Classifier, load_network
+
+OPSETS = [13, 17, 20]
+
+
+def graph(body: str, opset: int = 18, result: str = "float[batch,c,h,w] y", **constants: Any) -> onnx.ModelProto:
+    """A graph from ``x``, float (batch, 4, 6, 5), to ``y``."""
+    model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["": {opset}]> g (float[batch,4,6,5] x) => ({result}) {{ {body} }}')
+    model.graph.initializer.extend(numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items())
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def planes(seed: int = 0) -> Any:
+    return np.random.default_rng(seed).normal(0, 4, (3, 4, 6, 5)).astype(np.float32)
+
+
+def operators(model: onnx.ModelProto) -> list[str]:
+    return [node.op_type for node in model.graph.node]
+
+
+def texts(message: Message) -> Iterator[tuple[str, str]]:
+    """Every text field anywhere in a message, with the name of its field."""
+    for field, value in message.ListFields():
+        single = isinstance(value, Message | str | bytes | int | float)
+        for item in [value] if single else value:
+            if isinstance(item, Message):
+                yield from texts(item)
+            elif isinstance(item, str):
+                yield field.name, item
+
+
+# --- one rewrite at a time, on small graphs ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("axes", [[2, 3], [3, 2], [-2, -1], [-1, 2]], ids=str)
+@pytest.mark.parametrize("keep", ["", "<keepdims=1>"])
+def test_the_mean_over_a_plane_becomes_a_pool(axes: list[int], keep: str) -> None:
+    model = graph(f"y = ReduceMean {keep} (x, axes)", result="float[batch,4,1,1] y", axes=np.array(axes, np.int64))
+    pooled = pool_instead_of_mean(model)
+    assert operators(pooled) == ["GlobalAveragePool"]
+    assert not pooled.graph.initializer  # the axes are read by nothing now
+    np.testing.assert_allclose(run(pooled, planes()), planes().mean(axis=(2, 3), keepdims=True), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("body", "result", "axes"),
+    [
+        ("y = ReduceMean (x, axes)", "float[batch,1,1,5] y", [1, 2]),
+        ("y = ReduceMean (x, axes)", "float[batch,4,6,1] y", [3]),
+        ("y = ReduceMean <keepdims=0> (x, axes)", "float[batch,4] y", [2, 3]),
+        ("wide = Unsqueeze (x, five) y = ReduceMean (wide, axes)", "float[batch,1,4,1,1] y", [-2, -1]),
+        ("wide = Unsqueeze (x, five) y = ReduceMean (wide, axes)", "float[batch,1,1,1,5] y", [2, 3]),
+    ],
+)
+def test_any_other_mean_stays(body: str, result: str, axes: list[int]) -> None:
+    extra = {"five": np.array([1], np.int64)} if "five" in body else {}
+    model = graph(body, result=result, axes=np.array(axes, np.int64), **extra)
+    same = pool_instead_of_mean(model)
+    assert operators(same) == operators(model)
+    np.testing.assert_array_equal(run(same, planes()), run(model, planes()))
+
+
+def test_reshaping_to_a_row_for_each_image_becomes_a_flatten() -> None:
+    model = graph("y = Reshape <allowzero=1> (x, shape)", result="float[batch,120] y", shape=np.array([-1, 120], np.int64))
+    flat = pool_instead_of_mean(model)
+    assert operators(flat) == ["Flatten"]
+    np.testing.assert_array_equal(run(flat, planes()), planes().reshape(3, 120))
+
+
+@pytest.mark.parametrize(
+    ("shape", "result"), [([-1, 60], "float[rows,60] y"), ([-1, 4, 30], "float[batch,4,30] y"), ([60, -1], "float[60,n] y")]
+)
+def test_any_other_reshape_stays(shape: list[int], result: str) -> None:
+    model = graph("y = Reshape (x, shape)", result=result, shape=np.array(shape, np.int64))
+    same = pool_instead_of_mean(model)
+    assert operators(same) == ["Reshape"]
+    np.testing.assert_array_equal(run(same, planes()), planes().reshape(shape))
+
+
+def test_hard_swish_becomes_its_definition() -> None:
+    model = graph("a = HardSwish (x) y = HardSwish (a)")
+    split = split_hard_swish(model)
+    assert operators(split) == ["HardSigmoid", "Mul"] * 2
+    x = planes().astype(np.float64)
+    for _ in range(2):
+        x = x * np.clip(x / 6 + 0.5, 0, 1)
+    np.testing.assert_allclose(run(split, planes()), x, atol=1e-6)
+    np.testing.assert_allclose(run(split, planes()), run(model, planes()), atol=1e-6)
+    names = [node.name for node in split.graph.node if node.name]
+    assert len(set(names)) == len(names)
+
+
+def test_initializers_that_nothing_reads_go() -> None:
+    model = graph("y = Add (x, used)", used=np.float32(2), unused=np.float32(3))
+    assert [tensor.name for tensor in without_unused(model).graph.initializer] == ["used"]
+
+
+def test_what_only_debugging_needs_goes() -> None:
+    model = graph("y = Add (x, two)", two=np.float32(2))
+    for holder in (model, model.graph, model.graph.node[0], model.graph.input[0], model.graph.output[0], model.graph.initializer[0]):
+        holder.doc_string = "written in /home/someone/secret"
+        holder.metadata_props.add(key="trace", value="/home/someone/train.py line 3")
+    model.producer_name, model.producer_version = "pytorch", "1.2.3"
+    cleaned = clean(model)
+    assert not [value for _, value in texts(cleaned) if "someone" in value]
+    assert "pytorch" not in cleaned.producer_name
+    np.testing.assert_array_equal(run(cleaned, planes()), planes() + 2)
+
+
+PASSES: list[Callable[[onnx.ModelProto], onnx.ModelProto]] = [
+    clean,
+    copy_of,
+    pool_instead_of_mean,
+    split_hard_swish,
+    without_unused,
+    lambda model: lower(clean(model), 13),
+]
+
+
+@pytest.mark.parametrize("rewrite", PASSES)
+def test_the_input_is_left_alone(rewrite: Callable[[onnx.ModelProto], onnx.ModelProto]) -> None:
+    model = graph(
+        "a = HardSwish (x) b = ReduceMean (a, axes) y = Reshape (b, shape)",
+        result="float[batch,4] y",
+        axes=np.array([2, 3], np.int64),
+        shape=np.array([-1, 4], np.int64),
+        unused=np.float32(1),
+    )
+    model.doc_string = "words"
+    model.graph.node[0].metadata_props.add(key="trace", value="here")
+    before = model.SerializeToString(deterministic=True)
+    new = rewrite(model)
+    np.testing.assert_allclose(run(new, planes()), run(model, planes()), atol=1e-6)
+    new.graph.node[0].name = "changed"
+    new.graph.initializer.add(name="more")
+    assert model.SerializeToString(deterministic=True) == before
+
+
+# --- lowering ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("opset", sorted(IR_VERSIONS))
+def test_each_opset_gets_the_ir_version_it_was_released_with(opset: int) -> None:
+    assert IR_VERSIONS[opset] == helper.find_min_ir_version_for([helper.make_opsetid("", opset)])
+
+
+@pytest.mark.parametrize(
+    ("body", "opset"),
+    [
+        ("y = Mish (x)", 17),  # since 18
+        ("y = Gelu (x)", 18),  # since 20
+        ("y = ReduceMean (x, axes)", 17),  # axes are an input since 18
+        ("y = Reshape <allowzero=1> (x, shape)", 13),  # the attribute exists since 14
+    ],
+)
+def test_what_an_opset_lacks_is_an_error(body: str, opset: int) -> None:
+    constants = {"axes": np.array([1], np.int64), "shape": np.array([0, 4, 6, 5], np.int64)}
+    model = graph(body, opset=20, result="float[a,b,c,d] y", **{name: value for name, value in constants.items() if name in body})
+    before = model.SerializeToString(deterministic=True)
+    with pytest.raises(StepFailed, match=f"opset {opset}"):
+        lower(model, opset)
+    assert model.SerializeToString(deterministic=True) == before
+
+
+@pytest.mark.parametrize("opset", [7, 12, 99])
+def test_an_opset_that_is_not_known_is_an_error(opset: int) -> None:
+    with pytest.raises(StepFailed, match=f"opset {opset} is not known"):
+        lower(graph("y = Relu (x)"), opset)
+
+
+# --- a real graph -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def raw(checkpoint: Path) -> onnx.ModelProto:
+    """The trained classifier as torch's exporter leaves it."""
+    record = read_checkpoint(checkpoint)
+    classifier = Classifier(load_network(checkpoint, record), record.preprocess).eval()
+    example = torch.zeros((2, record.preprocess.size, record.preprocess.size, 3), dtype=torch.uint8)
+    batch = torch.export.Dim("batch", min=1, max=1000)
+    program = torch.onnx.export(classifier, (example,), dynamo=True, opset_version=18, dynamic_shapes=({0: batch},), verbose=False)
+    assert program is not None
+    return program.model_proto
+
+
+@pytest.fixture(scope="module")
+def pixels(checkpoint: Path) -> Any:
+    return images(checkpoint, "val")[0]
+
+
+def test_the_exporter_leaves_paths_and_none_remain(raw: onnx.ModelProto, pixels: Any) -> None:
+    source = str(Path(tlexport.__file__).parent)
+    assert any(source in value for _, value in texts(raw))  # else there is nothing to take out
+    cleaned = clean(raw)
+    found = list(texts(cleaned))
+    assert not [value for name, value in found if name == "doc_string" or source in value or "site-packages" in value or ".py" in value]
+    assert not [node.name for node in cleaned.graph.node if node.metadata_props]
+    assert not cleaned.metadata_props
+    assert cleaned.ByteSize() < raw.ByteSize()
+    np.testing.assert_allclose(run(cleaned, pixels), run(raw, pixels), atol=1e-6)
+
+
+@pytest.mark.parametrize("opset", OPSETS)
+def test_a_trained_classifier_at_each_opset(raw: onnx.ModelProto, pixels: Any, opset: int) -> None:
+    before = raw.SerializeToString(deterministic=True)
+    lowered = lower(clean(raw), opset)
+    assert raw.SerializeToString(deterministic=True) == before
+    assert [(entry.domain, entry.version) for entry in lowered.opset_import] == [("", opset)]
+    onnx.checker.check_model(lowered, full_check=True)
+    for node in lowered.graph.node:  # each operator existed then
+        assert onnx.defs.has(node.op_type, opset, ""), node.op_type
+        assert onnx.defs.get_schema(node.op_type, opset, "").since_version <= opset
+    assert ("HardSwish" in operators(lowered)) == (opset >= 14)
+    np.testing.assert_allclose(run(lowered, pixels), run(raw, pixels), atol=1e-6)
+
+
+def test_an_exported_graph_has_what_the_quantizers_count_on(bundle: Path) -> None:
+    """Pools instead of means, one float constant a weight, the uint8 input in one Cast, a Softmax at the end."""
+    model = onnx.load(bundle / "model.fp32.onnx")
+    graph = model.graph
+    assert not {"ReduceMean", "Reshape"} & set(operators(model))
+    assert [node.op_type for node in graph.node if "image" in node.input] == ["Cast"]
+    assert [node.op_type for node in graph.node[:2]] == ["Cast", "Transpose"]
+    assert (graph.node[-1].op_type, list(graph.node[-1].output)) == ("Softmax", ["probabilities"])
+    constants = {tensor.name for tensor in graph.initializer}
+    assert all(node.input[1] in constants for node in graph.node if node.op_type in ("Conv", "Gemm"))
+
+
+class Branching(nn.Module):
+    """Cannot be a graph: which way it goes depends on the pixels."""
+
+    backbone = "branching"
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return image.mean(dim=(2, 3)) if image.sum() > 0 else -image.mean(dim=(2, 3))
+
+
+def test_a_network_that_is_no_graph_is_an_error_with_its_reason() -> None:
+    with pytest.raises(StepFailed) as error:
+        to_onnx(Branching(), Preprocess(size=16, resize=16), "uint8", 17)  # type: ignore[arg-type]
+    assert "branching" in error.value.message
+    assert "data-dependent" in error.value.message
+    assert "\n" not in error.value.message

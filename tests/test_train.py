@@ -1,0 +1,498 @@
+"""Training: what is frozen stays, what is trained changes, and a seed fixes everything."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from variants import light_variants, settle
+
+from tlexport.api.finetune import finetune
+from tlexport.checkpoint import HISTORY, WEIGHTS, read_checkpoint, read_dataset
+from tlexport.contract import Preprocess
+from tlexport.data.decode import decode_all
+from tlexport.data.source import read_source
+from tlexport.errors import StepFailed, Unsupported, UsageError
+from tlexport.network import Contract, Network, build, load_network
+from tlexport.ports import Task
+from tlexport.recipe import Recipe
+from tlexport.train.augment import light
+from tlexport.train.fit import Fit, Images, Trainer
+from tlexport.train.frozen import FrozenTrunk, features_of
+from tlexport.train.loop import Inputs, batches, evaluate, make_optimizer, rate, run_phase
+from tlexport.train.phases import Phase, plan_phases
+from tlexport.train.weights import initial_network
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+CPU = torch.device("cpu")
+SIDE = 32  # pixels: the least that a recipe takes
+PREPROCESS = Preprocess(size=SIDE, resize=SIDE)
+SMALL = "mobilenet_v3_small"
+LIGHT = light_variants()
+QUICK: dict[str, Any] = {"weights": "embedded", "image_size": SIDE, "val_fraction": 0.25}
+
+
+class Watching:
+    """A Progress that keeps what it is told, and does something of its own when a training bar has moved so many times."""
+
+    def __init__(self, moves: int = 0, action: Callable[[], None] = lambda: None) -> None:
+        self.notes: list[str] = []
+        self.texts: list[str] = []
+        self.moves, self.action = moves, action
+
+    @contextmanager
+    def task(self, title: str, total: int) -> Iterator[Task]:
+        def advance(amount: int, text: str = "") -> None:
+            if title.startswith("training"):
+                self.texts.append(text)
+                if len(self.texts) == self.moves:
+                    self.action()
+
+        yield advance
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+@pytest.fixture(scope="module")
+def images(digits: Path) -> tuple[Images, Images]:
+    """Digits to train and to validate on."""
+    decoded = decode_all(read_source(str(digits)), PREPROCESS, "fail", 1, lambda done: None)
+    labels = torch.tensor([entry.label for entry in decoded.listing.entries])
+    val = torch.arange(len(labels)) % 4 == 0
+    return Images(decoded.pixels[~val.numpy()], labels[~val]), Images(decoded.pixels[val.numpy()], labels[val])
+
+
+def few(part: Images, count: int) -> Images:
+    step = len(part.labels) // count
+    return Images(part.pixels[::step][:count], part.labels[::step][:count])
+
+
+def network_of(backbone: str, seed: int = 0) -> Network:
+    torch.manual_seed(seed)
+    return build(backbone, 10)
+
+
+def phases_of(recipe: Recipe, network: Network) -> tuple[Phase, ...]:
+    return plan_phases(recipe, tuple(network.stages), None)
+
+
+def train(network: Network, recipe: Recipe, images: tuple[Images, Images], progress: Watching | None = None) -> Fit:
+    return Trainer(network, PREPROCESS, recipe, CPU, progress or Watching()).fit(phases_of(recipe, network), *images)
+
+
+def snapshot(module: nn.Module) -> dict[str, bytes]:
+    """Every parameter and buffer, to the bit."""
+    named: Sequence[tuple[str, Tensor]] = (*module.named_parameters(), *module.named_buffers())
+    return {name: tensor.detach().contiguous().numpy().tobytes() for name, tensor in named}
+
+
+def snapshots(network: Network) -> dict[str, dict[str, bytes]]:
+    return {name: snapshot(stage) for name, stage in network.stages.items()}
+
+
+# --- frozen -----------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Run:
+    network: Network
+    before: dict[str, dict[str, bytes]]  # by stage
+    trained: dict[str, dict[str, bytes]]  # at the end of the last epoch
+    after: dict[str, dict[str, bytes]]  # with the weights of the best epoch
+    phases: tuple[Phase, ...]
+
+
+@pytest.fixture(scope="module", params=[(b, s) for b in LIGHT for s in ("head", "partial")], ids="-".join)
+def run(request: pytest.FixtureRequest, images: tuple[Images, Images]) -> Run:
+    backbone, strategy = request.param
+    recipe = Recipe(backbone=backbone, strategy=strategy, epochs=2, batch_size=16, lr=0.01, warmup=0)
+    network = network_of(backbone)
+    before, trained = snapshots(network), {}
+    # 40 images in batches of 16: an epoch moves the bar four times, the last time after validation
+    train(network, recipe, (few(images[0], 40), few(images[1], 20)), Watching(8, lambda: trained.update(snapshots(network))))
+    return Run(network, before, trained, snapshots(network), phases_of(recipe, network))
+
+
+def test_frozen_stages_are_bit_identical(run: Run) -> None:
+    frozen = list(run.network.stages)[: min(phase.frozen for phase in run.phases)]
+    assert frozen
+    normalises = any(isinstance(module, nn.BatchNorm2d) for module in run.network.modules())
+    assert normalises == any("running_mean" in name for stage in frozen for name in run.before[stage])  # statistics are looked at
+    for stage in frozen:
+        assert run.before[stage] == run.trained[stage] == run.after[stage]
+
+
+def test_trained_stages_change(run: Run) -> None:
+    trained = list(run.network.stages)[run.phases[-1].frozen :]
+    assert trained[-1] == "head"
+    for stage in trained:
+        same = [name for name, value in run.trained[stage].items() if value == run.before[stage][name]]
+        assert same == []  # weights, biases, and BatchNorm's statistics and counters
+
+
+def test_a_frozen_stage_that_changes_stops_the_training(images: tuple[Images, Images]) -> None:
+    network = network_of(SMALL)
+    first = next(network.stages["stem"].parameters())
+
+    def meddle() -> None:
+        first.data += 1
+
+    recipe = Recipe(epochs=1)
+    with pytest.raises(StepFailed, match="frozen stage changed"):
+        train(network, recipe, (few(images[0], 40), few(images[1], 20)), Watching(1, meddle))
+
+
+def test_a_checkpoint_says_what_was_frozen(digits: Path, tmp_path: Path) -> None:
+    recipe = Recipe(strategy="partial", freeze="stage4", epochs=2, **QUICK)
+    progress = Watching()
+    trained = finetune(str(digits), recipe, tmp_path / "run", device="cpu", threads=1, progress=progress)
+    start = initial_network(recipe, 10)
+    end = load_network(tmp_path / "run", trained.checkpoint)
+    frozen = trained.checkpoint.frozen
+    equal = [name for name in end.stages if snapshot(start.stages[name]) == snapshot(end.stages[name])]
+    assert equal == list(frozen.stages) == list(end.stages)[: end.boundary("stage4")]
+    assert frozen.parameters == sum(p.numel() for name in equal for p in end.stages[name].parameters())
+    assert frozen.total_parameters == sum(p.numel() for p in end.parameters())
+    note = next(note for note in progress.notes if note.startswith("frozen"))
+    assert f"{frozen.parameters:,}" in note
+    assert all(name in note for name in frozen.stages)
+
+
+# --- phases -----------------------------------------------------------------------------------------------------------------
+
+STAGES = ("stem", "stage1", "stage2", "stage3", "top", "head")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "boundary", "expected"),
+    [
+        (Recipe(strategy="head", epochs=7, lr=0.1), None, (Phase("head", 5, 7, 0.1),)),
+        (Recipe(strategy="head", epochs=7, lr=0.1, freeze="top"), 5, (Phase("head", 5, 7, 0.1),)),
+        (Recipe(strategy="full", epochs=7, lr=0.1), None, (Phase("full", 0, 7, 0.1),)),
+        (Recipe(strategy="partial", epochs=9, lr=0.3), None, (Phase("head", 5, 3, 0.3), Phase("top", 3, 6, 0.1))),
+        (Recipe(strategy="partial", epochs=2, lr=0.3), 1, (Phase("head", 5, 1, 0.3), Phase("top", 1, 1, 0.1))),
+        (
+            Recipe(strategy="partial", epochs=9, lr=0.3, head_epochs=8, fine_lr=0.2, freeze="stage2"),
+            3,
+            (Phase("head", 5, 8, 0.3), Phase("top", 3, 1, 0.2)),
+        ),
+    ],
+)
+def test_a_recipe_becomes_phases(recipe: Recipe, boundary: int | None, expected: tuple[Phase, ...]) -> None:
+    planned = plan_phases(recipe, STAGES, boundary)
+    assert [(p.name, p.frozen, p.epochs) for p in planned] == [(p.name, p.frozen, p.epochs) for p in expected]
+    assert [p.lr for p in planned] == pytest.approx([p.lr for p in expected])
+
+
+@pytest.mark.parametrize(
+    ("recipe", "boundary", "says"),
+    [
+        (Recipe(strategy="head", freeze="stage2"), 3, "--strategy partial"),
+        (Recipe(strategy="full", freeze="stem"), 1, "--strategy partial"),
+        (Recipe(strategy="partial", epochs=1), None, "--epochs 2"),
+        (Recipe(strategy="partial", epochs=3, head_epochs=3), None, "--epochs"),
+    ],
+)
+def test_a_recipe_that_contradicts_itself_is_refused(recipe: Recipe, boundary: int | None, says: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        plan_phases(recipe, STAGES, boundary)
+    assert says in caught.value.hint
+
+
+# --- the rate and the batches -------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(1, 3000), st.floats(0, 1, exclude_max=True))
+def test_the_rate_rises_to_its_peak_then_falls_to_nothing(steps: int, warmup: float) -> None:
+    rates = [rate(step, steps, warmup) for step in range(steps + 1)]
+    peak = max(1, round(warmup * steps)) - 1
+    assert rates[peak] == 1
+    assert all(0 < value <= 1 for value in rates[:steps])
+    assert all(before < after for before, after in pairwise(rates[: peak + 1]))
+    assert all(before >= after for before, after in pairwise(rates[peak:]))
+    if peak + 1 < steps:
+        assert rates[steps] == pytest.approx(0, abs=1e-12)
+
+
+@given(st.integers(1, 400), st.integers(2, 70), st.integers(0, 2**32))
+def test_batches_hold_every_image_once_and_none_is_alone(count: int, size: int, seed: int) -> None:
+    parts = batches(count, size, torch.Generator().manual_seed(seed))
+    assert sorted(torch.cat(parts).tolist()) == list(range(count))
+    assert all(len(part) <= size + 1 for part in parts)
+    assert len(parts) == 1 or all(len(part) > 1 for part in parts)
+    again = batches(count, size, torch.Generator().manual_seed(seed))
+    assert all(torch.equal(one, other) for one, other in zip(parts, again, strict=True))
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_biases_and_norms_do_not_decay(optimizer: str) -> None:
+    top = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    chosen = make_optimizer(top, Recipe(optimizer=optimizer, weight_decay=0.3, lr=0.2), 0.2)  # type: ignore[arg-type]
+    decayed = [p for group in chosen.param_groups for p in group["params"] if group["weight_decay"] == 0.3]
+    spared = [p for group in chosen.param_groups for p in group["params"] if group["weight_decay"] == 0]
+    assert [id(p) for p in decayed] == [id(top[0].weight)]
+    assert {id(p) for p in spared} == {id(top[0].bias), id(top[1].weight), id(top[1].bias)}
+
+
+# --- reproducibility ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_seed_fixes_every_bit(digits: Path, tmp_path: Path) -> None:
+    recipe = Recipe(strategy="partial", augment="light", epochs=2, batch_size=64, seed=3, **QUICK)
+    weights, metrics, parts = [], [], []
+    for number, seed in enumerate((3, 3, 4)):
+        torch.manual_seed(100 + number)  # what happened before must not matter
+        path = tmp_path / str(number)
+        trained = finetune(str(digits), recipe.model_copy(update={"seed": seed}), path, device="cpu", threads=1)
+        weights.append((path / WEIGHTS).read_bytes())
+        metrics.append(trained.checkpoint.metrics)
+        parts.append([sample.part for sample in read_dataset(path).samples])
+    assert weights[0] == weights[1]
+    assert metrics[0] == metrics[1]
+    assert weights[0] != weights[2]
+    assert parts[0] != parts[2]
+
+
+def test_an_epoch_depends_on_nothing_that_happens_between_epochs() -> None:
+    learn, check = contrary()
+
+    def losses(draws: int) -> list[float]:
+        torch.manual_seed(0)
+        top, found = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.Linear(8, 2)), []
+        for epoch in run_phase(top, learn, check, Phase("head", 0, 3, 0.1), Recipe(), 1, lambda advance, text="": None):
+            found.append(epoch.train_loss)
+            torch.rand(draws)
+        return found
+
+    assert losses(1) == losses(5)
+
+
+def test_kept_features_train_as_computed_ones_do(images: tuple[Images, Images]) -> None:
+    recipe = Recipe(epochs=2, lr=0.01, batch_size=16)
+    parts = few(images[0], 60), few(images[1], 20)
+    kept = train(network_of(SMALL), recipe, parts).history
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tlexport.train.frozen.KEPT_BYTES", 0)
+        computed = train(network_of(SMALL), recipe, parts).history
+    assert [e.train_loss for e in computed] == pytest.approx([e.train_loss for e in kept], abs=1e-4)
+    assert [e.val_loss for e in computed] == pytest.approx([e.val_loss for e in kept], abs=1e-4)
+
+
+# --- the frozen part, computed once -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backbone", LIGHT)
+def test_kept_features_are_what_the_frozen_stages_compute(backbone: str, images: tuple[Images, Images]) -> None:
+    network = network_of(backbone)
+    contract = Contract(PREPROCESS)
+    count = len(network.stages) - 1
+    pixels = few(images[0], 20).pixels
+    settle(network, contract(torch.from_numpy(pixels)))
+    done: list[int] = []
+    kept = features_of(FrozenTrunk(network, contract, count, CPU), pixels, 8, done.append)
+    with torch.no_grad():
+        expected = nn.Sequential(*list(network.stages.values())[:count])(contract(torch.from_numpy(pixels)))
+    assert kept is not None
+    assert kept.shape == expected.shape
+    assert float(expected.std(dim=0).max()) > 0.1  # the images differ
+    torch.testing.assert_close(kept, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
+    assert done == [8, 8, 4]
+
+
+def test_features_that_do_not_fit_into_memory_are_not_kept(images: tuple[Images, Images], monkeypatch: pytest.MonkeyPatch) -> None:
+    network = network_of(SMALL)
+    trunk = FrozenTrunk(network, Contract(PREPROCESS), 1, CPU)
+    pixels = images[1].pixels
+    row = trunk(torch.from_numpy(pixels[:1])).numel() * 4
+    monkeypatch.setattr("tlexport.train.frozen.KEPT_BYTES", row * len(pixels) - 1)
+    assert features_of(trunk, pixels, 8, lambda done: None) is None
+    monkeypatch.setattr("tlexport.train.frozen.KEPT_BYTES", row * len(pixels))
+    assert features_of(trunk, pixels, 8, lambda done: None) is not None
+
+
+# --- augmentation -------------------------------------------------------------------------------------------------------------
+
+
+def test_augmentation_follows_its_generator(images: tuple[Images, Images]) -> None:
+    pixels = torch.from_numpy(images[0].pixels)
+    once, again, other = (light(pixels, True, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    assert torch.equal(once, again)
+    assert not torch.equal(once, other)
+    assert once.shape == pixels.shape
+    assert not torch.equal(once, pixels.float())
+    assert 0 <= float(once.min()) <= float(once.max()) <= 255.001  # interpolation rounds
+
+
+@given(st.integers(0, 2**32), st.integers(8, 40), st.integers(8, 40))
+def test_augmentation_mirrors_only_where_it_may(seed: int, height: int, width: int) -> None:
+    ramp = torch.linspace(0, 255, width).to(torch.uint8).view(1, 1, width, 1).expand(64, height, width, 3)
+    for flip in (False, True):
+        row = light(ramp, flip, torch.Generator().manual_seed(seed))[:, 0, :, 0]
+        rising = int((row[:, -1] > row[:, 0]).sum())
+        assert rising == 64 if not flip else 0 < rising < 64
+
+
+# --- stopping, and what is kept -----------------------------------------------------------------------------------------------
+
+
+def contrary(count: int = 64) -> tuple[Inputs, Inputs]:
+    """What is learnt from the first part is wrong in the second, so validation gets worse with every epoch."""
+    features = torch.randn(count, 4, generator=torch.Generator().manual_seed(0))
+    labels = (features[:, 0] > 0).long()
+    return tuple(Inputs(lambda indices, _: features[indices], wanted, CPU) for wanted in (labels, 1 - labels))  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("patience", [1, 3])
+def test_training_stops_when_validation_no_longer_gets_better(patience: int) -> None:
+    torch.manual_seed(0)
+    learn, check = contrary()
+    recipe = Recipe(patience=patience, warmup=0)
+    epochs = list(run_phase(nn.Linear(4, 2), learn, check, Phase("head", 0, 20, 0.05), recipe, 5, lambda advance, text="": None))
+    assert len(epochs) == 1 + patience
+    assert [epoch.epoch for epoch in epochs] == list(range(5, 6 + patience))
+    assert all(epoch.val_loss >= epochs[0].val_loss for epoch in epochs)
+
+
+def test_training_goes_on_while_validation_gets_better() -> None:
+    torch.manual_seed(0)
+    learn, _ = contrary()
+    recipe = Recipe(patience=1, warmup=0)
+    epochs = list(run_phase(nn.Linear(4, 2), learn, learn, Phase("head", 0, 12, 0.1), recipe, 1, lambda advance, text="": None))
+    assert len(epochs) == 12
+    assert epochs[-1].val_top1 > 0.9
+    assert epochs[-1].train_loss < epochs[0].train_loss
+
+
+def test_batch_norm_statistics_follow_in_a_short_run() -> None:
+    torch.manual_seed(0)
+    values = 5 + torch.randn(64, 3, 4, 4)
+    norm = nn.BatchNorm2d(3, momentum=0.001)  # as in torchvision's EfficientNet, for hundreds of thousands of steps
+    top = nn.Sequential(norm, nn.Flatten(), nn.Linear(48, 2))
+    inputs = Inputs(lambda indices, _: values[indices], torch.arange(64) % 2, CPU)
+    list(run_phase(top, inputs, inputs, Phase("full", 0, 10, 0.001), Recipe(batch_size=16), 1, lambda advance, text="": None))
+    # forty steps: at a momentum of 0.001 the mean would have come to 0.2
+    assert norm.running_mean is not None
+    assert float((norm.running_mean - 5).abs().max()) < 0.3
+
+
+def test_the_weights_of_the_best_epoch_are_kept(images: tuple[Images, Images]) -> None:
+    learn = few(images[0], 60)
+    # validated on the same images under other names: the better they are learnt, the worse it gets
+    check = Images(learn.pixels, (learn.labels + 1) % 10)
+    recipe = Recipe(strategy="partial", epochs=6, head_epochs=4, lr=0.02, batch_size=16, warmup=0)
+    network = network_of(SMALL)
+    fit = train(network, recipe, (learn, check))
+    assert fit.best == max(fit.history, key=lambda epoch: (epoch.val_top1, -epoch.val_loss))
+    assert fit.best != fit.history[-1]
+    whole = nn.Sequential(Contract(PREPROCESS), network)
+    inputs = Inputs(lambda indices, _: torch.from_numpy(check.pixels[indices.numpy()]), check.labels, CPU)
+    loss, top1 = evaluate(whole, inputs)
+    assert loss == pytest.approx(fit.best.val_loss, abs=1e-4)
+    assert top1 == fit.best.val_top1
+    assert abs(fit.history[-1].val_loss - fit.best.val_loss) > 1e-2
+
+
+def test_the_bar_shows_loss_accuracy_and_speed(images: tuple[Images, Images]) -> None:
+    progress = Watching()
+    recipe = Recipe(epochs=1, batch_size=16)
+    fit = train(network_of(SMALL), recipe, (few(images[0], 40), few(images[1], 20)), progress)
+    assert all(word in progress.texts[0] for word in ("loss", "top-1", "images/s"))
+    assert f"{100 * fit.history[0].val_top1:.1f} %" in progress.texts[-1]
+
+
+# --- what goes wrong ----------------------------------------------------------------------------------------------------------
+
+
+def poisoned(path: Path, name: str, value: float) -> Path:
+    """The embedded weights with one tensor spoiled."""
+    state = initial_network(Recipe(weights="embedded"), 10).net.state_dict()
+    state[name].fill_(value)
+    save_file(state, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("strategy", "tensor", "value"),
+    [("head", "features.0.0.weight", math.nan), ("full", "features.3.block.0.1.running_var", -1.0)],
+    ids=["training", "validation"],
+)
+def test_a_loss_that_is_no_number_ends_the_training(strategy: str, tensor: str, value: float, digits: Path, tmp_path: Path) -> None:
+    weights = poisoned(tmp_path / "weights.safetensors", tensor, value)
+    # one epoch of one batch: BatchNorm's statistics, which only validation uses, do not recover
+    recipe = Recipe.parse(
+        {"weights": str(weights), "strategy": strategy, "epochs": 1, "image_size": SIDE, "batch_size": 256}, "the test's recipe"
+    )
+    with pytest.raises(StepFailed, match="not finite in epoch 1") as caught:
+        finetune(str(digits), recipe, tmp_path / "run", device="cpu", threads=1)
+    assert "--lr" in caught.value.hint
+    assert [path.name for path in tmp_path.iterdir()] == ["weights.safetensors"]
+
+
+def interrupt() -> None:
+    """Ctrl-C."""
+    signal.raise_signal(signal.SIGINT)
+
+
+def test_an_interrupt_leaves_a_checkpoint_that_can_be_used(digits: Path, tmp_path: Path) -> None:
+    recipe = Recipe(epochs=5, batch_size=32, **QUICK)
+    # 90 images in batches of 32: four moves of the bar an epoch, the last one of them after validation
+    progress = Watching(10, interrupt)
+    trained = finetune(str(digits), recipe, tmp_path / "run", device="cpu", threads=1, progress=progress)
+    record = read_checkpoint(tmp_path / "run")
+    assert record == trained.checkpoint
+    assert record.interrupted
+    assert trained.to_json()["interrupted"] is True
+    assert record.metrics["epochs"] == 2
+    assert load_network(tmp_path / "run", record)(torch.zeros(1, 3, SIDE, SIDE)).shape == (1, 10)
+    # as far as it came, it is the uninterrupted run
+    whole = finetune(str(digits), recipe, tmp_path / "whole", device="cpu", threads=1)
+    assert not whole.checkpoint.interrupted
+    losses = [
+        [json.loads(line)["val_loss"] for line in (tmp_path / name / HISTORY).read_text().splitlines()[:2]] for name in ("run", "whole")
+    ]
+    assert losses[0] == losses[1]
+
+
+def test_an_interrupt_in_the_first_epoch_leaves_nothing(digits: Path, tmp_path: Path) -> None:
+    progress = Watching(2, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(str(digits), Recipe(epochs=5, **QUICK), tmp_path / "run", device="cpu", threads=1, progress=progress)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_gpu_that_is_not_here_is_not_replaced_by_the_cpu(digits: Path, tmp_path: Path) -> None:
+    absent = f"cuda:{torch.cuda.device_count()}"
+    with pytest.raises(Unsupported, match=absent):
+        finetune(str(digits), Recipe(**QUICK), tmp_path / "run", device=absent)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_threads_are_those_asked_for_and_given_back(digits: Path, tmp_path: Path) -> None:
+    before, seen = torch.get_num_threads(), []
+
+    class Stopping(Watching):
+        @contextmanager
+        def task(self, title: str, total: int) -> Iterator[Task]:
+            seen.append(torch.get_num_threads())
+            raise KeyboardInterrupt
+            yield
+
+    with pytest.raises(KeyboardInterrupt):
+        finetune(str(digits), Recipe(**QUICK), tmp_path / "run", device="cpu", threads=before + 2, progress=Stopping())
+    assert seen == [before + 2]
+    assert torch.get_num_threads() == before

@@ -1,0 +1,38 @@
+"""Which backbones the tests train, one of each family, small enough for that; and a random start that lets images through."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torchvision import models
+
+from tlexport import plugins
+from tlexport.network import Network
+
+LIGHT = 12_000_000  # parameters; what is trained is the same code for all, and a VGG has 130 million
+
+
+def parameters(backbone: str) -> int:
+    """As torchvision publishes it."""
+    return int(models.get_model_weights(backbone).DEFAULT.meta["num_params"])
+
+
+def light_variants() -> tuple[str, ...]:
+    """The smallest variant of each family that has one of less than :data:`LIGHT` parameters."""
+    smallest = (min(plugins.load("backbones", family).VARIANTS, key=parameters) for family in plugins.names("backbones"))
+    return tuple(variant for variant in smallest if parameters(variant) < LIGHT)
+
+
+def settle(network: Network, images: Tensor) -> None:
+    """Set BatchNorm's statistics from normalised images (batch, 3, height, width).
+
+    With the initial ones, what distinguishes two images fades away on the way through a random network.
+    """
+    momenta = {module: module.momentum for module in network.modules() if isinstance(module, nn.BatchNorm2d)}
+    for module in momenta:
+        module.momentum = 1.0
+    with torch.no_grad():
+        network.net.train()(images)
+    network.eval()
+    for module, momentum in momenta.items():
+        module.momentum = momentum

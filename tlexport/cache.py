@@ -1,0 +1,116 @@
+"""A cache of arrays that can be computed again: memory-mapped, bounded, safe to share, never trusted when damaged.
+
+An entry is two files named after the hash of its key: the array (``.npy``) and, written last, a record with the array's SHA-256.
+Both are written beside and renamed, so another run sees a whole entry or none. An entry whose bytes do not match its record
+(truncated, stale, tampered with) counts as absent and is removed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from tlexport.errors import StepFailed
+from tlexport.files import new_file, sha256_of
+from tlexport.ports import Array
+
+LIMIT_BYTES = 10 * 10**9  # default bound; $TLX_CACHE_GB replaces it
+
+
+def cache_folder() -> Path:
+    """Where data that can be made again is kept: ``$TLX_CACHE``, else ``tlexport`` in ``$XDG_CACHE_HOME`` or ``~/.cache``."""
+    if chosen := os.environ.get("TLX_CACHE"):
+        return Path(chosen).absolute()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "tlexport"
+
+
+def limit_from_environment() -> int:
+    """The bound in bytes: ``$TLX_CACHE_GB`` (10^9 bytes) or the default. A value that is no number counts as 0: nothing is kept."""
+    text = os.environ.get("TLX_CACHE_GB")
+    if text is None:
+        return LIMIT_BYTES
+    try:
+        return max(0, int(float(text) * 1e9))
+    except (ValueError, OverflowError):
+        return 0
+
+
+class ArrayCache:
+    """Arrays by key, in one folder.
+
+    Args:
+        folder: where; made when the first array is kept. None: keep nothing.
+        limit_bytes: total size of the arrays kept; the least recently used go first.
+    """
+
+    def __init__(self, folder: Path | None, limit_bytes: int | None = None) -> None:
+        self.folder = folder
+        self.limit_bytes = limit_from_environment() if limit_bytes is None else limit_bytes
+
+    def get(self, key: Mapping[str, object]) -> Array | None:
+        """The array of a key, memory-mapped read-only; None when it is not here or not what was kept."""
+        if self.folder is None:
+            return None
+        array, record = self._paths(key)
+        try:
+            expected = json.loads(record.read_text(encoding="utf-8"))["sha256"]
+            found = sha256_of(array)
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        if found != expected:
+            self._remove(record)
+            return None
+        with contextlib.suppress(OSError):
+            os.utime(array)  # the time of last use decides what goes first
+        try:
+            loaded: Array = np.load(array, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError):
+            return None
+        return loaded
+
+    def keep(self, key: Mapping[str, object], value: Array) -> None:
+        """Keep an array, making room first. One larger than the bound, or a disk that is full, is not an error: it is not kept."""
+        if self.folder is None or value.nbytes > self.limit_bytes:
+            return
+        array, record = self._paths(key)
+        try:
+            self._make_room(value.nbytes)
+            with new_file(array) as temporary, temporary.open("wb") as stream:
+                np.save(stream, value, allow_pickle=False)
+            with new_file(record) as temporary:
+                temporary.write_text(json.dumps({"sha256": sha256_of(array), "key": dict(key)}) + "\n", encoding="utf-8")
+        except (OSError, StepFailed):
+            self._remove(record)
+
+    def _paths(self, key: Mapping[str, object]) -> tuple[Path, Path]:
+        name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
+        folder = self.folder or Path()
+        return folder / f"{name}.npy", folder / f"{name}.json"
+
+    def _make_room(self, needed: int) -> None:
+        """Remove the least recently used entries until ``needed`` bytes fit under the bound. Maps in use stay valid (POSIX)."""
+        if self.folder is None or not self.folder.is_dir():
+            return
+        entries = []
+        for array in self.folder.glob("*.npy"):
+            with contextlib.suppress(OSError):
+                entries.append((array.stat().st_mtime, array.stat().st_size, array))
+        total = sum(size for _, size, _ in entries)
+        for _, size, array in sorted(entries):
+            if total + needed <= self.limit_bytes:
+                break
+            self._remove(array.with_suffix(".json"))
+            total -= size
+
+    @staticmethod
+    def _remove(record: Path) -> None:
+        """Remove an entry, its record first, so that no half of it can be taken for a whole."""
+        for path in (record, record.with_suffix(".npy")):
+            with contextlib.suppress(OSError):
+                path.unlink()
