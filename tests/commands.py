@@ -15,6 +15,7 @@ import pytest
 from tlexport.cli.main import run, tlx
 
 ROOT = Path(__file__).resolve().parent.parent
+TIMEOUT = 1200  # seconds, after which something hangs; even `tlx demo` on a machine that is busy with other things takes less
 # what the script `tlx` does, with the modules that this test runs with, and nothing from the working directory
 PROGRAM = [sys.executable, "-P", "-c", "from tlexport.cli.main import main; main()"]
 
@@ -40,7 +41,7 @@ class Ended(NamedTuple):
 def process(*arguments: str | Path, cwd: Path, program: list[str] = PROGRAM, env: Mapping[str, str] | None = None) -> Ended:
     """`tlx` in a process of its own, with pipes for its streams."""
     command = [*program, *map(str, arguments)]
-    done = subprocess.run(command, cwd=cwd, env=environment(**(env or {})), capture_output=True, encoding="utf-8", timeout=400)
+    done = subprocess.run(command, cwd=cwd, env=environment(**(env or {})), capture_output=True, encoding="utf-8", timeout=TIMEOUT)
     return Ended(done.returncode, done.stdout, done.stderr)
 
 

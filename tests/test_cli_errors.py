@@ -312,9 +312,10 @@ def test_a_bug_keeps_its_traceback(work: Path) -> None:
     assert ended.err.endswith("ZeroDivisionError: division by zero\n")
 
 
-def test_the_reader_may_go_away(work: Path) -> None:
+@pytest.mark.parametrize("line", ["profiles show cpu-x86", "profiles list", "profiles list --json"])
+def test_the_reader_may_go_away(line: str, work: Path) -> None:
     """As in `tlx ... | head -0`."""
-    with start("profiles", "show", "cpu-x86", cwd=work, stdout=PIPE, stderr=PIPE) as child:
+    with start(*line.split(), cwd=work, stdout=PIPE, stderr=PIPE) as child:
         child.stdout.close()
         assert child.stderr.read() == b""
     assert child.returncode == 1

@@ -1,0 +1,241 @@
+"""Each family on its way to a device: folded, frozen and exported as it is, with what belongs to its weights."""
+
+from __future__ import annotations
+
+import multiprocessing
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
+from io import BytesIO
+from itertools import accumulate
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from exports import run
+from images import encoded, scene
+from PIL import Image
+from torch import Tensor, nn
+from torchvision import models
+from variants import light_variants, parameters, settle
+
+from tlexport import plugins
+from tlexport.contract import Preprocess
+from tlexport.device.image import prepare
+from tlexport.errors import InvalidFile, UsageError
+from tlexport.export.rewrite import lower
+from tlexport.export.to_onnx import EXPORTER_OPSET, to_onnx
+from tlexport.network import Classifier, Contract, Network, backbone_names, build, cpu_threads, traits_of
+from tlexport.ports import Silent
+from tlexport.recipe import Recipe
+from tlexport.train.fit import Images, Trainer
+from tlexport.train.frozen import FrozenTrunk
+from tlexport.train.phases import plan_phases
+from tlexport.train.weights import initial_network, preprocess_for
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+CLASSES = 5
+SMALLEST = tuple(min(plugins.load("backbones", family).VARIANTS, key=parameters) for family in plugins.names("backbones"))
+HEAVY = tuple(backbone for backbone in SMALLEST if backbone not in light_variants())  # test_train.py trains the others
+OPSETS = (13, 17, 20)  # the least and the most that a profile asks for, and what lies between
+
+
+def patches(count: int, side: int) -> npt.NDArray[np.uint8]:
+    """Images of random colours, sixteen a side, so that they differ from one another in every way that a network looks at."""
+    colours = np.random.default_rng(0).integers(0, 256, (count, 16, 16, 3), np.uint8)
+    return colours.repeat(-(-side // 16), axis=1).repeat(-(-side // 16), axis=2)[:, :side, :side]
+
+
+def settled(backbone: str, pixels: npt.NDArray[np.uint8], preprocess: Preprocess) -> Network:
+    """A random network that lets these images through."""
+    torch.manual_seed(0)
+    network = build(backbone, CLASSES)
+    for name, parameter in network.named_parameters():
+        if name.endswith("layer_scale"):  # ConvNeXt's start at a millionth: its blocks would do next to nothing
+            nn.init.ones_(parameter)
+    settle(network, Contract(preprocess)(torch.from_numpy(pixels)))
+    return network
+
+
+def preprocess_of(backbone: str, side: int) -> Preprocess:
+    side = max(side, traits_of(backbone).smallest)
+    return Preprocess(size=side, resize=side)
+
+
+# --- export -----------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What torch computes, and by opset what ONNX Runtime does; float32 (image, class)."""
+
+    expected: npt.NDArray[np.float32]
+    found: dict[int, npt.NDArray[np.float32]]
+    readers: set[str]  # operators that read the input
+    foreign: set[str]  # operators' domains other than ONNX's own
+
+
+def export(backbone: str) -> Exported:
+    """At every opset. The exporter writes 18 where less is asked for, so that one run of it serves all that is lower."""
+    warnings.simplefilter("error")
+    with cpu_threads(1):
+        preprocess = preprocess_of(backbone, 64)
+        pixels = patches(8, preprocess.size)
+        network = settled(backbone, pixels, preprocess)
+        first, *more = (to_onnx(network, preprocess, "uint8", opset) for opset in sorted({EXPORTER_OPSET, *OPSETS}) if opset >= EXPORTER_OPSET)
+        graphs = [*(lower(first, opset) for opset in OPSETS if opset < EXPORTER_OPSET), *more]
+        with torch.no_grad():
+            expected = Classifier(network, preprocess).eval()(torch.from_numpy(pixels)).numpy()
+    nodes = [node for graph in graphs for node in graph.graph.node]
+    return Exported(
+        expected,
+        {graph.opset_import[0].version: run(graph, pixels) for graph in graphs},
+        {node.op_type for node in nodes if "image" in node.input},
+        {node.domain for node in nodes} - {""},
+    )
+
+
+@pytest.fixture(scope="module")
+def exports() -> Iterator[dict[str, Future[Exported]]]:
+    """The exporter takes seconds for each network, hence two at a time."""
+    pool = ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn"))
+    try:
+        yield {backbone: pool.submit(export, backbone) for backbone in sorted(SMALLEST, key=parameters, reverse=True)}
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+@pytest.mark.parametrize("backbone", SMALLEST)
+def test_every_opset_computes_what_torch_computes(backbone: str, exports: dict[str, Future[Exported]]) -> None:
+    exported = exports[backbone].result()
+    spread = float(exported.expected.std(axis=0).max())
+    assert spread > 5e-4  # the images do get through
+    assert set(exported.found) == set(OPSETS)
+    for found in exported.found.values():
+        np.testing.assert_allclose(found, exported.expected, atol=min(1e-4, spread / 100))
+
+
+@pytest.mark.parametrize("backbone", SMALLEST)
+def test_the_pixels_feed_nothing_but_a_cast(backbone: str, exports: dict[str, Future[Exported]]) -> None:
+    exported = exports[backbone].result()
+    assert exported.readers == {"Cast"}
+    assert exported.foreign == set()
+
+
+# --- folded and frozen, for the families that test_train.py leaves out ------------------------------------------------------
+
+
+def stage_bits(network: Network) -> dict[str, list[Tensor]]:
+    """A copy of every parameter and buffer, by stage."""
+    return {name: [tensor.detach().clone() for tensor in (*stage.parameters(), *stage.buffers())] for name, stage in network.stages.items()}
+
+
+def same(one: list[Tensor], other: list[Tensor]) -> bool:
+    return all(torch.equal(first, second) for first, second in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize("backbone", HEAVY)
+def test_the_folded_trunk_computes_what_the_stages_compute(backbone: str) -> None:
+    preprocess = preprocess_of(backbone, 64)
+    pixels = patches(8, preprocess.size)
+    network = settled(backbone, pixels, preprocess)
+    contract, count = Contract(preprocess), len(network.stages) - 1
+    images = torch.from_numpy(pixels)
+    folded = FrozenTrunk(network, contract, count, torch.device("cpu"))(images)
+    with torch.no_grad():
+        expected = nn.Sequential(contract, *list(network.stages.values())[:count])(images)
+    assert float(expected.std(dim=0).max()) > 0.1 * float(expected.abs().max())  # the images differ
+    torch.testing.assert_close(folded, expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("backbone", HEAVY)
+def test_frozen_stages_are_bit_identical_and_trained_ones_change(backbone: str) -> None:
+    preprocess = preprocess_of(backbone, 32)
+    pixels = patches(16, preprocess.size)
+    network = settled(backbone, pixels, preprocess)
+    sizes = [sum(parameter.numel() for parameter in stage.parameters()) for stage in network.stages.values()]
+    above = [sum(sizes) - below for below in accumulate(sizes)]
+    frozen = next(count for count, trained in enumerate(above, 1) if trained < 20_000_000)  # more takes long
+    assert 0 < frozen < len(sizes)
+    recipe = Recipe(backbone=backbone, weights="none", strategy="partial", epochs=2, batch_size=8, lr=0.01, fine_lr=0.01, warmup=0)
+    phases = plan_phases(recipe, tuple(network.stages), frozen)
+    part = Images(pixels, torch.arange(16) % CLASSES)
+    before = stage_bits(network)
+    Trainer(network, preprocess, recipe, torch.device("cpu"), Silent()).fit(phases, part, part)
+    kept = [same(before[name], tensors) for name, tensors in stage_bits(network).items()]
+    assert kept == [position < frozen for position in range(len(sizes))]
+
+
+# --- what belongs to the weights --------------------------------------------------------------------------------------------
+
+TRIMMED = [backbone for backbone in backbone_names() if traits_of(backbone).left_out]
+
+
+@dataclass(frozen=True)
+class Whole:
+    """torchvision's network with all its parts, as its ImageNet weights want it to be built, and a file of its parameters."""
+
+    backbone: str
+    net: nn.Module
+    file: Path
+
+    def save(self, **more: Tensor) -> Recipe:
+        torch.save({**self.net.state_dict(), **more}, self.file)
+        return Recipe(backbone=self.backbone, weights=str(self.file))
+
+
+@pytest.fixture(scope="module", params=TRIMMED)
+def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    preprocess = preprocess_of(request.param, 64)
+    ours = settled(request.param, patches(8, preprocess.size), preprocess)
+    net = models.get_model(request.param, weights=None, num_classes=CLASSES, aux_logits=True, transform_input=True, init_weights=False)
+    net.load_state_dict(ours.net.state_dict(), strict=False)
+    return Whole(request.param, net.eval(), tmp_path_factory.mktemp(request.param) / "weights.pth")
+
+
+def test_parts_for_training_from_scratch_are_left_out(whole: Whole) -> None:
+    left_out = traits_of(whole.backbone).left_out
+    recipe = whole.save()
+    names = set(whole.net.state_dict())
+    for prefix in left_out:
+        assert any(name.startswith(prefix) for name in names)
+    network = initial_network(recipe, CLASSES)
+    assert set(network.net.state_dict()) == {name for name in names if not name.startswith(left_out)}
+
+
+def test_what_is_merely_unknown_is_still_refused(whole: Whole) -> None:
+    recipe = whole.save(**{f"{traits_of(whole.backbone).left_out[0].rstrip('.')}_more.weight": torch.zeros(3)})
+    with pytest.raises(InvalidFile, match="1 are unknown"):
+        initial_network(recipe, CLASSES)
+
+
+def test_the_network_sees_what_torchvisions_own_sees(whole: Whole) -> None:
+    recipe = whole.save()
+    image, preprocess = Image.fromarray(scene(400, 380)), preprocess_for(recipe)
+    pixels = prepare(BytesIO(encoded(image, "PNG")), preprocess.model_dump())
+    network = initial_network(recipe, CLASSES).eval()
+    preset = models.get_model_weights(whole.backbone).DEFAULT.transforms()
+    with torch.no_grad():
+        ours = network(Contract(preprocess)(torch.from_numpy(pixels)[None]))
+        theirs = whole.net(preset(image)[None])  # normalises once, and the network again
+    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4 * float(theirs.abs().max()))
+
+
+# --- sizes ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backbone", [backbone for backbone in backbone_names() if traits_of(backbone).smallest > 1])
+def test_an_image_that_is_too_small_is_refused_and_the_next_is_not(backbone: str) -> None:
+    smallest, network = traits_of(backbone).smallest, build(backbone, CLASSES).eval()
+    with pytest.raises(UsageError, match=f"too small for {backbone}") as caught:
+        preprocess_for(Recipe(backbone=backbone, image_size=smallest - 1))
+    assert str(smallest) in caught.value.hint
+    assert preprocess_for(Recipe(backbone=backbone, image_size=smallest)).size == smallest
+    with torch.no_grad():
+        with pytest.raises(RuntimeError):
+            network(torch.zeros(1, 3, smallest - 1, smallest - 1))
+        assert network(torch.zeros(1, 3, smallest, smallest)).shape == (1, CLASSES)
