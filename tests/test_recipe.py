@@ -47,7 +47,7 @@ def written(folder: Path, text: str) -> Path:
     return path
 
 
-@example(recipe=Recipe(weights="\x00\x7f\\\"\u2028.pth"))
+@example(recipe=Recipe(weights='\x00\x7f\\"\u2028.pth'))
 @given(recipe=st.builds(Recipe, **FIELDS))
 def test_a_recipe_comes_back_from_its_toml(tmp_path_factory: pytest.TempPathFactory, recipe: Recipe) -> None:
     assert Recipe.read_toml(written(tmp_path_factory.getbasetemp(), recipe.to_toml())) == recipe

@@ -56,13 +56,13 @@ class Watching:
 
     @contextmanager
     def task(self, title: str, total: int) -> Iterator[Task]:
-        def advance(amount: int, text: str = "") -> None:
+        def task_moved(advance: int, text: str = "") -> None:
             if title.startswith("training"):
                 self.texts.append(text)
                 if len(self.texts) == self.moves:
                     self.action()
 
-        yield advance
+        yield task_moved
 
     def note(self, text: str) -> None:
         self.notes.append(text)
@@ -242,7 +242,7 @@ def test_batches_hold_every_image_once_and_none_is_alone(count: int, size: int, 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_biases_and_norms_do_not_decay(optimizer: str) -> None:
     top = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
-    chosen = make_optimizer(top, Recipe(optimizer=optimizer, weight_decay=0.3, lr=0.2), 0.2)  # type: ignore[arg-type]
+    chosen = make_optimizer(top, Recipe(optimizer=optimizer, weight_decay=0.3, lr=0.2), 0.2)
     decayed = [p for group in chosen.param_groups for p in group["params"] if group["weight_decay"] == 0.3]
     spared = [p for group in chosen.param_groups for p in group["params"] if group["weight_decay"] == 0]
     assert [id(p) for p in decayed] == [id(top[0].weight)]

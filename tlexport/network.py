@@ -105,6 +105,18 @@ class Contract(nn.Module):
         return pixels.to(torch.float32).permute(0, 3, 1, 2).contiguous() * self.scale + self.bias
 
 
+class PlaneMean(nn.Module):
+    """What global average pooling computes, to the last bit, in one operator whichever way the planes lie in memory.
+
+    Of planes that were permuted, torch's own pooling also copies the strides, which the exporter writes out as a
+    ``Gather`` over computed indices.
+    """
+
+    def forward(self, planes: Tensor) -> Tensor:
+        """(batch, channel, height, width) -> (batch, channel, 1, 1)."""
+        return planes.mean((-1, -2), keepdim=True)
+
+
 class Classifier(nn.Module):
     """Contract, network and softmax: the function that every exported graph must compute."""
 

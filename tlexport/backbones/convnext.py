@@ -17,12 +17,14 @@ def stages(net: Any) -> dict[str, nn.Module]:
     """
     from torch import nn
 
+    from tlexport.network import PlaneMean
+
     stem, blocks1, *rest = net.features
     named: dict[str, nn.Module] = {"stem": stem, "stage1": blocks1}
     for number, (downsampling, blocks) in enumerate(zip(rest[::2], rest[1::2], strict=True), 2):
         named[f"stage{number}"] = nn.Sequential(downsampling, blocks)
     norm, flatten, linear = net.classifier
-    named["stage4"] = nn.Sequential(named["stage4"], net.avgpool, norm, flatten)
+    named["stage4"] = nn.Sequential(named["stage4"], PlaneMean(), norm, flatten)
     named["head"] = linear
     return named
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
+import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
@@ -95,6 +97,69 @@ def split_hard_swish(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
+def split_layer_norm(model: onnx.ModelProto) -> onnx.ModelProto:
+    """``LayerNormalization`` (opset 17) over the last axis -> mean, deviation, variance: its definition in the ONNX standard.
+
+    The means are written as before opset 18, with their axes in an attribute.
+    """
+    model = copy_of(model)
+    nodes = []
+    for node in model.graph.node:
+        options = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+        if node.op_type != "LayerNormalization" or options.get("axis", -1) != -1 or len(node.output) > 1:
+            nodes.append(node)
+            continue
+        x, scale, *shift = node.input
+        y = node.output[0]
+        steps = [
+            ("ReduceMean", [x], "mean"),
+            ("Sub", [x, f"{y}_mean"], "deviation"),
+            ("Mul", [f"{y}_deviation", f"{y}_deviation"], "square"),
+            ("ReduceMean", [f"{y}_square"], "variance"),
+            ("Add", [f"{y}_variance", f"{y}_epsilon"], "positive"),
+            ("Sqrt", [f"{y}_positive"], "root"),
+            ("Div", [f"{y}_deviation", f"{y}_root"], "normalised"),
+            ("Mul", [f"{y}_normalised", scale], "scaled"),
+            *([("Add", [f"{y}_scaled", *shift], "shifted")] if shift else []),
+        ]
+        for kind, inputs, result in steps:
+            axes: dict[str, Any] = {"axes": [-1]} if kind == "ReduceMean" else {}
+            nodes.append(helper.make_node(kind, inputs, [f"{y}_{result}"], name=f"{y}_{result}", **axes))
+        nodes[-1].output[0] = y
+        epsilon = np.array(options.get("epsilon", 1e-5), np.float32)
+        model.graph.initializer.append(numpy_helper.from_array(epsilon, f"{y}_epsilon"))
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    return model
+
+
+def spell_out_splits(model: onnx.ModelProto) -> onnx.ModelProto:
+    """``Split`` into so many equal parts (opset 18) -> into parts of these lengths, where the length of the axis is known."""
+    model = copy_of(model)
+    sizes = _sizes(model)
+    for node in model.graph.node:
+        options = {attribute.name: attribute.i for attribute in node.attribute}
+        parts, shape = options.get("num_outputs"), sizes.get(node.input[0]) if node.op_type == "Split" else None
+        if parts is None or not shape or not (length := shape[options.get("axis", 0)]):
+            continue
+        longest = -(-length // parts)  # the standard: all alike but the last, which may be shorter
+        lengths = [longest] * (parts - 1) + [length - longest * (parts - 1)]
+        model.graph.initializer.append(numpy_helper.from_array(np.array(lengths, np.int64), f"{node.output[0]}_lengths"))
+        node.input.append(f"{node.output[0]}_lengths")
+        node.attribute.remove(next(attribute for attribute in node.attribute if attribute.name == "num_outputs"))
+    return model
+
+
+def without_allowzero(model: onnx.ModelProto) -> onnx.ModelProto:
+    """``Reshape`` without ``allowzero`` (opset 14), which says what a 0 in the shape means, where the shape has no 0."""
+    model = copy_of(model)
+    known = constants(model.graph)
+    for node in model.graph.node:
+        if node.op_type == "Reshape" and node.input[1] in known and numpy_helper.to_array(known[node.input[1]]).all():
+            del node.attribute[:]  # it has no other
+    return model
+
+
 def lower(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     """The same graph declared at ``opset``, checked against that opset's operator definitions.
 
@@ -104,7 +169,11 @@ def lower(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     if opset not in IR_VERSIONS:
         raise StepFailed(f"opset {opset} is not known; {min(IR_VERSIONS)} to {max(IR_VERSIONS)} are", "change [opset] in the profile")
     if opset < 14:
-        model = split_hard_swish(model)
+        model = without_allowzero(split_hard_swish(model))
+    if opset < 17:
+        model = split_layer_norm(model)
+    if opset < 18:
+        model = spell_out_splits(model)
     model = copy_of(model)
     del model.opset_import[:]
     model.opset_import.append(helper.make_opsetid("", opset))
