@@ -17,7 +17,21 @@ from tlexport.api.evaluate import evaluate
 from tlexport.checkpoint import read_checkpoint
 from tlexport.train.resume import STATE, resume_folder
 
-OPTIONS = ["--weights", "embedded", "--no-flip", "--strategy", "partial", "--lr", "0.003", "--threads", "1", "--device", "cpu", "--tracker", "none"]
+OPTIONS = [
+    "--weights",
+    "embedded",
+    "--no-flip",
+    "--strategy",
+    "partial",
+    "--lr",
+    "0.003",
+    "--threads",
+    "1",
+    "--device",
+    "cpu",
+    "--tracker",
+    "none",
+]
 SCRIPT = """
 import sys
 import tlexport.train.resume as resume

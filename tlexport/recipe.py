@@ -26,12 +26,16 @@ class Recipe(Record):
         "head",
         description="head: a new classifier; partial: then the top stages; gradual: then stage by stage; full: all at once",
     )
-    freeze: str | None = Field(None, description="this stage and all below stay frozen; default: partial all but the two topmost, gradual the stem")
+    freeze: str | None = Field(
+        None, description="this stage and all below stay frozen; default: partial all but the two topmost, gradual the stem"
+    )
     image_size: int | None = Field(None, ge=32, le=1024, description="pixels; default: what the weights were trained at")
     epochs: int = Field(20, ge=1, le=10_000, description="passes over the training images, all phases together")
     head_epochs: int | None = Field(None, ge=1, description="partial, gradual: epochs of the first phase; default a third of all")
     batch_size: int = Field(32, ge=2, le=65_536, description="images per optimizer step")
-    lr: Annotated[float, Field(gt=0, lt=10)] | Literal["auto"] = Field(1e-3, description="peak learning rate of the first phase; auto: found by a range test")
+    lr: Annotated[float, Field(gt=0, lt=10)] | Literal["auto"] = Field(
+        1e-3, description="peak learning rate of the first phase; auto: found by a range test"
+    )
     fine_lr: float | None = Field(None, gt=0, lt=10, description="partial, gradual: peak rate of the second phase; default a third of lr")
     optimizer: Literal["adamw", "sgd"] = "adamw"
     weight_decay: float = Field(0.01, ge=0, lt=1)
@@ -39,11 +43,15 @@ class Recipe(Record):
     schedule: Literal["cosine", "one-cycle", "constant"] = Field("cosine", description="of the rate within a phase, after the warm-up")
     warmup: float = Field(0.1, ge=0, lt=1, description="share of a phase's steps in which the rate rises linearly")
     clip: float = Field(0.0, ge=0, description="largest norm of the gradient; 0: not clipped")
-    ema: float = Field(0.0, ge=0, lt=1, description="decay of a moving average of the weights, which is then what is validated and kept; 0: none")
+    ema: float = Field(
+        0.0, ge=0, lt=1, description="decay of a moving average of the weights, which is then what is validated and kept; 0: none"
+    )
     label_smoothing: float = Field(0.05, ge=0, lt=1)
     patience: int = Field(8, ge=1, description="stop a phase after so many epochs without a better validation loss")
     balance: Literal["none", "weights", "sampler"] = Field("none", description="for imbalanced classes: weigh the loss, or draw evenly")
-    augment: Literal["none", "light", "medium", "strong"] = Field("none", description="crop and flip; TrivialAugment; RandAugment, erasing, mixup")
+    augment: Literal["none", "light", "medium", "strong"] = Field(
+        "none", description="crop and flip; TrivialAugment; RandAugment, erasing, mixup"
+    )
     views: int = Field(4, ge=1, le=1000, description="with frozen stages and augmentation: how many augmented views of each image are kept")
     flip: bool = Field(True, description="augmentation may mirror images left to right (not for text or digits)")
     val_fraction: float = Field(

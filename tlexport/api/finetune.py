@@ -8,7 +8,7 @@ import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -202,6 +202,26 @@ class _Run:
             saver.forget()
             self.team.wait()
         saved = saver.begin(self.data, self.recipe, dataset_digest(dataset), self.threads)
+        try:
+            found = self._train(network, preprocess, phases, boundary, train, val, tracker, saver, saved)
+        except BaseException:
+            saver.abandon()
+            raise
+        saver.forget()
+        return found
+
+    def _train(
+        self,
+        network: Network,
+        preprocess: Preprocess,
+        phases: tuple[Phase, ...],
+        boundary: int | None,
+        train: Images,
+        val: Images,
+        tracker: Tracker,
+        saver: Saver,
+        saved: dict[str, Any] | None,
+    ) -> tuple[Recipe, Fit]:
         trainer = Trainer(network, preprocess, self.recipe, self.device, self.progress, self.team, self.cache)
         if self.recipe.lr == "auto":
             lr = saved["lr"] if saved else trainer.find_lr(phases[0], train, val)
@@ -209,9 +229,7 @@ class _Run:
             phases = plan_phases(trainer.recipe, tuple(network.stages), boundary)
             self.progress.note(f"learning rate found: {lr:g}")
         with tracking(tracker if self.team.first else "none", self.out, trainer.recipe) as report:
-            fit = trainer.fit(phases, train, val, saver, saved, report)
-        saver.forget()
-        return trainer.recipe, fit
+            return trainer.recipe, trainer.fit(phases, train, val, saver, saved, report)
 
     def _part(self, decoded: Decoded, dataset: Dataset, part: Part, preprocess: Preprocess) -> Images:
         samples = dataset.part(part)

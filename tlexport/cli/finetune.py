@@ -55,7 +55,9 @@ def _rgb(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple
 @click.option("--batch-size", type=click.IntRange(2, 65_536), help="Default 32.")
 @click.option("--lr", type=options.rate, help="Peak learning rate, or auto: found by a range test; default 0.001.")
 @click.option(
-    "--fine-lr", type=options.Number(0, 10, min_open=True, max_open=True), help="With partial, gradual: peak rate of the second phase; default lr / 3."
+    "--fine-lr",
+    type=options.Number(0, 10, min_open=True, max_open=True),
+    help="With partial, gradual: peak rate of the second phase; default lr / 3.",
 )
 @click.option("--stage-decay", type=options.Number(0, 1, min_open=True), help="A stage's rate over that of the stage above; default 1.")
 @click.option("--schedule", type=click.Choice(["cosine", "one-cycle", "constant"]), help="Of the rate, after its warm-up; default cosine.")
@@ -65,7 +67,9 @@ def _rgb(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple
 @click.option("--weight-decay", type=options.Number(0, 1, max_open=True), help="Default 0.01.")
 @click.option("--label-smoothing", type=options.Number(0, 1, max_open=True), help="Default 0.05.")
 @click.option("--patience", type=click.IntRange(1), help="Epochs without a better validation loss before a phase stops; default 8.")
-@click.option("--balance", type=click.Choice(["none", "weights", "sampler"]), help="For imbalanced classes: weigh the loss, or draw evenly.")
+@click.option(
+    "--balance", type=click.Choice(["none", "weights", "sampler"]), help="For imbalanced classes: weigh the loss, or draw evenly."
+)
 @click.option(
     "--augment",
     type=click.Choice(["none", "light", "medium", "strong"]),
@@ -78,7 +82,9 @@ def _rgb(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple
 @click.option("--teacher", metavar="CHECKPOINT", help="Distil from this checkpoint, trained on the same classes.")
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Default 0.")
 @click.option("--resume", is_flag=True, help="Continue a run that was killed: the one of --out, else the latest under runs/.")
-@click.option("--cache", type=click.Choice(["on", "off"]), default="on", show_default=True, help="Keep decoded images and features for the next run.")
+@click.option(
+    "--cache", type=click.Choice(["on", "off"]), default="on", show_default=True, help="Keep decoded images and features for the next run."
+)
 @click.option(
     "--tracker",
     type=click.Choice(["auto", "none", "tensorboard", "mlflow", "wandb"]),

@@ -26,7 +26,9 @@ def before_training(recipe: Recipe, counts: Sequence[int], backbone_parameters: 
     notes = []
     ratio = max(counts) / max(1, min(counts))
     if ratio > IMBALANCED and recipe.balance == "none":
-        notes.append(f"the largest class has {ratio:.1f} times as many training images as the smallest: consider --balance weights or sampler")
+        notes.append(
+            f"the largest class has {ratio:.1f} times as many training images as the smallest: consider --balance weights or sampler"
+        )
     if sum(counts) >= LARGE and recipe.weights != "none" and recipe.strategy in ("head", "partial"):
         notes.append(f"{sum(counts):,} training images are many: --strategy full, or --weights none with more --epochs, is worth a try")
     smallest = backbone_parameters * INT8_BYTES_PER_PARAMETER
@@ -55,7 +57,7 @@ def after_training(recipe: Recipe, train_top1: float, val_top1: float, head_top1
     chance = 1 / classes
     if head_top1 - chance < NEAR_CHANCE * (1 - chance) and recipe.weights != "none":
         notes.append(
-            f"a classifier on the frozen features gets only {100 * head_top1:.0f} % right ({100 * chance:.0f} % is chance): the data looks far "
-            f"from what the weights were trained on; try --strategy gradual or full, or other --weights"
+            f"a classifier on the frozen features gets only {100 * head_top1:.0f} % right ({100 * chance:.0f} % is chance): the data looks "
+            "far from what the weights were trained on; try --strategy gradual or full, or other --weights"
         )
     return notes

@@ -12,7 +12,11 @@ from torchvision.transforms import v2
 
 Level = Literal["none", "light", "medium", "strong"]
 
-SMALLEST_CROP = {"light": 0.7, "medium": 0.5, "strong": 0.35}  # share of the image's area; torchvision's 0.08 loses the object on small sets
+SMALLEST_CROP = {
+    "light": 0.7,
+    "medium": 0.5,
+    "strong": 0.35,
+}  # share of the image's area; torchvision's 0.08 loses the object on small sets
 MIXUP_ALPHA, CUTMIX_ALPHA = 0.2, 1.0  # Zhang et al. 2018; Yun et al. 2019
 
 

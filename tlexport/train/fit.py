@@ -78,9 +78,16 @@ class Trainer:
     """Runs the phases of one recipe on one device, in one process or as one of several."""
 
     def __init__(
-        self, network: Network, preprocess: Preprocess, recipe: Recipe, device: torch.device, progress: Progress, workers: Workers, cache: ArrayCache
+        self,
+        network: Network,
+        preprocess: Preprocess,
+        recipe: Recipe,
+        device: torch.device,
+        progress: Progress,
+        workers: Workers,
+        cache: ArrayCache,
     ) -> None:
-        self.network = network.to(device, memory_format=torch.channels_last).eval()
+        self.network = network.to(device).to(memory_format=torch.channels_last).eval()
         self.contract = Contract(preprocess).to(device)
         self.recipe = recipe
         self.device = device
@@ -134,7 +141,7 @@ class Trainer:
             if at.best is None:
                 raise
             interrupted = True
-        self.network.net.load_state_dict(at.weights, strict=False)
+        self.network.load(at.weights, strict=False)
         if fingerprint(frozen) != before:
             raise StepFailed("a frozen stage changed during training; nothing was written", "please report this with the recipe")
         return Fit(tuple(at.history), cast(Epoch, at.best), interrupted)
@@ -157,7 +164,8 @@ class Trainer:
             at.before_phase = at.best.rank if at.best else None
         first = len(at.history) - run.done + 1
         with self.progress.task(f"training {phase.name}", phase.epochs * len(train.labels)) as advance:
-            advance(run.done * len(train.labels))
+            if run.done:
+                advance(run.done * len(train.labels))
 
             def settled() -> None:
                 saver.save(at.state() | {"run": run.state(), "lr": self.recipe.lr}, now=run.finished)
@@ -165,13 +173,15 @@ class Trainer:
             for epoch in run.epochs(first, advance, settled):
                 if not math.isfinite(epoch.train_loss + epoch.val_loss):
                     losses = f"{epoch.train_loss} in training, {epoch.val_loss} in validation"
-                    raise StepFailed(f"the loss is not finite in epoch {epoch.epoch}: {losses}", "lower --lr, or start from other --weights")
+                    raise StepFailed(
+                        f"the loss is not finite in epoch {epoch.epoch}: {losses}", "lower --lr, or start from other --weights"
+                    )
                 at.history.append(epoch)
                 report(epoch)
                 if at.best is None or epoch.rank > at.best.rank:
                     at.best = epoch
                     at.weights = {k: v.clone() for k, v in self.network.net.state_dict().items() if k not in frozen}
-        self.network.net.load_state_dict(at.weights, strict=False)
+        self.network.load(at.weights, strict=False)
 
     def open_phase(self, phase: Phase, train: Images, val: Images) -> PhaseRun:
         """A phase ready to run: stages below its boundary frozen, their features at hand."""

@@ -48,4 +48,3 @@ class FrozenTrunk:
         with torch.no_grad():
             features: Tensor = self.module(pixels.to(self.device, non_blocking=True))
         return features
-

@@ -37,7 +37,9 @@ class Objective:
         loss = F.cross_entropy(logits, targets, weight=self.class_weights, label_smoothing=self.label_smoothing)
         if teacher is None:
             return loss
-        soft = F.kl_div(F.log_softmax(logits / TEMPERATURE, 1), F.log_softmax(teacher / TEMPERATURE, 1), reduction="batchmean", log_target=True)
+        soft = F.kl_div(
+            F.log_softmax(logits / TEMPERATURE, 1), F.log_softmax(teacher / TEMPERATURE, 1), reduction="batchmean", log_target=True
+        )
         return (1 - TEACHER_SHARE) * loss + TEACHER_SHARE * TEMPERATURE**2 * soft
 
 

@@ -50,10 +50,14 @@ def plan_phases(recipe: Recipe, stages: Sequence[str], boundary: int | None) -> 
         return (Phase("head", trunk, recipe.epochs, lr),)
     if recipe.strategy == "full":
         if boundary is not None:
-            raise UsageError(f"strategy full trains everything, but freeze = {recipe.freeze!r} keeps stages frozen", "use --strategy partial")
+            raise UsageError(
+                f"strategy full trains everything, but freeze = {recipe.freeze!r} keeps stages frozen", "use --strategy partial"
+            )
         return (Phase("full", 0, recipe.epochs, lr),)
     if recipe.epochs < 2:
-        raise UsageError(f"strategy {recipe.strategy} has several phases and needs at least 2 epochs", "use --epochs 2 or more, or --strategy head")
+        raise UsageError(
+            f"strategy {recipe.strategy} has several phases and needs at least 2 epochs", "use --epochs 2 or more, or --strategy head"
+        )
     first = recipe.head_epochs if recipe.head_epochs is not None else max(1, recipe.epochs // 3)
     rest = recipe.epochs - first
     if rest < 1:

@@ -106,6 +106,11 @@ class Saver:
             torch.save(state | {"identity": self.identity}, temporary)
         self.written = time.monotonic()
 
+    def abandon(self) -> None:
+        """The run has failed: where no state was kept yet, there is nothing to resume, and nothing is left."""
+        if not (self.folder / STATE).is_file():
+            self.forget()
+
     def forget(self) -> None:
         """Remove everything: the run has ended, or another begins in its place."""
         if self.enabled:

@@ -25,7 +25,9 @@ def choose_tracker(asked: Tracker) -> Tracker:
     if asked == "auto":
         return "tensorboard" if importlib.util.find_spec("tensorboard") else "none"
     if asked != "none" and importlib.util.find_spec(PACKAGES[asked]) is None:
-        raise MissingDependency(f"--tracker {asked}: {PACKAGES[asked]} is not installed", f"pip install {PACKAGES[asked]}, or use --tracker none")
+        raise MissingDependency(
+            f"--tracker {asked}: {PACKAGES[asked]} is not installed", f"pip install {PACKAGES[asked]}, or use --tracker none"
+        )
     return asked
 
 
