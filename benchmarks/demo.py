@@ -1,6 +1,6 @@
 """Runs ``tlx demo`` in a process of its own and keeps its figures in benchmarks/results/demo.json::
 
-    python benchmarks/demo.py
+python benchmarks/demo.py
 """
 
 from __future__ import annotations

@@ -38,7 +38,8 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def digits(caches: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A class folder with the first handwritten digits of each class."""
-    from tlexport.data.demo import cache_folder, digits_folder
+    from tlexport.cache import cache_folder
+    from tlexport.data.demo import digits_folder
 
     everything, few = digits_folder(cache_folder() / "digits"), tmp_path_factory.mktemp("data") / "digits"
     for source in sorted(folder for folder in everything.iterdir() if folder.is_dir()):

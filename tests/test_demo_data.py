@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tlexport.data.demo import cache_folder, digits_folder
+from tlexport.cache import cache_folder
+from tlexport.data.demo import digits_folder
 from tlexport.errors import UsageError
 
 

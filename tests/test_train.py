@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from variants import light_variants, settle
 
 from tlexport.api.finetune import finetune
+from tlexport.cache import ArrayCache
 from tlexport.checkpoint import HISTORY, WEIGHTS, read_checkpoint, read_dataset
 from tlexport.contract import Preprocess
 from tlexport.data.decode import decode_all
@@ -29,11 +30,16 @@ from tlexport.errors import StepFailed, Unsupported, UsageError
 from tlexport.network import Contract, Network, build, load_network
 from tlexport.ports import Task
 from tlexport.recipe import Recipe
-from tlexport.train.augment import light
+from tlexport.train.augment import Augment, crop_and_flip, mix_batch
+from tlexport.train.distributed import Workers
+from tlexport.train.features import FeatureSource
 from tlexport.train.fit import Fit, Images, Trainer
-from tlexport.train.frozen import FrozenTrunk, features_of
-from tlexport.train.loop import Inputs, batches, evaluate, make_optimizer, rate, run_phase
+from tlexport.train.frozen import FrozenTrunk
+from tlexport.train.loop import Epoch, Inputs, PhaseRun, batches, evaluate, make_optimizer, rate
+from tlexport.train.lr_finder import find_lr, steepest
+from tlexport.train.objective import Objective, balanced_indices, class_weights
 from tlexport.train.phases import Phase, plan_phases
+from tlexport.train.resume import Saver
 from tlexport.train.weights import initial_network
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -68,18 +74,31 @@ class Watching:
         self.notes.append(text)
 
 
+class Titles(Watching):
+    """A Progress that keeps the titles of the tasks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    @contextmanager
+    def task(self, title: str, total: int) -> Iterator[Task]:
+        self.seen.append(title.partition(",")[0])
+        yield lambda advance, text="": None
+
+
 @pytest.fixture(scope="module")
 def images(digits: Path) -> tuple[Images, Images]:
     """Digits to train and to validate on."""
     decoded = decode_all(read_source(str(digits)), PREPROCESS, "fail", 1, lambda done: None)
     labels = torch.tensor([entry.label for entry in decoded.listing.entries])
     val = torch.arange(len(labels)) % 4 == 0
-    return Images(decoded.pixels[~val.numpy()], labels[~val]), Images(decoded.pixels[val.numpy()], labels[val])
+    return Images(decoded.pixels[~val.numpy()], labels[~val], "train"), Images(decoded.pixels[val.numpy()], labels[val], "val")
 
 
 def few(part: Images, count: int) -> Images:
     step = len(part.labels) // count
-    return Images(part.pixels[::step][:count], part.labels[::step][:count])
+    return Images(part.pixels[::step][:count], part.labels[::step][:count], f"{part.digest} {count}")
 
 
 def network_of(backbone: str, seed: int = 0) -> Network:
@@ -92,7 +111,13 @@ def phases_of(recipe: Recipe, network: Network) -> tuple[Phase, ...]:
 
 
 def train(network: Network, recipe: Recipe, images: tuple[Images, Images], progress: Watching | None = None) -> Fit:
-    return Trainer(network, PREPROCESS, recipe, CPU, progress or Watching()).fit(phases_of(recipe, network), *images)
+    trainer = Trainer(network, PREPROCESS, recipe, CPU, progress or Watching(), Workers(), ArrayCache(None))
+    return trainer.fit(phases_of(recipe, network), *images, Saver(Path("unused"), enabled=False), None, lambda epoch: None)
+
+
+def epochs_of(top: nn.Sequential, learn: Inputs, check: Inputs, phase: Phase, recipe: Recipe, first: int = 1) -> Iterator[Epoch]:
+    run = PhaseRun(list(top), learn, check, phase, recipe, Objective(2, recipe.label_smoothing, None), Workers())
+    return run.epochs(first, lambda advance, text="": None, lambda: None)
 
 
 def snapshot(module: nn.Module) -> dict[str, bytes]:
@@ -219,7 +244,7 @@ def test_a_recipe_that_contradicts_itself_is_refused(recipe: Recipe, boundary: i
 
 @given(st.integers(1, 3000), st.floats(0, 1, exclude_max=True))
 def test_the_rate_rises_to_its_peak_then_falls_to_nothing(steps: int, warmup: float) -> None:
-    rates = [rate(step, steps, warmup) for step in range(steps + 1)]
+    rates = [rate(step, steps, Recipe(warmup=warmup)) for step in range(steps + 1)]
     peak = max(1, round(warmup * steps)) - 1
     assert rates[peak] == 1
     assert all(0 < value <= 1 for value in rates[:steps])
@@ -231,18 +256,17 @@ def test_the_rate_rises_to_its_peak_then_falls_to_nothing(steps: int, warmup: fl
 
 @given(st.integers(1, 400), st.integers(2, 70), st.integers(0, 2**32))
 def test_batches_hold_every_image_once_and_none_is_alone(count: int, size: int, seed: int) -> None:
-    parts = batches(count, size, torch.Generator().manual_seed(seed))
-    assert sorted(torch.cat(parts).tolist()) == list(range(count))
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    parts = batches(order, size)
+    assert torch.equal(torch.cat(parts), order)
     assert all(len(part) <= size + 1 for part in parts)
     assert len(parts) == 1 or all(len(part) > 1 for part in parts)
-    again = batches(count, size, torch.Generator().manual_seed(seed))
-    assert all(torch.equal(one, other) for one, other in zip(parts, again, strict=True))
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_biases_and_norms_do_not_decay(optimizer: str) -> None:
     top = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
-    chosen = make_optimizer(top, Recipe(optimizer=optimizer, weight_decay=0.3, lr=0.2), 0.2)
+    chosen = make_optimizer(list(top), Recipe(optimizer=optimizer, weight_decay=0.3, lr=0.2), 0.2)
     decayed = [p for group in chosen.param_groups for p in group["params"] if group["weight_decay"] == 0.3]
     spared = [p for group in chosen.param_groups for p in group["params"] if group["weight_decay"] == 0]
     assert [id(p) for p in decayed] == [id(top[0].weight)]
@@ -274,7 +298,7 @@ def test_an_epoch_depends_on_nothing_that_happens_between_epochs() -> None:
     def losses(draws: int) -> list[float]:
         torch.manual_seed(0)
         top, found = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.Linear(8, 2)), []
-        for epoch in run_phase(top, learn, check, Phase("head", 0, 3, 0.1), Recipe(), 1, lambda advance, text="": None):
+        for epoch in epochs_of(top, learn, check, Phase("head", 0, 3, 0.1), Recipe()):
             found.append(epoch.train_loss)
             torch.rand(draws)
         return found
@@ -287,7 +311,7 @@ def test_kept_features_train_as_computed_ones_do(images: tuple[Images, Images]) 
     parts = few(images[0], 60), few(images[1], 20)
     kept = train(network_of(SMALL), recipe, parts).history
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tlexport.train.frozen.KEPT_BYTES", 0)
+        patch.setattr("tlexport.train.features.KEPT_BYTES", 0)
         computed = train(network_of(SMALL), recipe, parts).history
     assert [e.train_loss for e in computed] == pytest.approx([e.train_loss for e in kept], abs=1e-4)
     assert [e.val_loss for e in computed] == pytest.approx([e.val_loss for e in kept], abs=1e-4)
@@ -303,26 +327,59 @@ def test_kept_features_are_what_the_frozen_stages_compute(backbone: str, images:
     count = len(network.stages) - 1
     pixels = few(images[0], 20).pixels
     settle(network, contract(torch.from_numpy(pixels)))
-    done: list[int] = []
-    kept = features_of(FrozenTrunk(network, contract, count, CPU), pixels, 8, done.append)
+    trunk = FrozenTrunk(network, contract, count, CPU)
+    inputs = FeatureSource(trunk, ArrayCache(None), Workers(), Watching()).inputs(
+        few(images[0], 20), None, Recipe(), Phase("head", count, 1, 0.1)
+    )
+    kept = inputs.batch(torch.arange(20), 1, torch.Generator())
     with torch.no_grad():
         expected = nn.Sequential(*list(network.stages.values())[:count])(contract(torch.from_numpy(pixels)))
-    assert kept is not None
     assert kept.shape == expected.shape
     assert float(expected.std(dim=0).max()) > 0.1  # the images differ
     torch.testing.assert_close(kept, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
-    assert done == [8, 8, 4]
 
 
 def test_features_that_do_not_fit_into_memory_are_not_kept(images: tuple[Images, Images], monkeypatch: pytest.MonkeyPatch) -> None:
     network = network_of(SMALL)
     trunk = FrozenTrunk(network, Contract(PREPROCESS), 1, CPU)
-    pixels = images[1].pixels
+    pixels, titles = images[1].pixels, Titles()
     row = trunk(torch.from_numpy(pixels[:1])).numel() * 4
-    monkeypatch.setattr("tlexport.train.frozen.KEPT_BYTES", row * len(pixels) - 1)
-    assert features_of(trunk, pixels, 8, lambda done: None) is None
-    monkeypatch.setattr("tlexport.train.frozen.KEPT_BYTES", row * len(pixels))
-    assert features_of(trunk, pixels, 8, lambda done: None) is not None
+    source, phase = FeatureSource(trunk, ArrayCache(None), Workers(), titles), Phase("top", 1, 1, 0.1)
+    monkeypatch.setattr("tlexport.train.features.KEPT_BYTES", row * len(pixels) - 1)
+    source.inputs(images[1], None, Recipe(), phase)
+    assert titles.seen == []
+    monkeypatch.setattr("tlexport.train.features.KEPT_BYTES", row * len(pixels))
+    source.inputs(images[1], None, Recipe(), phase)
+    assert titles.seen == ["features of the frozen stages"]
+
+
+def test_features_come_from_the_cache_and_a_damaged_entry_is_computed_again(images: tuple[Images, Images], tmp_path: Path) -> None:
+    trunk, titles = FrozenTrunk(network_of(SMALL), Contract(PREPROCESS), 2, CPU), Titles()
+    source, phase = FeatureSource(trunk, ArrayCache(tmp_path, 10**9), Workers(), titles), Phase("top", 2, 1, 0.1)
+    part, all_of_it = few(images[0], 20), torch.arange(20)
+    first = source.inputs(part, None, Recipe(), phase).batch(all_of_it, 1, torch.Generator())
+    again = source.inputs(part, None, Recipe(), phase).batch(all_of_it, 1, torch.Generator())
+    assert torch.equal(first, again)
+    assert len(titles.seen) == 1
+    (entry,) = tmp_path.glob("*.npy")
+    entry.write_bytes(entry.read_bytes()[:-4])
+    assert torch.equal(first, source.inputs(part, None, Recipe(), phase).batch(all_of_it, 1, torch.Generator()))
+    assert len(titles.seen) == 2
+    other = FrozenTrunk(network_of(SMALL, seed=1), Contract(PREPROCESS), 2, CPU)
+    FeatureSource(other, ArrayCache(tmp_path, 10**9), Workers(), titles).inputs(part, None, Recipe(), phase)
+    assert len(titles.seen) == 3  # other weights, other features
+
+
+def test_with_augmentation_each_epoch_sees_the_next_view(images: tuple[Images, Images]) -> None:
+    trunk, titles = FrozenTrunk(network_of(SMALL), Contract(PREPROCESS), 2, CPU), Titles()
+    recipe, part = Recipe(augment="medium", views=3), few(images[0], 20)
+    source = FeatureSource(trunk, ArrayCache(None), Workers(), titles)
+    inputs = source.inputs(part, Augment("medium", flip=True), recipe, Phase("top", 2, 9, 0.1))
+    views = [inputs.batch(torch.arange(20), epoch, torch.Generator()) for epoch in range(6)]
+    assert len(titles.seen) == 3
+    assert not torch.equal(views[0], views[1])
+    assert torch.equal(views[0], views[3])
+    assert torch.equal(views[2], views[5])
 
 
 # --- augmentation -------------------------------------------------------------------------------------------------------------
@@ -330,7 +387,7 @@ def test_features_that_do_not_fit_into_memory_are_not_kept(images: tuple[Images,
 
 def test_augmentation_follows_its_generator(images: tuple[Images, Images]) -> None:
     pixels = torch.from_numpy(images[0].pixels)
-    once, again, other = (light(pixels, True, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    once, again, other = (crop_and_flip(pixels, 0.7, True, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
     assert torch.equal(once, again)
     assert not torch.equal(once, other)
     assert once.shape == pixels.shape
@@ -342,9 +399,94 @@ def test_augmentation_follows_its_generator(images: tuple[Images, Images]) -> No
 def test_augmentation_mirrors_only_where_it_may(seed: int, height: int, width: int) -> None:
     ramp = torch.linspace(0, 255, width).to(torch.uint8).view(1, 1, width, 1).expand(64, height, width, 3)
     for flip in (False, True):
-        row = light(ramp, flip, torch.Generator().manual_seed(seed))[:, 0, :, 0]
+        row = crop_and_flip(ramp, 0.7, flip, torch.Generator().manual_seed(seed))[:, 0, :, 0]
         rising = int((row[:, -1] > row[:, 0]).sum())
         assert rising == 64 if not flip else 0 < rising < 64
+
+
+@pytest.mark.parametrize("level", ["light", "medium", "strong"])
+def test_every_level_gives_pixels_that_the_seeds_fix(images: tuple[Images, Images], level: Any) -> None:
+    pixels = torch.from_numpy(images[0].pixels[:40])
+
+    def drawn(seed: int) -> Tensor:
+        torch.manual_seed(seed)
+        return Augment(level, flip=True)(pixels, torch.Generator().manual_seed(seed))
+
+    once, again, other = drawn(1), drawn(1), drawn(2)
+    assert torch.equal(once, again)
+    assert not torch.equal(once, other)
+    assert (once.shape, once.dtype) == (pixels.shape, torch.float32)
+    assert 0 <= float(once.min()) <= float(once.max()) <= 255.001
+
+
+@given(st.integers(0, 2**32), st.sampled_from([(12, 5), (12, 3, 8, 8), (12, 6, 1, 1)]))
+def test_mixing_blends_inputs_and_targets_by_the_same_shares(seed: int, shape: tuple[int, ...]) -> None:
+    inputs = torch.arange(12.0).view(-1, *([1] * (len(shape) - 1))).expand(shape).clone()  # each row is its own number
+    targets = torch.eye(12)
+    mixed, mix = mix_batch(inputs, torch.Generator().manual_seed(seed))
+    assert 0 <= mix.share <= 1
+    assert sorted(mix.partner.tolist()) == list(range(12))
+    blended = mix.blend(targets)
+    torch.testing.assert_close(blended.sum(1), torch.ones(12))
+    # the mean of a mixed row is what its targets say that it holds
+    torch.testing.assert_close(mixed.flatten(1).mean(1), blended @ torch.arange(12.0), rtol=1e-4, atol=1e-3)
+
+
+# --- balance, distillation, the rate ----------------------------------------------------------------------------------------
+
+
+def test_balancing_gives_every_class_the_same_say() -> None:
+    labels = torch.tensor([0] * 90 + [1] * 9 + [2])
+    weights = class_weights(labels, 3)
+    assert (weights * torch.bincount(labels)).tolist() == pytest.approx([100 / 3] * 3)
+    drawn = labels[balanced_indices(labels.repeat(30), 3, torch.Generator().manual_seed(0)) % 100]
+    assert torch.bincount(drawn).tolist() == pytest.approx([1000] * 3, rel=0.15)
+
+
+def test_a_teacher_pulls_the_loss_towards_its_answers() -> None:
+    objective = Objective(2, 0.0, None)
+    targets, teacher = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 3.0]])
+    like_teacher, like_label = torch.tensor([[0.0, 3.0]]), torch.tensor([[3.0, 0.0]])
+    assert objective(like_label, targets, None) < objective(like_teacher, targets, None)
+    assert objective(like_teacher, targets, teacher) < objective(like_label, targets, teacher)
+
+
+def test_rates_fall_from_stage_to_stage() -> None:
+    stages = [nn.Linear(2, 2) for _ in range(3)]
+    chosen = make_optimizer(stages, Recipe(stage_decay=0.5), 0.4)
+    found = {id(p): group["lr"] for group in chosen.param_groups for p in group["params"]}
+    assert [found[id(stage.weight)] for stage in stages] == pytest.approx([0.1, 0.2, 0.4])
+
+
+@pytest.mark.parametrize(("schedule", "last"), [("cosine", 0.0), ("one-cycle", 0.0), ("constant", 1.0)])
+def test_schedules_end_where_they_say(schedule: Any, last: float) -> None:
+    recipe = Recipe(schedule=schedule, warmup=0.1)
+    rates = [rate(step, 100, recipe) for step in range(101)]
+    assert max(rates) == 1
+    assert rates[100] == pytest.approx(last, abs=1e-9)
+    assert rates.index(1.0) == (29 if schedule == "one-cycle" else 9)
+
+
+def test_the_range_test_finds_a_rate_that_learns_and_leaves_the_network_alone() -> None:
+    torch.manual_seed(0)
+    features = torch.randn(256, 8)
+    labels = (features.sum(1) > 0).long()
+    top = nn.Sequential(nn.Linear(8, 2))
+    before = snapshot(top)
+
+    def loss_of(module: nn.Module, step: int) -> Tensor:
+        rows = torch.arange(32) + 32 * (step % 8)
+        return nn.functional.cross_entropy(module(features[rows]), labels[rows])
+
+    lr = find_lr(top, lambda module, lr: torch.optim.SGD(module.parameters(), lr=lr), loss_of)
+    assert 1e-3 <= lr <= 1.0
+    assert snapshot(top) == before
+
+
+def test_the_steepest_descent_is_taken_and_none_gives_a_default() -> None:
+    assert steepest([1e-4, 1e-3, 1e-2, 1e-1], [2.0, 1.9, 1.0, 3.0]) == pytest.approx(0.0067)
+    assert steepest([1e-4, 1e-3], [1.0, 2.0]) == 1e-3
+    assert steepest([], []) == 1e-3
 
 
 # --- stopping, and what is kept -----------------------------------------------------------------------------------------------
@@ -354,7 +496,7 @@ def contrary(count: int = 64) -> tuple[Inputs, Inputs]:
     """What is learnt from the first part is wrong in the second, so validation gets worse with every epoch."""
     features = torch.randn(count, 4, generator=torch.Generator().manual_seed(0))
     labels = (features[:, 0] > 0).long()
-    return tuple(Inputs(lambda indices, _: features[indices], wanted, CPU) for wanted in (labels, 1 - labels))  # type: ignore[return-value]
+    return tuple(Inputs(lambda indices, *_: features[indices], wanted, CPU) for wanted in (labels, 1 - labels))  # type: ignore[return-value]
 
 
 @pytest.mark.parametrize("patience", [1, 3])
@@ -362,7 +504,7 @@ def test_training_stops_when_validation_no_longer_gets_better(patience: int) -> 
     torch.manual_seed(0)
     learn, check = contrary()
     recipe = Recipe(patience=patience, warmup=0)
-    epochs = list(run_phase(nn.Linear(4, 2), learn, check, Phase("head", 0, 20, 0.05), recipe, 5, lambda advance, text="": None))
+    epochs = list(epochs_of(nn.Sequential(nn.Linear(4, 2)), learn, check, Phase("head", 0, 20, 0.05), recipe, 5))
     assert len(epochs) == 1 + patience
     assert [epoch.epoch for epoch in epochs] == list(range(5, 6 + patience))
     assert all(epoch.val_loss >= epochs[0].val_loss for epoch in epochs)
@@ -372,7 +514,7 @@ def test_training_goes_on_while_validation_gets_better() -> None:
     torch.manual_seed(0)
     learn, _ = contrary()
     recipe = Recipe(patience=1, warmup=0)
-    epochs = list(run_phase(nn.Linear(4, 2), learn, learn, Phase("head", 0, 12, 0.1), recipe, 1, lambda advance, text="": None))
+    epochs = list(epochs_of(nn.Sequential(nn.Linear(4, 2)), learn, learn, Phase("head", 0, 12, 0.1), recipe))
     assert len(epochs) == 12
     assert epochs[-1].val_top1 > 0.9
     assert epochs[-1].train_loss < epochs[0].train_loss
@@ -383,8 +525,8 @@ def test_batch_norm_statistics_follow_in_a_short_run() -> None:
     values = 5 + torch.randn(64, 3, 4, 4)
     norm = nn.BatchNorm2d(3, momentum=0.001)  # as in torchvision's EfficientNet, for hundreds of thousands of steps
     top = nn.Sequential(norm, nn.Flatten(), nn.Linear(48, 2))
-    inputs = Inputs(lambda indices, _: values[indices], torch.arange(64) % 2, CPU)
-    list(run_phase(top, inputs, inputs, Phase("full", 0, 10, 0.001), Recipe(batch_size=16), 1, lambda advance, text="": None))
+    inputs = Inputs(lambda indices, *_: values[indices], torch.arange(64) % 2, CPU)
+    list(epochs_of(top, inputs, inputs, Phase("full", 0, 10, 0.001), Recipe(batch_size=16)))
     # forty steps: at a momentum of 0.001 the mean would have come to 0.2
     assert norm.running_mean is not None
     assert float((norm.running_mean - 5).abs().max()) < 0.3
@@ -393,14 +535,14 @@ def test_batch_norm_statistics_follow_in_a_short_run() -> None:
 def test_the_weights_of_the_best_epoch_are_kept(images: tuple[Images, Images]) -> None:
     learn = few(images[0], 60)
     # validated on the same images under other names: the better they are learnt, the worse it gets
-    check = Images(learn.pixels, (learn.labels + 1) % 10)
+    check = Images(learn.pixels, (learn.labels + 1) % 10, "renamed")
     recipe = Recipe(strategy="partial", epochs=6, head_epochs=4, lr=0.02, batch_size=16, warmup=0)
     network = network_of(SMALL)
     fit = train(network, recipe, (learn, check))
     assert fit.best == max(fit.history, key=lambda epoch: (epoch.val_top1, -epoch.val_loss))
     assert fit.best != fit.history[-1]
     whole = nn.Sequential(Contract(PREPROCESS), network)
-    inputs = Inputs(lambda indices, _: torch.from_numpy(check.pixels[indices.numpy()]), check.labels, CPU)
+    inputs = Inputs(lambda indices, *_: torch.from_numpy(check.pixels[indices.numpy()]), check.labels, CPU)
     loss, top1 = evaluate(whole, inputs)
     assert loss == pytest.approx(fit.best.val_loss, abs=1e-4)
     assert top1 == fit.best.val_top1

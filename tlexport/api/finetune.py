@@ -2,33 +2,42 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from tlexport import __version__
 from tlexport.accuracy import Scores, probabilities, score
-from tlexport.api.subject import device_for
+from tlexport.api.subject import device_for, find_subject
+from tlexport.cache import ArrayCache, cache_folder
 from tlexport.checkpoint import Checkpoint, Frozen
 from tlexport.contract import Preprocess
-from tlexport.data.decode import Decoded, decode_all
+from tlexport.data.decode import Decoded, decode_all, decode_files
 from tlexport.data.source import read_source
 from tlexport.data.split import split
 from tlexport.dataset import Dataset, Part
-from tlexport.errors import Unsupported
+from tlexport.errors import InvalidFile, Unsupported
+from tlexport.files import check_replaceable
 from tlexport.network import Network, cpu_threads
 from tlexport.ports import Progress, RunOptions, Silent
 from tlexport.recipe import Recipe
 from tlexport.runtimes.torch import TorchRunner
+from tlexport.train.advice import after_training, before_training
+from tlexport.train.distributed import Workers, workers
 from tlexport.train.fit import Fit, Images, Trainer
 from tlexport.train.frozen import frozen_state
 from tlexport.train.phases import Phase, plan_phases
+from tlexport.train.resume import Saver, dataset_digest
+from tlexport.train.trackers import Tracker, choose_tracker, tracking
 from tlexport.train.weights import initial_network, preprocess_for
-from tlexport.train.write_checkpoint import check_place, write_checkpoint
+from tlexport.train.write_checkpoint import write_checkpoint
 
 LIBRARIES = ("torch", "torchvision", "numpy", "pillow", "safetensors")
 EVALUATION_BATCH = 64
@@ -55,6 +64,19 @@ class Trained:
         }
 
 
+@dataclass(frozen=True)
+class _How:
+    """How a run is carried out; nothing here changes what is asked of it."""
+
+    device: str
+    threads: int | None
+    on_error: Literal["skip", "fail"] | None
+    cache: bool
+    tracker: Tracker
+    budget_bytes: int | None
+    resume: bool
+
+
 def finetune(
     data: str,
     recipe: Recipe,
@@ -63,9 +85,15 @@ def finetune(
     device: str = "auto",
     threads: int | None = None,
     on_error: Literal["skip", "fail"] | None = None,
+    cache: bool = True,
+    tracker: Tracker = "auto",
+    budget_bytes: int | None = None,
+    resume: bool = False,
     progress: Progress | None = None,
 ) -> Trained:
     """Adapt a pretrained network to a set of images.
+
+    Under ``torchrun`` every process calls this alike; the first one writes and reports.
 
     Args:
         data: DATA of the command line: a folder of class folders, one with train/ val/ test/, a table, or ``demo:digits``.
@@ -74,35 +102,70 @@ def finetune(
         device: ``auto`` (a CUDA GPU if there is one), ``cpu`` or ``cuda[:N]``.
         threads: CPU threads; None: torch's choice. With the same number, CPU runs of one recipe give the same weights.
         on_error: what to do about images that cannot be read; None: skip up to 5 %, else fail.
+        cache: keep decoded images and features for the next run.
+        tracker: where epochs are reported beside ``history.jsonl``; ``auto``: TensorBoard where it is installed.
+        budget_bytes: largest model file of the target, if one was named, for advice.
+        resume: continue the run that was to write ``out`` and was killed; the same data and recipe are required.
         progress: where to tell what happens.
 
     Raises:
-        TlxError: see errors.py. Nothing is written then.
+        TlxError: see errors.py. No checkpoint is written then; what ``resume`` continues from stays.
         KeyboardInterrupt: interrupted before an epoch ended; afterwards a checkpoint is written with ``interrupted`` set.
     """
     started = time.perf_counter()
-    progress = progress or Silent()
-    check_place(out)
-    chosen = choose_device(device)
-    with cpu_threads(threads):
-        listing = read_source(data)
-        for note in listing.notes:
-            progress.note(note)
-        torch.manual_seed(recipe.seed)
-        network = initial_network(recipe, len(listing.classes))
-        preprocess = preprocess_for(recipe)
-        boundary = network.boundary(recipe.freeze) if recipe.freeze is not None else None
-        phases = plan_phases(recipe, tuple(network.stages), boundary)
-        with progress.task("reading images", len(listing.entries)) as advance:
-            decoded = decode_all(listing, preprocess, on_error, threads or torch.get_num_threads(), advance)
-        dataset, notes = split(decoded.listing, decoded.sha256, recipe.val_fraction, recipe.seed)
-        for note in (*_skipped(decoded), *notes):
-            progress.note(note)
+    check_replaceable(out)
+    how = _How(device, threads, on_error, cache, tracker, budget_bytes, resume)
+    with workers() as team, cpu_threads(threads):
+        record, scores = _Run(data, recipe, out, how, team, (progress if team.first else None) or Silent()).carry_out()
+    return Trained(out, record, scores, time.perf_counter() - started)
+
+
+def choose_device(device: str, team: Workers) -> torch.device:
+    """``auto`` -> a CUDA GPU if torch finds one (under ``torchrun`` each process its own), else the CPU.
+
+    Raises:
+        Unsupported: a GPU that is not here.
+    """
+    name = device_for("torch", device)
+    if name == "cuda:0" and team.count > 1:
+        name = f"cuda:{team.local_rank}"
+    chosen = torch.device(name)
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise Unsupported(
+            f"--device {device}: torch finds {torch.cuda.device_count()} CUDA GPUs here", "use --device auto, or see: tlx doctor"
+        )
+    return chosen
+
+
+class _Run:
+    """One run of the verb: what its steps share."""
+
+    def __init__(self, data: str, recipe: Recipe, out: Path, how: _How, team: Workers, progress: Progress) -> None:
+        self.data, self.recipe, self.out, self.how, self.team, self.progress = data, recipe, out, how, team, progress
+        self.device = choose_device(how.device, team)
+        self.cache = ArrayCache(cache_folder() / "arrays" if how.cache else None)
+        self.threads = how.threads or torch.get_num_threads()
+
+    def carry_out(self) -> tuple[Checkpoint, Scores]:
+        tracker = choose_tracker(self.how.tracker)
+        listing = read_source(self.data)
+        self._tell(listing.notes)
+        torch.manual_seed(self.recipe.seed)
+        network = initial_network(self.recipe, len(listing.classes))
+        preprocess = preprocess_for(self.recipe)
+        boundary = network.boundary(self.recipe.freeze) if self.recipe.freeze is not None else None
+        phases = plan_phases(self.recipe, tuple(network.stages), boundary)
+        with self.progress.task("reading images", len(listing.entries)) as advance:
+            decoded = decode_all(listing, preprocess, self.how.on_error, self.threads, advance, self.cache)
+        dataset, notes = split(decoded.listing, decoded.sha256, self.recipe.val_fraction, self.recipe.seed)
         frozen = _frozen(network, phases)
-        progress.note(_frozen_text(frozen))
-        images = {part: _part(decoded, dataset, part) for part in ("train", "val")}
-        fit = Trainer(network, preprocess, recipe, chosen, progress).fit(phases, images["train"], images["val"])
-        scores = _final_scores(network, preprocess, chosen, images["val"], listing.classes, progress)
+        counts = [sum(sample.label == label for sample in dataset.part("train")) for label in range(len(listing.classes))]
+        advice = before_training(self.recipe, counts, frozen.total_parameters, self.how.budget_bytes)
+        self._tell((*_skipped(decoded), *notes, *advice, _frozen_text(frozen)))
+        train, val = (self._part(decoded, dataset, part, preprocess) for part in ("train", "val"))
+        recipe, fit = self._fit(network, preprocess, phases, boundary, dataset, train, val, tracker)
+        scores = _final_scores(network, preprocess, self.device, val, listing.classes, self.progress)
+        self._tell(_advice_after(recipe, fit, len(listing.classes)))
         record = Checkpoint(
             recipe=recipe,
             classes=listing.classes,
@@ -113,18 +176,81 @@ def finetune(
             versions={"tlexport": __version__} | {name: importlib.metadata.version(name) for name in LIBRARIES},
             interrupted=fit.interrupted,
         )
-        record = write_checkpoint(out, network, record, dataset, fit.history, scores.confusion)
-    return Trained(out, record, scores, time.perf_counter() - started)
+        if self.team.first:
+            record = write_checkpoint(self.out, network, record, dataset, fit.history, scores.confusion)
+        self.team.wait()
+        return record, scores
 
+    def _tell(self, notes: tuple[str, ...] | list[str]) -> None:
+        for note in notes:
+            self.progress.note(note)
 
-def choose_device(device: str) -> torch.device:
-    """``auto`` -> a CUDA GPU if torch finds one, else the CPU. Raises Unsupported for a GPU that is not here."""
-    chosen = torch.device(device_for("torch", device))
-    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
-        raise Unsupported(
-            f"--device {device}: torch finds {torch.cuda.device_count()} CUDA GPUs here", "use --device auto, or see: tlx doctor"
-        )
-    return chosen
+    def _fit(
+        self,
+        network: Network,
+        preprocess: Preprocess,
+        phases: tuple[Phase, ...],
+        boundary: int | None,
+        dataset: Dataset,
+        train: Images,
+        val: Images,
+        tracker: Tracker,
+    ) -> tuple[Recipe, Fit]:
+        """Train, or go on training; the recipe as used, with a rate where one was to be found."""
+        saver = Saver(self.out, self.team.first)
+        if not self.how.resume:
+            saver.forget()
+            self.team.wait()
+        saved = saver.begin(self.data, self.recipe, dataset_digest(dataset), self.threads)
+        try:
+            found = self._train(network, preprocess, phases, boundary, train, val, tracker, saver, saved)
+        except BaseException:
+            saver.abandon()
+            raise
+        saver.forget()
+        return found
+
+    def _train(
+        self,
+        network: Network,
+        preprocess: Preprocess,
+        phases: tuple[Phase, ...],
+        boundary: int | None,
+        train: Images,
+        val: Images,
+        tracker: Tracker,
+        saver: Saver,
+        saved: dict[str, Any] | None,
+    ) -> tuple[Recipe, Fit]:
+        trainer = Trainer(network, preprocess, self.recipe, self.device, self.progress, self.team, self.cache)
+        if self.recipe.lr == "auto":
+            lr = saved["lr"] if saved else trainer.find_lr(phases[0], train, val)
+            trainer.recipe = self.recipe.model_copy(update={"lr": lr})
+            phases = plan_phases(trainer.recipe, tuple(network.stages), boundary)
+            self.progress.note(f"learning rate found: {lr:g}")
+        with tracking(tracker if self.team.first else "none", self.out, trainer.recipe) as report:
+            return trainer.recipe, trainer.fit(phases, train, val, saver, saved, report)
+
+    def _part(self, decoded: Decoded, dataset: Dataset, part: Part, preprocess: Preprocess) -> Images:
+        samples = dataset.part(part)
+        rows = decoded.rows(samples)
+        pixels = decoded.pixels if len(rows) == len(decoded.pixels) else decoded.pixels[rows]
+        labels = torch.tensor([sample.label for sample in samples], dtype=torch.int64)
+        lines = [preprocess.model_dump_json(), *(sample.sha256 for sample in samples)]
+        digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
+        teacher = self._teacher(dataset, part) if self.recipe.teacher is not None and part == "train" else None
+        return Images(pixels, labels, digest, teacher)
+
+    def _teacher(self, dataset: Dataset, part: Part) -> Tensor:
+        """Logits of the teacher on the images as they are, through its own preprocessing: float32 (image, class)."""
+        path = Path(self.recipe.teacher or "")
+        subject = find_subject(path)
+        if subject.classes != dataset.classes:
+            raise InvalidFile(f"the teacher {path} knows other classes than {self.data}", "train a teacher on the same classes")
+        pixels, _ = decode_files([dataset.file(sample) for sample in dataset.part(part)], subject.preprocess, self.threads)
+        with subject.open(str(self.device), None) as runner:
+            outputs = probabilities(runner, pixels, EVALUATION_BATCH, self.progress, "teacher")
+        return torch.from_numpy(outputs).clamp_min(1e-8).log()
 
 
 def _skipped(decoded: Decoded) -> list[str]:
@@ -136,11 +262,6 @@ def _skipped(decoded: Decoded) -> list[str]:
         more = f" and {len(decoded.bad) - 5} more" if len(decoded.bad) > 5 else ""
         notes.append(f"{len(decoded.bad)} images cannot be read and were left out: {shown}{more}")
     return notes
-
-
-def _part(decoded: Decoded, dataset: Dataset, part: Part) -> Images:
-    samples = dataset.part(part)
-    return Images(decoded.pixels[decoded.rows(samples)], torch.tensor([sample.label for sample in samples], dtype=torch.int64))
 
 
 def _frozen(network: Network, phases: tuple[Phase, ...]) -> Frozen:
@@ -169,6 +290,11 @@ def _final_scores(
     with TorchRunner(network, preprocess, RunOptions(device=str(device))) as runner:
         outputs = probabilities(runner, val.pixels, EVALUATION_BATCH, progress, "validating")
     return score(outputs, val.labels.tolist(), classes)
+
+
+def _advice_after(recipe: Recipe, fit: Fit, classes: int) -> list[str]:
+    head = max((epoch.val_top1 for epoch in fit.history if epoch.phase == "head"), default=math.nan)
+    return after_training(recipe, fit.best.train_top1, fit.best.val_top1, head, classes)
 
 
 def _metrics(fit: Fit, scores: Scores) -> dict[str, float]:

@@ -25,9 +25,7 @@ def stages(net: Any) -> dict[str, nn.Module]:
         "stem": nn.Sequential(net.conv1, net.maxpool1),
         "stage1": nn.Sequential(net.conv2, net.conv3, net.maxpool2),
         "stage2": nn.Sequential(net.inception3a, net.inception3b, net.maxpool3),
-        "stage3": nn.Sequential(
-            net.inception4a, net.inception4b, net.inception4c, net.inception4d, net.inception4e, net.maxpool4
-        ),
+        "stage3": nn.Sequential(net.inception4a, net.inception4b, net.inception4c, net.inception4d, net.inception4e, net.maxpool4),
         "stage4": nn.Sequential(net.inception5a, net.inception5b, net.avgpool, nn.Flatten(1)),
         "head": nn.Sequential(net.dropout, net.fc),
     }

@@ -25,6 +25,7 @@ def replace_classifier(net: Any, num_classes: int) -> None:
 
     convolution = nn.Conv2d(net.classifier[1].in_channels, num_classes, kernel_size=1)
     nn.init.normal_(convolution.weight, std=0.01)
-    nn.init.zeros_(convolution.bias)
+    if convolution.bias is not None:
+        nn.init.zeros_(convolution.bias)
     net.classifier[1] = convolution
     net.num_classes = num_classes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from tlexport.recipe import Recipe
 
 RUNS = Path("runs")
+RANK, WORKERS = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))  # set by torchrun
 LATEST = RUNS / "latest"  # a link to the newest run
 
 
@@ -42,28 +44,55 @@ def _rgb(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple
 @click.option("--backbone", help="A name from `tlx backbones`; default mobilenet_v3_small.")
 @click.option("--weights", help="imagenet (default), embedded, none, or a .safetensors or .pth file.")
 @click.option(
-    "--strategy", type=click.Choice(["head", "partial", "full"]), help="What is trained: the head (default), the top stages too, all."
+    "--strategy",
+    type=click.Choice(["head", "partial", "gradual", "full"]),
+    help="What is trained: the head (default); then the top stages; then stage by stage while it helps; all at once.",
 )
-@click.option(
-    "--freeze", metavar="STAGE", help="With partial: this stage and all below stay frozen; name or number, see `tlx backbones NAME`."
-)
+@click.option("--freeze", metavar="STAGE", help="This stage and all below stay frozen; a name or number from `tlx backbones NAME`.")
 @click.option("--image-size", type=click.IntRange(32, 1024), help="Pixels; default: what the weights were trained at.")
 @click.option("--epochs", type=click.IntRange(1, 10_000), help="All phases together; default 20.")
-@click.option("--head-epochs", type=click.IntRange(1), help="With partial: epochs of the first phase; default a third.")
+@click.option("--head-epochs", type=click.IntRange(1), help="With partial, gradual: epochs of the first phase; default a third.")
 @click.option("--batch-size", type=click.IntRange(2, 65_536), help="Default 32.")
-@click.option("--lr", type=options.Number(0, 10, min_open=True, max_open=True), help="Peak learning rate; default 0.001.")
+@click.option("--lr", type=options.rate, help="Peak learning rate, or auto: found by a range test; default 0.001.")
 @click.option(
-    "--fine-lr", type=options.Number(0, 10, min_open=True, max_open=True), help="Peak rate of partial's second phase; default lr / 3."
+    "--fine-lr",
+    type=options.Number(0, 10, min_open=True, max_open=True),
+    help="With partial, gradual: peak rate of the second phase; default lr / 3.",
 )
+@click.option("--stage-decay", type=options.Number(0, 1, min_open=True), help="A stage's rate over that of the stage above; default 1.")
+@click.option("--schedule", type=click.Choice(["cosine", "one-cycle", "constant"]), help="Of the rate, after its warm-up; default cosine.")
+@click.option("--clip", type=options.Number(0, 1e6), help="Largest norm of the gradient; default 0: not clipped.")
+@click.option("--ema", type=options.Number(0, 1, max_open=True), help="Decay of a moving average of the weights; default 0: none.")
 @click.option("--optimizer", type=click.Choice(["adamw", "sgd"]), help="Default adamw.")
 @click.option("--weight-decay", type=options.Number(0, 1, max_open=True), help="Default 0.01.")
 @click.option("--label-smoothing", type=options.Number(0, 1, max_open=True), help="Default 0.05.")
 @click.option("--patience", type=click.IntRange(1), help="Epochs without a better validation loss before a phase stops; default 8.")
-@click.option("--augment", type=click.Choice(["none", "light"]), help="Random crops and flips of the training images; default none.")
+@click.option(
+    "--balance", type=click.Choice(["none", "weights", "sampler"]), help="For imbalanced classes: weigh the loss, or draw evenly."
+)
+@click.option(
+    "--augment",
+    type=click.Choice(["none", "light", "medium", "strong"]),
+    help="Crop and flip; also TrivialAugment; RandAugment, erasing and mixup. Default none.",
+)
+@click.option("--views", type=click.IntRange(1, 1000), help="Augmented views of each image that frozen stages compute; default 4.")
 @click.option("--flip/--no-flip", default=None, help="Whether augmentation may mirror images; not for text or digits.")
 @click.option("--val-fraction", type=options.Number(0, 1, min_open=True, max_open=True), help="Share kept for validation; default 0.2.")
 @click.option("--background", callback=_rgb, metavar="R,G,B", help="Colour behind transparent pixels; default 255,255,255.")
+@click.option("--teacher", metavar="CHECKPOINT", help="Distil from this checkpoint, trained on the same classes.")
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Default 0.")
+@click.option("--resume", is_flag=True, help="Continue a run that was killed: the one of --out, else the latest under runs/.")
+@click.option(
+    "--cache", type=click.Choice(["on", "off"]), default="on", show_default=True, help="Keep decoded images and features for the next run."
+)
+@click.option(
+    "--tracker",
+    type=click.Choice(["auto", "none", "tensorboard", "mlflow", "wandb"]),
+    default="auto",
+    show_default=True,
+    help="Where epochs are reported; auto: TensorBoard where it is installed.",
+)
+@click.option("-t", "--target", metavar="PROFILE", help="Say beforehand if the backbone cannot fit this device's budget.")
 @options.on_error
 @options.device
 @options.threads
@@ -73,6 +102,10 @@ def _rgb(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple
 def command(
     data: str,
     recipe: Path | None,
+    resume: bool,
+    cache: str,
+    tracker: Any,
+    target: str | None,
     on_error: Any,
     device: str,
     threads: int | None,
@@ -93,9 +126,26 @@ def command(
     reporter = progress(verbose, quiet)
     if out == LATEST:
         raise click.BadParameter(f"{out} is the link to the newest run; give the run a name of its own", param_hint="--out")
-    request = _recipe(recipe, asked)
-    path = out or _new_run(request.backbone)
-    trained = finetune(data, request, path, device=device, threads=threads, on_error=on_error, progress=reporter)
+    if resume:
+        path, request = _interrupted(data, out, recipe, asked)
+    else:
+        request = _recipe(recipe, asked)
+        path = out or _new_run(request.backbone)
+    trained = finetune(
+        data,
+        request,
+        path,
+        device=device,
+        threads=threads,
+        on_error=on_error,
+        cache=cache == "on",
+        tracker=tracker,
+        budget_bytes=_budget(target),
+        resume=resume,
+        progress=reporter,
+    )
+    if RANK > 0:
+        return 0  # the first process has written, and speaks for all
     if trained.checkpoint.interrupted:
         reporter.note(f"interrupted: the best of {trained.checkpoint.metrics['epochs']:.0f} epochs was kept")
     if path.parent == RUNS:
@@ -125,10 +175,40 @@ def _recipe(path: Path | None, asked: dict[str, Any]) -> Recipe:
     return Recipe.parse(base | {key: value for key, value in asked.items() if value is not None}, "the recipe asked for")
 
 
+def _interrupted(data: str, out: Path | None, recipe: Path | None, asked: dict[str, Any]) -> tuple[Path, Recipe]:
+    """The run to continue and its recipe; options that would change it are refused."""
+    from tlexport.recipe import Recipe
+    from tlexport.train.resume import interrupted_runs, read_request
+
+    found = [out] if out else interrupted_runs(RUNS)[-1:]
+    if not found:
+        raise click.UsageError(f"--resume: no run under {RUNS}/ was interrupted; name it with --out, or leave out --resume")
+    began, request = read_request(found[0])
+    base = Recipe.read_toml(recipe) if recipe else request
+    given = Recipe.parse(base.model_dump() | {key: value for key, value in asked.items() if value is not None}, "the recipe asked for")
+    changed = [key for key, value in given.model_dump().items() if value != getattr(request, key)] + ["DATA"] * (began != data)
+    if changed:
+        raise click.UsageError(f"--resume continues {found[0]} as it was begun, but these differ: {', '.join(changed)}")
+    return found[0], request
+
+
+def _budget(target: str | None) -> int | None:
+    """Largest model file of a target, bytes."""
+    if target is None:
+        return None
+    from tlexport.target import resolve
+
+    return resolve(target).profile.budget.size_bytes
+
+
 def _new_run(backbone: str) -> Path:
-    """The first of runs/BACKBONE-1, -2, ... that is free."""
+    """The first of runs/BACKBONE-1, -2, ... that is free and not an interrupted run's."""
+    from tlexport.train.resume import resume_folder
+
+    if WORKERS > 1:
+        raise click.UsageError("under torchrun all processes need the same --out")
     number = 1
-    while (RUNS / f"{backbone}-{number}").exists():
+    while (RUNS / f"{backbone}-{number}").exists() or resume_folder(RUNS / f"{backbone}-{number}").exists():
         number += 1
     return RUNS / f"{backbone}-{number}"
 

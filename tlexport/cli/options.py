@@ -40,6 +40,19 @@ class Number(click.FloatRange):
         return float(number)
 
 
+def rate(text: str) -> float | str:
+    """A click type: a learning rate between 0 and 10, or ``auto``."""
+    if text == "auto":
+        return text
+    try:
+        value = float(text)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is neither a number nor auto") from None
+    if not 0 < value < 10:
+        raise click.BadParameter(f"{text} is not between 0 and 10")
+    return value
+
+
 def size(text: str) -> int:
     """A click type: ``2MB`` -> bytes."""
     return round(_more_than_nothing(text, parse_bytes))

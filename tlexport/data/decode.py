@@ -11,13 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import PIL
 
+from tlexport.cache import ArrayCache
 from tlexport.contract import Preprocess
 from tlexport.data.source import Listing
 from tlexport.data.table import few
 from tlexport.dataset import Sample
 from tlexport.device.image import BadImage, prepare
 from tlexport.errors import InvalidFile, StepFailed
+from tlexport.files import sha256_of
 from tlexport.units import format_bytes
 
 if TYPE_CHECKING:
@@ -49,6 +52,7 @@ def decode_all(
     on_error: Literal["skip", "fail"] | None,
     threads: int,
     advance: Callable[[int], None],
+    cache: ArrayCache | None = None,
 ) -> Decoded:
     """Decode every image of a listing; each file is read once.
 
@@ -58,14 +62,23 @@ def decode_all(
         on_error: bad files are left out ("skip") or an error ("fail"). None: left out up to 5 % of the files, else an error.
         threads: number of decoding threads, at least 1.
         advance: called in this thread with 1 for each file that is done.
+        cache: where pixels are kept between runs, by the content of the files; None: decode.
 
     Raises:
         InvalidFile: bad files, or a class of which no training image is left; each file is named with the reason.
         StepFailed: the pixels do not fit into memory.
     """
-    pixels, hashes, reasons = _decode([listing.file(entry) for entry in listing.entries], preprocess, threads, advance)
+    files = [listing.file(entry) for entry in listing.entries]
+    key = None if cache is None else _key(files, preprocess, threads)
+    known = None if cache is None or key is None else cache.get(key)
+    if known is not None and key is not None:
+        advance(len(files))
+        return Decoded(listing, known, tuple(key["files"]), ())
+    pixels, hashes, reasons = _decode(files, preprocess, threads, advance)
     bad = tuple((entry.path, reason) for entry, reason in zip(listing.entries, reasons, strict=True) if reason)
     if not bad:
+        if cache is not None and key is not None and hashes == key["files"]:
+            cache.keep(key, pixels)
         return Decoded(listing, pixels, tuple(hashes), ())
     if on_error == "fail" or (on_error is None and len(bad) > TOLERATED * len(reasons)):
         share = "" if on_error else f" (more than {TOLERATED:.0%})"
@@ -77,7 +90,17 @@ def decode_all(
     return Decoded(left, _compact(pixels, kept), tuple(hashes[index] for index in kept), bad)
 
 
-def decode_files(paths: Sequence[Path], preprocess: Preprocess) -> tuple[Pixels, tuple[tuple[str, str], ...]]:
+def _key(files: Sequence[Path], preprocess: Preprocess, threads: int) -> dict[str, Any] | None:
+    """What decoded pixels depend on: the files' content and order, the contract, the decoder. None when a file cannot be read."""
+    try:
+        with ThreadPoolExecutor(threads, thread_name_prefix="hash") as pool:
+            hashes = list(pool.map(sha256_of, files))
+    except OSError:
+        return None  # decoding says which, and why
+    return {"kind": "pixels", "files": hashes, "preprocess": preprocess.model_dump(), "pillow": PIL.__version__}
+
+
+def decode_files(paths: Sequence[Path], preprocess: Preprocess, threads: int = 1) -> tuple[Pixels, tuple[tuple[str, str], ...]]:
     """Decode a few files in order.
 
     Returns:
@@ -87,7 +110,7 @@ def decode_files(paths: Sequence[Path], preprocess: Preprocess) -> tuple[Pixels,
     Raises:
         StepFailed: the pixels do not fit into memory.
     """
-    pixels, _, reasons = _decode(paths, preprocess, 1, lambda amount: None)
+    pixels, _, reasons = _decode(paths, preprocess, threads, lambda amount: None)
     bad = tuple((str(path), reason) for path, reason in zip(paths, reasons, strict=True) if reason)
     return _compact(pixels, [index for index, reason in enumerate(reasons) if not reason]), bad
 

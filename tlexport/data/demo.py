@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 from tlexport.files import new_directory
 
 IMAGES = 1797
 MARKER = "tlx-demo.json"  # says that the folder is ours and may be replaced; written last, so with it the folder is complete
-
-
-def cache_folder() -> Path:
-    """Where data that can be made again is kept: ``$TLX_CACHE``, else ``tlexport`` in ``$XDG_CACHE_HOME`` or ``~/.cache``."""
-    if chosen := os.environ.get("TLX_CACHE"):
-        return Path(chosen).absolute()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "tlexport"
 
 
 def digits_folder(into: Path) -> Path:

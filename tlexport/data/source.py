@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from tlexport.data.demo import cache_folder, digits_folder
+from tlexport.cache import cache_folder
+from tlexport.data.demo import digits_folder
 from tlexport.data.table import PARTS, SUFFIXES, few, read_table
 from tlexport.dataset import Part
 from tlexport.errors import InvalidFile, UsageError

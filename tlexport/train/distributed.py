@@ -23,6 +23,7 @@ class Workers:
 
     rank: int = 0
     count: int = 1
+    local_rank: int = 0  # among those of this machine: which GPU is its own
 
     @property
     def first(self) -> bool:
@@ -73,6 +74,6 @@ def workers() -> Iterator[Workers]:
         return
     dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     try:
-        yield Workers(dist.get_rank(), dist.get_world_size())
+        yield Workers(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", "0")))
     finally:
         dist.destroy_process_group()

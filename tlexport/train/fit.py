@@ -2,33 +2,43 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from tlexport.cache import ArrayCache
 from tlexport.contract import Preprocess
 from tlexport.errors import StepFailed
 from tlexport.network import Contract, Network
 from tlexport.ports import Pixels, Progress
 from tlexport.recipe import Recipe
-from tlexport.train.augment import light
-from tlexport.train.frozen import FrozenTrunk, features_of, fingerprint, frozen_state
-from tlexport.train.loop import Epoch, Inputs, run_phase
+from tlexport.train.augment import Augment
+from tlexport.train.distributed import Workers
+from tlexport.train.features import FeatureSource
+from tlexport.train.frozen import FrozenTrunk, fingerprint, frozen_state
+from tlexport.train.loop import Epoch, PhaseRun, batches, make_optimizer
+from tlexport.train.lr_finder import find_lr
+from tlexport.train.objective import Objective, class_weights
 from tlexport.train.phases import Phase
-
-FEATURE_BATCH = 64
+from tlexport.train.resume import Saver
 
 
 @dataclass(frozen=True)
 class Images:
-    """One part of the data: uint8 (image, height, width, channel) and int64 class indices (image,)."""
+    """One part of the data: uint8 (image, height, width, channel), int64 class indices (image,), and what they are.
+
+    ``digest`` names the pixels: equal only for the same images in the same order through the same preprocessing.
+    """
 
     pixels: Pixels
     labels: Tensor
+    digest: str
+    teacher: Tensor | None = None  # logits of a teacher, float32 (image, class)
 
 
 @dataclass(frozen=True)
@@ -40,70 +50,151 @@ class Fit:
     interrupted: bool
 
 
-class Trainer:
-    """Runs the phases of one recipe on one device."""
+@dataclass
+class _Progressing:
+    """What is carried from epoch to epoch, and saved."""
 
-    def __init__(self, network: Network, preprocess: Preprocess, recipe: Recipe, device: torch.device, progress: Progress) -> None:
+    phase: int = 0
+    history: list[Epoch] = dataclasses.field(default_factory=list)
+    best: Epoch | None = None
+    weights: dict[str, Tensor] = dataclasses.field(default_factory=dict)  # of the best epoch, all that is ever trained
+    before_phase: tuple[float, float] | None = None  # rank of the best epoch when the phase began
+
+    def state(self) -> dict[str, Any]:
+        """As tensors and plain data."""
+        history = [dataclasses.asdict(epoch) for epoch in self.history]
+        best = None if self.best is None else self.best.epoch
+        return {"phase": self.phase, "history": history, "best": best, "weights": self.weights, "before_phase": self.before_phase}
+
+    @classmethod
+    def restored(cls, state: dict[str, Any]) -> _Progressing:
+        """From :meth:`state`."""
+        history = [Epoch(**epoch) for epoch in state["history"]]
+        best = next((epoch for epoch in history if epoch.epoch == state["best"]), None)
+        return cls(state["phase"], history, best, state["weights"], state["before_phase"])
+
+
+class Trainer:
+    """Runs the phases of one recipe on one device, in one process or as one of several."""
+
+    def __init__(
+        self,
+        network: Network,
+        preprocess: Preprocess,
+        recipe: Recipe,
+        device: torch.device,
+        progress: Progress,
+        workers: Workers,
+        cache: ArrayCache,
+    ) -> None:
         self.network = network.to(device).to(memory_format=torch.channels_last).eval()
         self.contract = Contract(preprocess).to(device)
         self.recipe = recipe
         self.device = device
         self.progress = progress
+        self.workers = workers
+        self.cache = cache
+        self.augment = Augment(recipe.augment, recipe.flip) if recipe.augment != "none" else None
 
-    def fit(self, phases: tuple[Phase, ...], train: Images, val: Images) -> Fit:
-        """Train through all phases. Ctrl-C ends early: what was best until then is kept, if an epoch was finished.
+    def find_lr(self, phase: Phase, train: Images, val: Images) -> float:
+        """A peak rate for the first phase, by a range test that leaves the network as it is."""
+        run = self.open_phase(phase, train, val)
+        torch.manual_seed(self.recipe.seed)
+        generator = torch.Generator().manual_seed(self.recipe.seed)
+        order = batches(torch.randperm(len(train.labels), generator=generator), self.recipe.batch_size)
+
+        def loss_of(module: nn.Module, step: int) -> Tensor:
+            return run.step(module, order[step % len(order)], step // len(order), generator)[0]
+
+        return find_lr(run.top, lambda module, lr: make_optimizer(list(module.children()), self.recipe, lr), loss_of)
+
+    def fit(
+        self,
+        phases: tuple[Phase, ...],
+        train: Images,
+        val: Images,
+        saver: Saver,
+        saved: dict[str, Any] | None,
+        report: Callable[[Epoch], None],
+    ) -> Fit:
+        """Train through all phases, or on from a saved state; ``report`` is told each epoch.
+
+        Ctrl-C ends early: what was best until then is kept, if an epoch was finished.
 
         Raises:
             StepFailed: the loss is no longer finite, or a frozen stage changed (which would be a bug).
             KeyboardInterrupt: interrupted before the first epoch ended.
         """
-        always_frozen = frozen_state(self.network, min(phase.frozen for phase in phases))
-        before = fingerprint(always_frozen)
-        history: list[Epoch] = []
-        best: Epoch | None = None
-        weights: dict[str, Tensor] = {}
+        frozen = frozen_state(self.network, min(phase.frozen for phase in phases))
+        before = fingerprint(frozen)
+        at = _Progressing.restored(saved) if saved else _Progressing()
         interrupted = False
         try:
-            for phase in phases:
-                for epoch in self._phase(phase, train, val, len(history) + 1):
-                    if not math.isfinite(epoch.train_loss + epoch.val_loss):
-                        losses = f"{epoch.train_loss} in training, {epoch.val_loss} in validation"
-                        message = f"the loss is not finite in epoch {epoch.epoch}: {losses}"
-                        raise StepFailed(message, "lower --lr, or start from other --weights")
-                    history.append(epoch)
-                    if best is None or epoch.rank > best.rank:
-                        best = epoch
-                        weights = {k: v.clone() for k, v in self.network.net.state_dict().items() if k not in always_frozen}
-                self.network.load(weights, strict=False)
+            while at.phase < len(phases):
+                self._run_phase(phases[at.phase], at, train, val, frozen, saver, saved, report)
+                saved = None
+                if phases[at.phase].must_gain and at.before_phase is not None and cast(Epoch, at.best).rank <= at.before_phase:
+                    self.progress.note(f"phase {phases[at.phase].name} did not improve validation; the stages below stay frozen")
+                    break
+                at.phase += 1
         except KeyboardInterrupt:
-            if best is None:
+            if at.best is None:
                 raise
-            self.network.load(weights, strict=False)
             interrupted = True
-        if fingerprint(always_frozen) != before:
+        self.network.load(at.weights, strict=False)
+        if fingerprint(frozen) != before:
             raise StepFailed("a frozen stage changed during training; nothing was written", "please report this with the recipe")
-        return Fit(tuple(history), cast(Epoch, best), interrupted)
+        return Fit(tuple(at.history), cast(Epoch, at.best), interrupted)
 
-    def _phase(self, phase: Phase, train: Images, val: Images, first_epoch: int) -> Iterator[Epoch]:
+    def _run_phase(
+        self,
+        phase: Phase,
+        at: _Progressing,
+        train: Images,
+        val: Images,
+        frozen: dict[str, Tensor],
+        saver: Saver,
+        saved: dict[str, Any] | None,
+        report: Callable[[Epoch], None],
+    ) -> None:
+        run = self.open_phase(phase, train, val)
+        if saved:
+            run.restore(saved["run"])
+        else:
+            at.before_phase = at.best.rank if at.best else None
+        first = len(at.history) - run.done + 1
+        with self.progress.task(f"training {phase.name}", phase.epochs * len(train.labels)) as advance:
+            if run.done:
+                advance(run.done * len(train.labels))
+
+            def settled() -> None:
+                saver.save(at.state() | {"run": run.state(), "lr": self.recipe.lr}, now=run.finished)
+
+            for epoch in run.epochs(first, advance, settled):
+                if not math.isfinite(epoch.train_loss + epoch.val_loss):
+                    losses = f"{epoch.train_loss} in training, {epoch.val_loss} in validation"
+                    raise StepFailed(
+                        f"the loss is not finite in epoch {epoch.epoch}: {losses}", "lower --lr, or start from other --weights"
+                    )
+                at.history.append(epoch)
+                report(epoch)
+                if at.best is None or epoch.rank > at.best.rank:
+                    at.best = epoch
+                    at.weights = {k: v.clone() for k, v in self.network.net.state_dict().items() if k not in frozen}
+        self.network.load(at.weights, strict=False)
+
+    def open_phase(self, phase: Phase, train: Images, val: Images) -> PhaseRun:
+        """A phase ready to run: stages below its boundary frozen, their features at hand."""
         stages = list(self.network.stages.values())
         for position, stage in enumerate(stages):
             stage.requires_grad_(position >= phase.frozen)
-        top = nn.Sequential(*stages[phase.frozen :]).eval()
         trunk = FrozenTrunk(self.network, self.contract, phase.frozen, self.device)
-        inputs = self._inputs(trunk, val, augment=False), self._inputs(trunk, train, augment=self.recipe.augment != "none")
-        with self.progress.task(f"training {phase.name}", phase.epochs * len(train.labels)) as advance:
-            yield from run_phase(top, inputs[1], inputs[0], phase, self.recipe, first_epoch, advance)
-
-    def _inputs(self, trunk: FrozenTrunk, images: Images, augment: bool) -> Inputs:
-        """Features of the frozen stages: kept where they are the same in every epoch and fit, else computed per batch."""
-        if not augment and trunk.stages > 0:
-            with self.progress.task("features of the frozen stages", len(images.labels)) as advance:
-                kept = features_of(trunk, images.pixels, FEATURE_BATCH, advance)
-            if kept is not None:
-                return Inputs(lambda indices, _: kept[indices].to(self.device), images.labels, self.device)
-
-        def compute(indices: Tensor, generator: torch.Generator) -> Tensor:
-            pixels = torch.from_numpy(images.pixels[indices.numpy()]).to(self.device)
-            return trunk(light(pixels, self.recipe.flip, generator) if augment else pixels)
-
-        return Inputs(compute, images.labels, self.device)
+        source = FeatureSource(trunk, self.cache, self.workers, self.progress)
+        objective = Objective(
+            self.network.num_classes,
+            self.recipe.label_smoothing,
+            class_weights(train.labels, self.network.num_classes).to(self.device) if self.recipe.balance == "weights" else None,
+        )
+        val_inputs = source.inputs(val, None, self.recipe, phase)
+        train_inputs = source.inputs(train, self.augment, self.recipe, phase)
+        return PhaseRun(stages[phase.frozen :], train_inputs, val_inputs, phase, self.recipe, objective, self.workers)

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
 
 from tlexport.network import Contract, Network
-from tlexport.ports import Pixels
-
-KEPT_BYTES = 2 * 10**9  # above this, frozen features are computed again for each batch rather than kept in memory
 
 
 def frozen_state(network: Network, count: int) -> dict[str, Tensor]:
@@ -41,6 +37,8 @@ class FrozenTrunk:
     def __init__(self, network: Network, contract: Contract, count: int, device: torch.device) -> None:
         stages = list(network.stages.values())[:count]
         self.stages = count
+        state = {**frozen_state(network, count), "contract.scale": contract.scale, "contract.bias": contract.bias}
+        self.fingerprint = fingerprint(state)
         self.device = device
         self.module = fuse(nn.Sequential(contract, *stages).eval()).to(device).to(memory_format=torch.channels_last)
 
@@ -50,16 +48,3 @@ class FrozenTrunk:
         with torch.no_grad():
             features: Tensor = self.module(pixels.to(self.device, non_blocking=True))
         return features
-
-
-def features_of(trunk: FrozenTrunk, pixels: Pixels, batch_size: int, advance: Callable[[int], None]) -> Tensor | None:
-    """Features of every image, float32 (image, ...) in host memory; None when they would exceed :data:`KEPT_BYTES`."""
-    first = trunk(torch.from_numpy(np.ascontiguousarray(pixels[:1])))
-    if first.element_size() * first[0].numel() * len(pixels) > KEPT_BYTES:
-        return None
-    kept = torch.empty((len(pixels), *first.shape[1:]), dtype=first.dtype)
-    for start in range(0, len(pixels), batch_size):
-        part = trunk(torch.from_numpy(np.ascontiguousarray(pixels[start : start + batch_size])))
-        kept[start : start + len(part)] = part.cpu()
-        advance(len(part))
-    return kept

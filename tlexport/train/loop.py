@@ -1,19 +1,24 @@
-"""The training loop of one phase: batches in, gradient steps, validation, early stopping."""
+"""The training loop of one phase: batches in, gradient steps, validation, early stopping. Its state can be saved and restored."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from tlexport.ports import Task
 from tlexport.recipe import Recipe
+from tlexport.train.augment import mix_batch
+from tlexport.train.distributed import Workers
+from tlexport.train.objective import Objective, balanced_indices
 from tlexport.train.phases import Phase
 
 EVALUATION_BATCH = 256
@@ -23,13 +28,14 @@ EVALUATION_BATCH = 256
 class Inputs:
     """What the trained stages see of one part of the data.
 
-    ``batch`` maps image indices int64 (batch,) and a generator to float32 (batch, ...) on ``device``; with kept
+    ``batch`` maps image indices int64 (batch,), the epoch and a generator to float32 (batch, ...) on ``device``; with kept
     features it is an array look-up, otherwise it runs the frozen stages.
     """
 
-    batch: Callable[[Tensor, torch.Generator], Tensor]
+    batch: Callable[[Tensor, int, torch.Generator], Tensor]
     labels: Tensor  # int64 (image,), host memory
     device: torch.device
+    teacher: Tensor | None = None  # logits of the teacher, float32 (image, class), host memory
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -37,7 +43,7 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Epoch:
-    """One line of history.jsonl. Accuracies 0..1; the rate is the one of the last step."""
+    """One line of history.jsonl. Accuracies 0..1; the rate is the one of the first step."""
 
     phase: str
     epoch: int  # counted over all phases, from 1
@@ -76,28 +82,41 @@ def training(module: nn.Module) -> Iterator[None]:
         module.eval()
 
 
-def make_optimizer(top: nn.Module, recipe: Recipe, lr: float) -> torch.optim.Optimizer:
-    """AdamW or SGD with momentum; no weight decay on biases and norms (parameters of one dimension)."""
-    groups = [
-        {"params": [p for p in top.parameters() if p.dim() > 1], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in top.parameters() if p.dim() <= 1], "weight_decay": 0.0},
-    ]
+def make_optimizer(stages: Sequence[nn.Module], recipe: Recipe, lr: float) -> torch.optim.Optimizer:
+    """AdamW or SGD with momentum over the trained stages, in order up to the head.
+
+    A stage's rate is ``stage_decay`` times that of the stage above it (discriminative rates, Howard and Ruder 2018); biases
+    and norms (parameters of one dimension) have no weight decay.
+    """
+    groups = []
+    for depth, stage in enumerate(reversed(stages)):
+        rate_here = lr * recipe.stage_decay**depth
+        for decayed in (True, False):
+            members = [p for p in stage.parameters() if (p.dim() > 1) == decayed]
+            if members:
+                groups.append({"params": members, "lr": rate_here, "weight_decay": recipe.weight_decay if decayed else 0.0})
     if recipe.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True)
-    return torch.optim.AdamW(groups, lr=lr)
+        return torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True, fused=True)
+    return torch.optim.AdamW(groups, lr=lr, fused=True)
 
 
-def rate(step: int, steps: int, warmup: float) -> float:
-    """Factor on the peak rate: linear warm-up over ``warmup`` of the steps, then a cosine to zero (Loshchilov and Hutter 2017)."""
-    rising = max(1, round(warmup * steps))
+def rate(step: int, steps: int, recipe: Recipe) -> float:
+    """Factor on the peak rate: a linear warm-up, then a cosine to zero (Loshchilov and Hutter 2017) or a constant.
+
+    ``one-cycle`` warms up over at least 30 % of the steps (Smith and Topin 2018).
+    """
+    share = max(recipe.warmup, 0.3) if recipe.schedule == "one-cycle" else recipe.warmup
+    rising = max(1, round(share * steps))
     if step < rising:
         return (step + 1) / rising
+    if recipe.schedule == "constant":
+        return 1.0
     return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
 
 
-def batches(count: int, size: int, generator: torch.Generator) -> list[Tensor]:
-    """A shuffled pass over ``count`` images, int64 indices. A lone last image joins the batch before it: BatchNorm needs two."""
-    parts = list(torch.randperm(count, generator=generator).split(size))
+def batches(order: Tensor, size: int) -> list[Tensor]:
+    """An order of images, int64 (image,), cut into batches. A lone last image joins the batch before it: BatchNorm needs two."""
+    parts = list(order.split(size))
     if len(parts) > 1 and len(parts[-1]) == 1:
         parts[-2:] = [torch.cat(parts[-2:])]
     return parts
@@ -108,67 +127,152 @@ def evaluate(top: nn.Module, inputs: Inputs) -> tuple[float, float]:
     loss, right, generator = 0.0, 0, torch.Generator()
     with torch.no_grad():
         for indices in torch.arange(len(inputs)).split(EVALUATION_BATCH):
-            logits = top(inputs.batch(indices, generator)).float()
+            logits = top(inputs.batch(indices, 0, generator)).float()
             labels = inputs.labels[indices].to(inputs.device)
             loss += F.cross_entropy(logits, labels, reduction="sum").item()
             right += int((logits.argmax(1) == labels).sum())
     return loss / len(inputs), right / len(inputs)
 
 
-def run_phase(top: nn.Module, train: Inputs, val: Inputs, phase: Phase, recipe: Recipe, first_epoch: int, advance: Task) -> Iterator[Epoch]:
-    """Train ``top`` epoch by epoch, yielding after each; stops early when the validation loss no longer falls.
+def _averaging(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
+    """Exponential moving average whose decay grows with the steps, so that a short run is not an average of its start."""
 
-    Every epoch starts by seeding torch from the recipe's seed and the epoch's number, so that an epoch depends on
-    nothing but the weights, the optimizer and its number.
+    def average(kept: Tensor, new: Tensor, count: Tensor | int) -> Tensor:
+        now = min(decay, (1 + int(count)) / (10 + int(count)))
+        return kept * now + new * (1 - now) if kept.is_floating_point() else new
+
+    return average
+
+
+class PhaseRun:
+    """One phase under way: the trained stages with optimizer, schedule, moving average and early stopping.
+
+    Every epoch starts by seeding torch from the recipe's seed and the epoch's number, so that an epoch depends on nothing
+    but this object's :meth:`state` and its number: a run resumed from a saved state computes the same bits.
     """
-    quicken_batch_norm(top)
-    optimizer = make_optimizer(top, recipe, phase.lr)
-    steps = phase.epochs * len(batches(len(train), recipe.batch_size, torch.Generator()))
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, steps, recipe.warmup))
-    lowest, waited = math.inf, 0
-    for epoch in range(first_epoch, first_epoch + phase.epochs):
-        started = time.perf_counter()
-        seed = recipe.seed * 1_000_003 + epoch
+
+    def __init__(
+        self, stages: Sequence[nn.Module], train: Inputs, val: Inputs, phase: Phase, recipe: Recipe, objective: Objective, workers: Workers
+    ) -> None:
+        self.train, self.val, self.phase, self.recipe, self.objective, self.workers = train, val, phase, recipe, objective, workers
+        self.top = nn.Sequential(*stages).eval()
+        quicken_batch_norm(self.top)
+        self.optimizer = make_optimizer(stages, recipe, phase.lr)
+        steps = phase.epochs * len(batches(torch.arange(len(train)), recipe.batch_size))
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: rate(step, steps, recipe))
+        self.average = AveragedModel(self.top, avg_fn=_averaging(recipe.ema), use_buffers=True) if recipe.ema else None
+        self.wrapped = workers.wrap(self.top, train.device)
+        self.done = 0  # epochs of this phase
+        self.lowest, self.waited = math.inf, 0
+        self.on_gpu = train.device.type == "cuda"
+
+    def state(self) -> dict[str, Any]:
+        """Everything that the next epoch depends on, as tensors and plain data."""
+        return {
+            "top": self.top.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.last_epoch,
+            "average": self.average.state_dict() if self.average else None,
+            "done": self.done,
+            "lowest": self.lowest,
+            "waited": self.waited,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue from a :meth:`state`."""
+        self.top.load_state_dict(state["top"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.last_epoch = state["schedule"]
+        if self.average:
+            self.average.load_state_dict(state["average"])
+        self.done, self.lowest, self.waited = state["done"], state["lowest"], state["waited"]
+
+    @property
+    def finished(self) -> bool:
+        """All epochs done, or the validation loss has not fallen for ``patience`` epochs."""
+        return self.done >= self.phase.epochs or self.waited >= self.recipe.patience
+
+    def epochs(self, first: int, advance: Task, settled: Callable[[], None]) -> Iterator[Epoch]:
+        """Train until finished.
+
+        While an epoch is being looked at, ``top`` holds the weights that were validated: with a moving average, the average.
+
+        Args:
+            first: number of the phase's first epoch.
+            advance: moved on by the number of images.
+            settled: called after each epoch was looked at, when :meth:`state` is again what the next one depends on.
+        """
+        while not self.finished:
+            number = first + self.done
+            started = time.perf_counter()
+            lr = self.optimizer.param_groups[0]["lr"]
+            train_loss, train_top1 = self._train_epoch(number, advance)
+            speed = len(self.train) / (time.perf_counter() - started)
+            with self._averaged():
+                val_loss, val_top1 = evaluate(self.top, self.val)
+                self.done += 1
+                self.waited = 0 if val_loss < self.lowest else self.waited + 1
+                self.lowest = min(self.lowest, val_loss)
+                advance(0, f"loss {train_loss:.3f}, val {100 * val_top1:.1f} %")
+                seconds = round(time.perf_counter() - started, 3)
+                yield Epoch(self.phase.name, number, lr, train_loss, train_top1, val_loss, val_top1, round(speed, 1), seconds)
+            settled()
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        if self.average is None:
+            yield
+            return
+        raw = {name: tensor.clone() for name, tensor in self.top.state_dict().items()}
+        self.top.load_state_dict(self.average.module.state_dict())
+        try:
+            yield
+        finally:
+            self.top.load_state_dict(raw)
+
+    def _order(self, generator: torch.Generator) -> Tensor:
+        if self.recipe.balance == "sampler":
+            return balanced_indices(self.train.labels, self.objective.num_classes, generator)
+        return torch.randperm(len(self.train), generator=generator)
+
+    def _train_epoch(self, number: int, advance: Task) -> tuple[float, float]:
+        """One pass over the training images; mean loss and running top-1 accuracy (0..1)."""
+        seed = self.recipe.seed * 1_000_003 + number
         torch.manual_seed(seed)
         generator = torch.Generator().manual_seed(seed)
-        lr = optimizer.param_groups[0]["lr"]
-        train_loss, train_top1 = _train_epoch(top, train, optimizer, schedule, recipe, generator, advance)
-        speed = len(train) / (time.perf_counter() - started)
-        val_loss, val_top1 = evaluate(top, val)
-        advance(0, f"loss {train_loss:.3f}, val {100 * val_top1:.1f} %")
-        yield Epoch(
-            phase.name, epoch, lr, train_loss, train_top1, val_loss, val_top1, round(speed, 1), round(time.perf_counter() - started, 3)
-        )
-        waited = 0 if val_loss < lowest else waited + 1
-        lowest = min(lowest, val_loss)
-        if waited >= recipe.patience:
-            return
+        loss_sum, right, seen = 0.0, 0.0, 0
+        started = time.perf_counter()
+        with training(self.wrapped):
+            for indices in batches(self._order(generator), self.recipe.batch_size):
+                share = self.workers.share(indices)
+                loss, correct = self.step(self.wrapped, share, number, generator)
+                self.optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                if self.recipe.clip:
+                    nn.utils.clip_grad_norm_(self.top.parameters(), self.recipe.clip)
+                self.optimizer.step()
+                self.schedule.step()
+                if self.average:
+                    self.average.update_parameters(self.top)
+                seen += len(share)
+                loss_sum += loss.item() * len(share)
+                right += correct
+                speed = self.workers.count * seen / (time.perf_counter() - started)
+                advance(len(indices), f"loss {loss_sum / seen:.3f}, top-1 {100 * right / seen:.1f} %, {speed:.0f} images/s")
+        loss_sum, right, total = self.workers.total(loss_sum, right, seen)
+        return loss_sum / total, right / total
 
-
-def _train_epoch(
-    top: nn.Module,
-    train: Inputs,
-    optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
-    recipe: Recipe,
-    generator: torch.Generator,
-    advance: Task,
-) -> tuple[float, float]:
-    """One pass over the training images; mean loss and running top-1 accuracy (0..1)."""
-    loss_sum, right, seen = 0.0, 0, 0
-    started = time.perf_counter()
-    with training(top):
-        for indices in batches(len(train), recipe.batch_size, generator):
-            labels = train.labels[indices].to(train.device)
-            logits = top(train.batch(indices, generator)).float()
-            loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            seen += len(indices)
-            loss_sum += loss.item() * len(indices)
-            right += int((logits.argmax(1) == labels).sum())
-            speed = seen / (time.perf_counter() - started)
-            advance(len(indices), f"loss {loss_sum / seen:.3f}, top-1 {100 * right / seen:.1f} %, {speed:.0f} images/s")
-    return loss_sum / seen, right / seen
+    def step(self, top: nn.Module, indices: Tensor, epoch: int, generator: torch.Generator) -> tuple[Tensor, int]:
+        """Loss and number of right answers of one batch of image indices int64 (batch,)."""
+        labels = self.train.labels[indices].to(self.train.device)
+        inputs, targets = self.train.batch(indices, epoch, generator), self.objective.targets(labels)
+        teacher = None if self.train.teacher is None else self.train.teacher[indices].to(self.train.device)
+        if self.recipe.augment == "strong":
+            inputs, mix = mix_batch(inputs, generator)
+            targets = mix.blend(targets)
+            teacher = None if teacher is None else mix.blend(teacher)
+        # bfloat16 needs no loss scaling; on CPUs without its matrix units it is slower, so only where it pays for certain
+        with torch.autocast("cuda", torch.bfloat16) if self.on_gpu else nullcontext():
+            logits = top(inputs)
+        logits = logits.float()
+        return self.objective(logits, targets, teacher), int((logits.argmax(1) == labels).sum())

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from tlexport.errors import UsageError
 from tlexport.recipe import Recipe
 
+GRADUAL_DECAY = 0.7  # of the rate from one phase of gradual to the next deeper one
+SHORTEST_PHASE = 2  # epochs; gradual opens fewer stages rather than train one for less
+
 
 @dataclass(frozen=True)
 class Phase:
@@ -17,17 +20,19 @@ class Phase:
     frozen: int  # number of stages, from the stem on, that are a constant function
     epochs: int
     lr: float  # peak learning rate
+    must_gain: bool = False  # training ends after this phase if it did not improve on what was best before
 
 
 def plan_phases(recipe: Recipe, stages: Sequence[str], boundary: int | None) -> tuple[Phase, ...]:
     """The phases of a strategy.
 
     ``head``: the classifier alone. ``partial``: the classifier first, so that its random start does not disturb the
-    trunk, then it together with the stages above ``boundary`` at a lower rate (as usual since Howard and Ruder 2018).
-    ``full``: all stages in one phase.
+    trunk, then it together with the stages above ``boundary`` at a lower rate. ``gradual``: the classifier first, then one
+    stage more in each phase, from the top down to ``boundary``, at falling rates, until validation no longer gains (Howard
+    and Ruder 2018). ``full``: all stages in one phase.
 
     Args:
-        recipe: the request.
+        recipe: the request; its ``lr`` a number.
         stages: names from stem to head.
         boundary: number of stages that ``--freeze`` keeps frozen, or None when it was not given.
 
@@ -35,25 +40,38 @@ def plan_phases(recipe: Recipe, stages: Sequence[str], boundary: int | None) -> 
         UsageError: the recipe contradicts itself.
     """
     trunk = len(stages) - 1
+    lr = float(recipe.lr) if recipe.lr != "auto" else 1e-3
     if recipe.strategy == "head":
         if boundary is not None and boundary != trunk:
             raise UsageError(
                 f"strategy head trains the classifier alone, but freeze = {recipe.freeze!r} would train more",
                 "use --strategy partial, or leave out --freeze",
             )
-        return (Phase("head", trunk, recipe.epochs, recipe.lr),)
+        return (Phase("head", trunk, recipe.epochs, lr),)
     if recipe.strategy == "full":
         if boundary is not None:
             raise UsageError(
                 f"strategy full trains everything, but freeze = {recipe.freeze!r} keeps stages frozen", "use --strategy partial"
             )
-        return (Phase("full", 0, recipe.epochs, recipe.lr),)
-    if boundary is None:
-        boundary = max(1, trunk - 2)
+        return (Phase("full", 0, recipe.epochs, lr),)
     if recipe.epochs < 2:
-        raise UsageError("strategy partial has two phases and needs at least 2 epochs", "use --epochs 2 or more, or --strategy head")
+        raise UsageError(
+            f"strategy {recipe.strategy} has several phases and needs at least 2 epochs", "use --epochs 2 or more, or --strategy head"
+        )
     first = recipe.head_epochs if recipe.head_epochs is not None else max(1, recipe.epochs // 3)
-    if first >= recipe.epochs:
-        raise UsageError(f"head_epochs ({first}) leaves none of the {recipe.epochs} epochs for the second phase", "raise --epochs")
-    fine_lr = recipe.fine_lr if recipe.fine_lr is not None else recipe.lr / 3
-    return (Phase("head", trunk, first, recipe.lr), Phase("top", boundary, recipe.epochs - first, fine_lr))
+    rest = recipe.epochs - first
+    if rest < 1:
+        raise UsageError(f"head_epochs ({first}) leaves none of the {recipe.epochs} epochs for the other phases", "raise --epochs")
+    head = Phase("head", trunk, first, lr)
+    fine_lr = recipe.fine_lr if recipe.fine_lr is not None else lr / 3
+    if recipe.strategy == "partial":
+        return (head, Phase("top", max(1, trunk - 2) if boundary is None else boundary, rest, fine_lr))
+    lowest = 1 if boundary is None else boundary
+    opened = list(range(trunk - 1, lowest - 1, -1))[: max(1, rest // SHORTEST_PHASE)]
+    if not opened:
+        raise UsageError(f"freeze = {recipe.freeze!r} leaves gradual nothing to unfreeze", "freeze less, or use --strategy head")
+    phases = [head]
+    for index, frozen in enumerate(opened):
+        epochs = rest // len(opened) + (index < rest % len(opened))
+        phases.append(Phase(f"+{stages[frozen]}", frozen, epochs, fine_lr * GRADUAL_DECAY**index, must_gain=True))
+    return tuple(phases)

@@ -1,0 +1,101 @@
+"""What the trained stages see: features of the frozen stages, computed once and kept, or computed for each batch where they must be."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tlexport.cache import ArrayCache
+from tlexport.ports import Progress
+from tlexport.recipe import Recipe
+from tlexport.train.augment import Augment
+from tlexport.train.distributed import Workers
+from tlexport.train.frozen import FrozenTrunk
+from tlexport.train.loop import Inputs
+from tlexport.train.phases import Phase
+
+if TYPE_CHECKING:
+    from tlexport.train.fit import Images
+
+KEPT_BYTES = 2 * 10**9  # features above this are computed again for each batch rather than kept in memory
+FEATURE_BATCH = 64
+
+
+class FeatureSource:
+    """Makes the inputs of a phase."""
+
+    def __init__(self, trunk: FrozenTrunk, cache: ArrayCache, workers: Workers, progress: Progress) -> None:
+        self.trunk, self.cache, self.workers, self.progress = trunk, cache, workers, progress
+
+    def inputs(self, images: Images, augment: Augment | None, recipe: Recipe, phase: Phase) -> Inputs:
+        """Kept features where there are frozen stages and they fit; with augmentation, those of several drawn views of each image.
+
+        View ``v`` of an image is used in every epoch whose number is ``v`` modulo the number of views: ``recipe.views``, or as
+        many as the phase has epochs or memory has room for.
+        """
+        views = 1 if augment is None else min(recipe.views, phase.epochs)
+        if self.trunk.stages > 0:
+            views = min(views, KEPT_BYTES // max(1, self._bytes_of(images)))
+            if views >= 1:
+                kept = [self._view(images, augment, recipe, view) for view in range(views)]
+                return self._looked_up(kept, images)
+
+        def compute(indices: Tensor, epoch: int, generator: torch.Generator) -> Tensor:
+            return self._compute(images, indices, augment, generator)
+
+        return Inputs(compute, images.labels, self.trunk.device, images.teacher)
+
+    def _looked_up(self, kept: list[Tensor], images: Images) -> Inputs:
+        def look_up(indices: Tensor, epoch: int, generator: torch.Generator) -> Tensor:
+            return kept[epoch % len(kept)][indices].to(self.trunk.device)
+
+        return Inputs(look_up, images.labels, self.trunk.device, images.teacher)
+
+    def _bytes_of(self, images: Images) -> int:
+        """Size of one view of all images."""
+        one = self._compute(images, torch.arange(1), None, torch.Generator())
+        return one.element_size() * one[0].numel() * len(images.labels)
+
+    def _view(self, images: Images, augment: Augment | None, recipe: Recipe, view: int) -> Tensor:
+        """Features of one view of every image, float32 (image, ...) in host memory: from the cache, else computed and cached."""
+        drawn = None if augment is None else {"level": recipe.augment, "flip": recipe.flip, "seed": recipe.seed, "view": view}
+        key = {
+            "kind": "features",
+            "images": images.digest,
+            "frozen": self.trunk.fingerprint,
+            "view": drawn,
+            "device": self.trunk.device.type,
+            "threads": torch.get_num_threads(),
+            "torch": str(torch.__version__),
+            "workers": self.workers.count,
+        }
+        found = self.cache.get(key)
+        if found is not None:
+            return torch.from_numpy(np.array(found))
+        computed = self._extract(images, augment, recipe, view)
+        if self.workers.first:
+            self.cache.keep(key, computed.numpy())
+        return computed
+
+    def _extract(self, images: Images, augment: Augment | None, recipe: Recipe, view: int) -> Tensor:
+        share = self.workers.share(torch.arange(len(images.labels)))
+        seed = int.from_bytes(hashlib.sha256(f"{recipe.seed} {view} {self.workers.rank}".encode()).digest()[:4], "big")
+        rows: list[Tensor] = []
+        title = "features of the frozen stages" if augment is None else f"features of the frozen stages, view {view + 1}"
+        with torch.random.fork_rng(devices=[]), self.progress.task(title, len(share)) as advance:
+            torch.manual_seed(seed)  # the policies of augmentation draw from the global generator
+            generator = torch.Generator().manual_seed(seed)
+            for indices in share.split(FEATURE_BATCH):
+                rows.append(self._compute(images, indices, augment, generator).cpu())
+                advance(len(indices))
+        return self.workers.gather(torch.cat(rows), len(images.labels))
+
+    def _compute(self, images: Images, indices: Tensor, augment: Augment | None, generator: torch.Generator) -> Tensor:
+        pixels = torch.from_numpy(images.pixels[indices.numpy()])
+        if self.trunk.device.type == "cuda":
+            pixels = pixels.pin_memory().to(self.trunk.device, non_blocking=True)
+        return self.trunk(pixels if augment is None else augment(pixels, generator))
