@@ -86,7 +86,9 @@ def export(backbone: str) -> Exported:
         preprocess = preprocess_of(backbone, 64)
         pixels = patches(8, preprocess.size)
         network = settled(backbone, pixels, preprocess)
-        first, *more = (to_onnx(network, preprocess, "uint8", opset) for opset in sorted({EXPORTER_OPSET, *OPSETS}) if opset >= EXPORTER_OPSET)
+        first, *more = (
+            to_onnx(network, preprocess, "uint8", opset) for opset in sorted({EXPORTER_OPSET, *OPSETS}) if opset >= EXPORTER_OPSET
+        )
         graphs = [*(lower(first, opset) for opset in OPSETS if opset < EXPORTER_OPSET), *more]
         with torch.no_grad():
             expected = Classifier(network, preprocess).eval()(torch.from_numpy(pixels)).numpy()

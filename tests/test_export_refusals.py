@@ -101,7 +101,7 @@ def other_checkpoint(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("fill", [foreign, web_page, other_checkpoint])
-def test_what_is_not_a_bundle_is_not_replaced(checkpoint: Path, tmp_path: Path, fill: Any) -> None:
+def test_what_is_not_a_bundle_is_not_replaced(checkpoint: Path, bundle: Path, tmp_path: Path, fill: Any) -> None:
     out = tmp_path / "out"
     out.mkdir()
     fill(out)
@@ -109,6 +109,8 @@ def test_what_is_not_a_bundle_is_not_replaced(checkpoint: Path, tmp_path: Path, 
     error = refused(UsageError, checkpoint, resolve("jetson-nano"), Wishes(), out)
     assert str(out) in error.message
     assert "--out" in error.hint
+    with pytest.raises(UsageError):
+        write(bundle, out)
     assert tree(tmp_path) == before
 
 

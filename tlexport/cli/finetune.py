@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import os
-import secrets
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from tlexport.cli import options
 from tlexport.cli.output import percent, print_json, print_table, progress
 
-if TYPE_CHECKING:
-    from tlexport.ports import Progress
-    from tlexport.recipe import Recipe
-
-RUNS = Path("runs")
 RANK, WORKERS = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))  # set by torchrun
-LATEST = RUNS / "latest"  # a link to the newest run
 
 
 def _rgb(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, ...] | None:
@@ -121,16 +114,23 @@ def command(
     path,label[,split], or demo:digits.
     """
     from tlexport.api.finetune import finetune
+    from tlexport.api.runs import interrupted_run, new_run, point_latest_at
+    from tlexport.api.subject import LATEST
     from tlexport.errors import INTERRUPTED
+    from tlexport.recipe import Recipe
 
     reporter = progress(verbose, quiet)
     if out == LATEST:
         raise click.BadParameter(f"{out} is the link to the newest run; give the run a name of its own", param_hint="--out")
+    if WORKERS > 1 and out is None:
+        raise click.UsageError("under torchrun all processes need the same --out")
+    base = Recipe.read_toml(recipe) if recipe else None
+    given = {key: value for key, value in asked.items() if value is not None}
     if resume:
-        path, request = _interrupted(data, out, recipe, asked)
+        path, request = interrupted_run(data, out, base, given)
     else:
-        request = _recipe(recipe, asked)
-        path = out or _new_run(request.backbone)
+        request = Recipe.parse((base.model_dump() if base else {}) | given, "the recipe asked for")
+        path = out or new_run(request.backbone)
     trained = finetune(
         data,
         request,
@@ -148,8 +148,7 @@ def command(
         return 0  # the first process has written, and speaks for all
     if trained.checkpoint.interrupted:
         reporter.note(f"interrupted: the best of {trained.checkpoint.metrics['epochs']:.0f} epochs was kept")
-    if path.parent == RUNS:
-        _point_latest_at(path, reporter)
+    point_latest_at(path, reporter)
     if as_json:
         print_json(trained.to_json())
     else:
@@ -167,31 +166,6 @@ def _share(value: float | int | None) -> str:
     return "-" if value is None else percent(value)
 
 
-def _recipe(path: Path | None, asked: dict[str, Any]) -> Recipe:
-    """The recipe file, if any, with the options that were given over it."""
-    from tlexport.recipe import Recipe
-
-    base = Recipe.read_toml(path).model_dump() if path else {}
-    return Recipe.parse(base | {key: value for key, value in asked.items() if value is not None}, "the recipe asked for")
-
-
-def _interrupted(data: str, out: Path | None, recipe: Path | None, asked: dict[str, Any]) -> tuple[Path, Recipe]:
-    """The run to continue and its recipe; options that would change it are refused."""
-    from tlexport.recipe import Recipe
-    from tlexport.train.resume import interrupted_runs, read_request
-
-    found = [out] if out else interrupted_runs(RUNS)[-1:]
-    if not found:
-        raise click.UsageError(f"--resume: no run under {RUNS}/ was interrupted; name it with --out, or leave out --resume")
-    began, request = read_request(found[0])
-    base = Recipe.read_toml(recipe) if recipe else request
-    given = Recipe.parse(base.model_dump() | {key: value for key, value in asked.items() if value is not None}, "the recipe asked for")
-    changed = [key for key, value in given.model_dump().items() if value != getattr(request, key)] + ["DATA"] * (began != data)
-    if changed:
-        raise click.UsageError(f"--resume continues {found[0]} as it was begun, but these differ: {', '.join(changed)}")
-    return found[0], request
-
-
 def _budget(target: str | None) -> int | None:
     """Largest model file of a target, bytes."""
     if target is None:
@@ -199,26 +173,3 @@ def _budget(target: str | None) -> int | None:
     from tlexport.target import resolve
 
     return resolve(target).profile.budget.size_bytes
-
-
-def _new_run(backbone: str) -> Path:
-    """The first of runs/BACKBONE-1, -2, ... that is free and not an interrupted run's."""
-    from tlexport.train.resume import resume_folder
-
-    if WORKERS > 1:
-        raise click.UsageError("under torchrun all processes need the same --out")
-    number = 1
-    while (RUNS / f"{backbone}-{number}").exists() or resume_folder(RUNS / f"{backbone}-{number}").exists():
-        number += 1
-    return RUNS / f"{backbone}-{number}"
-
-
-def _point_latest_at(path: Path, reporter: Progress) -> None:
-    """Make runs/latest a link to a run, in one step. Where that cannot be, the run is kept and the user told."""
-    temporary = RUNS / f".latest-{secrets.token_hex(4)}"
-    try:
-        temporary.symlink_to(path.name)
-        temporary.replace(LATEST)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        reporter.note(f"{LATEST} was not made to point at {path}: {error.strerror or error}; name the checkpoint in the next command")

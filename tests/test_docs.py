@@ -1,0 +1,61 @@
+"""The documents do not drift: what is generated is up to date, links lead somewhere, and the README's commands run."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+from commands import ROOT
+
+from tlexport.cli.main import run
+
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def generator():  # type: ignore[no-untyped-def] - a script, not a module of the package
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_command_reference_is_what_the_commands_say() -> None:
+    assert (ROOT / "docs" / "cli.md").read_text(encoding="utf-8") == generator().cli_reference(), "run: python docs/generate.py"
+
+
+def test_the_tables_of_the_readme_are_what_was_measured() -> None:
+    assert generator().readme(README) == README, "run: python docs/generate.py"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(document: Path) -> None:
+    links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", document.read_text(encoding="utf-8"))
+    broken = [link for link in links if not link.startswith("http") and not (document.parent / link).exists()]
+    assert broken == []
+
+
+def readme_commands() -> list[str]:
+    blocks = re.findall(r"```sh\n(.*?)```", README, flags=re.DOTALL)
+    return [line for block in blocks for line in block.splitlines() if line.startswith("tlx ")]
+
+
+def test_the_commands_of_the_readme_run(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the README's order, on a folder called photos; with the embedded weights, since there may be no network."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(digits, "photos")
+    shutil.copy(next(digits.rglob("*.png")), "photo.jpg")  # images are told apart by content, not by name
+    commands = readme_commands()
+    assert [command.split()[1] for command in commands[:2]] == ["finetune", "export"]
+    for command in commands:
+        arguments = shlex.split(command)[1:]
+        if arguments[0] == "finetune":
+            arguments += ["--weights", "embedded", "--epochs", "3", "--threads", "1"]
+        name = Path("runs/latest").resolve().name
+        arguments = [argument.replace("NAME", name) for argument in arguments]
+        assert run([*arguments, "--threads", "1"] if arguments[0] in ("evaluate", "verify", "predict") else arguments) == 0, command
