@@ -24,7 +24,6 @@ from tlexport.data.source import read_source
 from tlexport.data.split import split
 from tlexport.dataset import Dataset, Part
 from tlexport.errors import InvalidFile, Unsupported
-from tlexport.files import check_replaceable
 from tlexport.network import Network, cpu_threads
 from tlexport.ports import Progress, RunOptions, Silent
 from tlexport.recipe import Recipe
@@ -37,7 +36,7 @@ from tlexport.train.phases import Phase, plan_phases
 from tlexport.train.resume import Saver, dataset_digest
 from tlexport.train.trackers import Tracker, choose_tracker, tracking
 from tlexport.train.weights import initial_network, preprocess_for
-from tlexport.train.write_checkpoint import write_checkpoint
+from tlexport.train.write_checkpoint import check_place, write_checkpoint
 
 LIBRARIES = ("torch", "torchvision", "numpy", "pillow", "safetensors")
 EVALUATION_BATCH = 64
@@ -113,7 +112,7 @@ def finetune(
         KeyboardInterrupt: interrupted before an epoch ended; afterwards a checkpoint is written with ``interrupted`` set.
     """
     started = time.perf_counter()
-    check_replaceable(out)
+    check_place(out)
     how = _How(device, threads, on_error, cache, tracker, budget_bytes, resume)
     with workers() as team, cpu_threads(threads):
         record, scores = _Run(data, recipe, out, how, team, (progress if team.first else None) or Silent()).carry_out()
@@ -234,12 +233,11 @@ class _Run:
     def _part(self, decoded: Decoded, dataset: Dataset, part: Part, preprocess: Preprocess) -> Images:
         samples = dataset.part(part)
         rows = decoded.rows(samples)
-        pixels = decoded.pixels if len(rows) == len(decoded.pixels) else decoded.pixels[rows]
         labels = torch.tensor([sample.label for sample in samples], dtype=torch.int64)
         lines = [preprocess.model_dump_json(), *(sample.sha256 for sample in samples)]
         digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
         teacher = self._teacher(dataset, part) if self.recipe.teacher is not None and part == "train" else None
-        return Images(pixels, labels, digest, teacher)
+        return Images(decoded.pixels, labels, digest, rows, teacher)
 
     def _teacher(self, dataset: Dataset, part: Part) -> Tensor:
         """Logits of the teacher on the images as they are, through its own preprocessing: float32 (image, class)."""
@@ -288,7 +286,7 @@ def _final_scores(
 ) -> Scores:
     """Accuracy of the unfolded network, which is what the checkpoint holds, by the code that measures any exported model's."""
     with TorchRunner(network, preprocess, RunOptions(device=str(device))) as runner:
-        outputs = probabilities(runner, val.pixels, EVALUATION_BATCH, progress, "validating")
+        outputs = probabilities(runner, val.take(torch.arange(len(val.labels))), EVALUATION_BATCH, progress, "validating")
     return score(outputs, val.labels.tolist(), classes)
 
 

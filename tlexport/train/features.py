@@ -95,7 +95,7 @@ class FeatureSource:
         return self.workers.gather(torch.cat(rows), len(images.labels))
 
     def _compute(self, images: Images, indices: Tensor, augment: Augment | None, generator: torch.Generator) -> Tensor:
-        pixels = torch.from_numpy(images.pixels[indices.numpy()])
+        pixels = torch.from_numpy(images.take(indices))
         if self.trunk.device.type == "cuda":
             pixels = pixels.pin_memory().to(self.trunk.device, non_blocking=True)
         return self.trunk(pixels if augment is None else augment(pixels, generator))

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -30,15 +32,21 @@ from tlexport.train.resume import Saver
 
 @dataclass(frozen=True)
 class Images:
-    """One part of the data: uint8 (image, height, width, channel), int64 class indices (image,), and what they are.
+    """One part of the data.
 
     ``digest`` names the pixels: equal only for the same images in the same order through the same preprocessing.
     """
 
-    pixels: Pixels
-    labels: Tensor
+    pixels: Pixels  # uint8 (row, height, width, channel): of all parts together, so that none is held twice
+    labels: Tensor  # int64 class indices (image,)
     digest: str
+    rows: npt.NDArray[np.intp] | None = None  # of each image in pixels; None: the images are the rows
     teacher: Tensor | None = None  # logits of a teacher, float32 (image, class)
+
+    def take(self, indices: Tensor) -> Pixels:
+        """Image indices int64 (batch,) -> uint8 (batch, height, width, channel)."""
+        taken: Pixels = self.pixels[indices.numpy() if self.rows is None else self.rows[indices.numpy()]]
+        return taken
 
 
 @dataclass(frozen=True)
