@@ -88,7 +88,8 @@ def speed_table() -> str:
     environment = runs[0]["environment"]
     lines.append(
         f"\nWhole process, with start-up, checkpoint and plots: {runs[0]['backbone']} at {runs[0]['image_size']} px, batch "
-        f"{runs[0]['batch_size']}, {environment['cpu']} with {environment['cores']} cores; memory is the proportional set size of all processes."
+        f"{runs[0]['batch_size']}, {environment['cpu']} with {environment['cores']} cores; "
+        "memory is the proportional set size of all processes."
     )
     return "\n".join(lines)
 
