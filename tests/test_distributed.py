@@ -37,6 +37,8 @@ import sys
 import tlexport.train.resume as resume
 resume.INTERVAL_S = 0.0
 from tlexport.cli.main import run
+
+pytestmark = pytest.mark.slow  # processes that start, are killed, and start again
 sys.exit(run(sys.argv[1:]))
 """
 

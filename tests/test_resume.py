@@ -32,6 +32,8 @@ import tlexport.train.resume as resume
 resume.INTERVAL_S = 0.0  # a state after every epoch, so that a short run has some
 from tlexport.api.finetune import finetune
 from tlexport.recipe import Recipe
+
+pytestmark = pytest.mark.slow  # processes that start, are killed, and start again
 data, recipe, out, again = sys.argv[1:]
 finetune(data, Recipe.parse(json.loads(recipe), "test"), Path(out), device="cpu", threads=1, resume=again == "again")
 """

@@ -610,6 +610,20 @@ def test_an_interrupt_leaves_a_checkpoint_that_can_be_used(digits: Path, tmp_pat
     assert losses[0] == losses[1]
 
 
+def test_an_interrupt_between_two_epochs_finds_history_and_weights_in_step(images: tuple[Images, Images]) -> None:
+    """The trackers, which may take their time over a network, are told of an epoch that counts already."""
+    network, recipe = network_of("mobilenet_v3_small"), Recipe(epochs=5, **QUICK)
+    trainer = Trainer(network, PREPROCESS, recipe, CPU, Watching(), Workers(), ArrayCache(None))
+    nowhere = Saver(Path("unused"), enabled=False)
+    try:
+        fit = trainer.fit(phases_of(recipe, network), *images, nowhere, None, report=lambda epoch: interrupt())
+    except KeyboardInterrupt:  # which would end pytest
+        pytest.fail("the first epoch was lost")
+    assert fit.interrupted
+    assert [epoch.epoch for epoch in fit.history] == [1]
+    assert fit.best == fit.history[0]
+
+
 def test_an_interrupt_in_the_first_epoch_leaves_nothing(digits: Path, tmp_path: Path) -> None:
     progress = Watching(2, interrupt)
     with pytest.raises(KeyboardInterrupt):

@@ -67,10 +67,10 @@ def describe_backbone(name: str) -> BackboneDetail:
     from tlexport.network import build, family_of
 
     family_of(name)  # raises for an unknown name before torchvision does
-    network = build(name, 1000).eval()
+    network = build(name, 1000).eval().to("meta")  # shapes alone; a large one would compute for seconds
     weights = models.get_model_weights(name).DEFAULT
     size = weights.transforms().crop_size[0]
-    stages, tensor = [], torch.zeros(1, 3, size, size)
+    stages, tensor = [], torch.empty(1, 3, size, size, device="meta")
     with torch.inference_mode():
         for stage_name, stage in network.stages.items():
             tensor = stage(tensor)

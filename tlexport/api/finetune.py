@@ -252,14 +252,11 @@ class _Run:
 
 
 def _skipped(decoded: Decoded) -> list[str]:
-    notes = []
-    if decoded.listing.skipped:
-        notes.append(f"{decoded.listing.skipped} files beside the images are not images and were skipped")
-    if decoded.bad:
-        shown = "; ".join(f"{path}: {reason}" for path, reason in decoded.bad[:5])
-        more = f" and {len(decoded.bad) - 5} more" if len(decoded.bad) > 5 else ""
-        notes.append(f"{len(decoded.bad)} images cannot be read and were left out: {shown}{more}")
-    return notes
+    if not decoded.bad:
+        return []
+    shown = "; ".join(f"{path}: {reason}" for path, reason in decoded.bad[:5])
+    more = f" and {len(decoded.bad) - 5} more" if len(decoded.bad) > 5 else ""
+    return [f"{len(decoded.bad)} images cannot be read and were left out: {shown}{more}"]
 
 
 def _frozen(network: Network, phases: tuple[Phase, ...]) -> Frozen:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 VARIANTS = ("googlenet",)
 TRAITS = Traits(
-    builder={"aux_logits": False, "init_weights": True},
+    builder={"aux_logits": False, "init_weights": False},  # before BatchNorm, torch's own start is as good, and faster
     left_out=("aux1.", "aux2."),
     normalisation=((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),  # torchvision's transform_input comes to this
 )

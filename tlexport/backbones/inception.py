@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 VARIANTS = ("inception_v3",)
 TRAITS = Traits(
-    builder={"aux_logits": False, "init_weights": True},
+    builder={"aux_logits": False, "init_weights": False},  # before BatchNorm, torch's own start is as good, and faster
     left_out=("AuxLogits.",),
     normalisation=((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),  # torchvision's transform_input comes to this
     smallest=75,  # min_size of torchvision's weights; below, the poolings leave nothing

@@ -184,11 +184,12 @@ class Trainer:
                     raise StepFailed(
                         f"the loss is not finite in epoch {epoch.epoch}: {losses}", "lower --lr, or start from other --weights"
                     )
-                at.history.append(epoch)
+                best, weights = at.best, at.weights
+                if best is None or epoch.rank > best.rank:
+                    best, weights = epoch, {k: v.clone() for k, v in self.network.net.state_dict().items() if k not in frozen}
+                # without a call in between, so that Ctrl-C finds them in step
+                at.history, at.best, at.weights = [*at.history, epoch], best, weights
                 report(epoch)
-                if at.best is None or epoch.rank > at.best.rank:
-                    at.best = epoch
-                    at.weights = {k: v.clone() for k, v in self.network.net.state_dict().items() if k not in frozen}
         self.network.load(at.weights, strict=False)
 
     def open_phase(self, phase: Phase, train: Images, val: Images) -> PhaseRun:
