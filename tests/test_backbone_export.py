@@ -39,8 +39,7 @@ from tlexport.train.phases import Phase
 from tlexport.train.resume import Saver
 from tlexport.train.weights import initial_network, preprocess_for
 
-# slow: eleven families, each through torch's exporter twice
-pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 CLASSES = 5
 DEFAULT = Recipe().backbone
@@ -120,6 +119,7 @@ def exports() -> Iterator[dict[str, Future[Exported]]]:
         pool.shutdown(cancel_futures=True)
 
 
+@pytest.mark.slow  # each family goes through torch's exporter twice
 @pytest.mark.parametrize("backbone", EXPORTED)
 def test_every_opset_computes_what_torch_computes(backbone: str, exports: dict[str, Future[Exported]]) -> None:
     exported = exports[backbone].result()
@@ -130,6 +130,7 @@ def test_every_opset_computes_what_torch_computes(backbone: str, exports: dict[s
         np.testing.assert_allclose(found, exported.expected, atol=min(1e-4, spread / 100))
 
 
+@pytest.mark.slow  # each family goes through torch's exporter twice
 @pytest.mark.parametrize("backbone", EXPORTED)
 def test_the_pixels_feed_nothing_but_a_cast(backbone: str, exports: dict[str, Future[Exported]]) -> None:
     exported = exports[backbone].result()

@@ -17,6 +17,8 @@ from tlexport.api.evaluate import evaluate
 from tlexport.checkpoint import read_checkpoint
 from tlexport.train.resume import STATE, resume_folder
 
+pytestmark = pytest.mark.slow  # processes that start, are killed, and start again
+
 OPTIONS = [
     "--weights",
     "embedded",
@@ -37,8 +39,6 @@ import sys
 import tlexport.train.resume as resume
 resume.INTERVAL_S = 0.0
 from tlexport.cli.main import run
-
-pytestmark = pytest.mark.slow  # processes that start, are killed, and start again
 sys.exit(run(sys.argv[1:]))
 """
 

@@ -20,6 +20,8 @@ from tlexport.errors import InvalidFile, UsageError
 from tlexport.recipe import Recipe
 from tlexport.train.resume import STATE, Saver, read_request, resume_folder
 
+pytestmark = pytest.mark.slow  # processes that start, are killed, and start again
+
 EVERYTHING = Recipe(
     weights="embedded", strategy="gradual", epochs=6, lr=2e-3, flip=False, augment="strong", views=2, ema=0.9, clip=1.0, stage_decay=0.8
 )
@@ -32,8 +34,6 @@ import tlexport.train.resume as resume
 resume.INTERVAL_S = 0.0  # a state after every epoch, so that a short run has some
 from tlexport.api.finetune import finetune
 from tlexport.recipe import Recipe
-
-pytestmark = pytest.mark.slow  # processes that start, are killed, and start again
 data, recipe, out, again = sys.argv[1:]
 finetune(data, Recipe.parse(json.loads(recipe), "test"), Path(out), device="cpu", threads=1, resume=again == "again")
 """
