@@ -8,7 +8,6 @@ A test compares; run this when it says that they differ.
 from __future__ import annotations
 
 import json
-import statistics
 from pathlib import Path
 
 import click
@@ -17,8 +16,6 @@ from tlexport.cli.main import tlx
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-MODES = {"frozen": "head on a frozen trunk", "last2": "last two stages and head", "full": "everything"}
-NAMES = {"tlx": "tlx finetune", "plain": "plain torchvision loop", "fastai": "fastai"}
 
 
 def cli_reference() -> str:
@@ -74,29 +71,9 @@ def transfer_table() -> str:
     return "\n".join(lines)
 
 
-def speed_table() -> str:
-    """The comparison of fine-tuning, from benchmarks/results/finetune_speed.json."""
-    runs = json.loads((RESULTS / "finetune_speed.json").read_text(encoding="utf-8"))["runs"]
-    lines = ["| trained | images | | seconds | times slower than tlx | top-1, % | memory, MB |", "|---|---:|---|---:|---:|---:|---:|"]
-    for run in sorted(runs, key=lambda run: (run["mode"], run["images"])):
-        ours = statistics.median(run["contenders"]["tlx"]["wall_s"])
-        for name, found in run["contenders"].items():
-            seconds = statistics.median(found["wall_s"])
-            top1, memory = statistics.median(found["top1"]), statistics.median(found["peak_pss_bytes"])
-            cells = f"{seconds:.1f} | {seconds / ours:.1f} | {100 * top1:.1f} | {memory / 1e6:.0f}"
-            lines.append(f"| {MODES[run['mode']]}, {run['epochs']} epochs | {run['images']} | {NAMES[name]} | {cells} |")
-    environment = runs[0]["environment"]
-    lines.append(
-        f"\nWhole process, with start-up, checkpoint and plots: {runs[0]['backbone']} at {runs[0]['image_size']} px, batch "
-        f"{runs[0]['batch_size']}, {environment['cpu']} with {environment['cores']} cores; "
-        "memory is the proportional set size of all processes."
-    )
-    return "\n".join(lines)
-
-
 def readme(text: str) -> str:
     """The README with its generated parts made anew."""
-    for name, table in (("demo", demo_table), ("transfer", transfer_table), ("speed", speed_table)):
+    for name, table in (("demo", demo_table), ("transfer", transfer_table)):
         begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
         before, rest = text.split(begin)
         _, after = rest.split(end)
