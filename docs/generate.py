@@ -8,6 +8,7 @@ A test compares; run this when it says that they differ.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -21,21 +22,20 @@ RESULTS = ROOT / "benchmarks" / "results"
 def cli_reference() -> str:
     """docs/cli.md: the help of every command, as it is printed at 100 columns."""
     parts = ["# The commands\n\nGenerated from the commands by `docs/generate.py`; do not edit.\n"]
-    for path, command in _walk(tlx, ("tlx",)):
-        context = click.Context(command, info_name=" ".join(path), max_content_width=100, terminal_width=100)
-        parts.append(f"## {' '.join(path)}\n\n```\n{command.get_help(context).rstrip()}\n```\n")
+    for context in _contexts(tlx, None, "tlx"):
+        parts.append(f"## {context.command_path}\n\n```\n{context.command.get_help(context).rstrip()}\n```\n")
     return "\n".join(parts)
 
 
-def _walk(command: click.Command, path: tuple[str, ...]) -> list[tuple[tuple[str, ...], click.Command]]:
-    found = [(path, command)]
+def _contexts(command: click.Command, parent: click.Context | None, name: str) -> Iterator[click.Context]:
+    """A context for each command as the command line makes it: with its parent, whose settings it inherits."""
+    context = click.Context(command, parent, name, max_content_width=100, terminal_width=100, **command.context_settings)
+    yield context
     if isinstance(command, click.Group):
-        context = click.Context(command)
-        for name in command.list_commands(context):
-            child = command.get_command(context, name)
+        for child_name in command.list_commands(context):
+            child = command.get_command(context, child_name)
             if child is not None:
-                found += _walk(child, (*path, name))
-    return found
+                yield from _contexts(child, context, child_name)
 
 
 def demo_table() -> str:
