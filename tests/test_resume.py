@@ -67,6 +67,7 @@ def test_killed_runs_that_are_resumed_give_the_weights_of_an_unbroken_one(digits
             child = start(digits, recipe, out, again=resume_folder(out).exists())
         else:
             assert child.wait(timeout=120) == 0
+    assert child.wait(timeout=120) == 0
     assert kills > 0
     expected, found = load_file(whole.path / "model.safetensors"), load_file(out / "model.safetensors")
     assert expected.keys() == found.keys()
