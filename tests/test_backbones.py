@@ -28,11 +28,17 @@ ASKED_FOR = (  # what the project promises to have
     "mobilenet_v2",
     "mobilenet_v3_small",
     "mobilenet_v3_large",
-    *(f"efficientnet_b{number}" for number in range(5)),
-    "efficientnet_v2_s",
-    "resnet18",
-    "resnet34",
-    "resnet50",
+    *(f"efficientnet_b{number}" for number in range(8)),
+    *(f"efficientnet_v2_{size}" for size in "sml"),
+    *(f"resnet{depth}" for depth in (18, 34, 50, 101, 152)),
+    *(f"vgg{depth}_bn" for depth in (11, 13, 16, 19)),
+    "inception_v3",
+    "googlenet",
+    *(f"squeezenet{version}" for version in ("1_0", "1_1")),
+    *(f"shufflenet_v2_x{width}" for width in ("0_5", "1_0", "1_5", "2_0")),
+    *(f"mnasnet{width}" for width in ("0_5", "0_75", "1_0", "1_3")),
+    *(f"regnet_{kind}_{size}" for kind in "xy" for size in ("400mf", "800mf", "1_6gf")),
+    "convnext_tiny",
 )
 
 

@@ -306,8 +306,10 @@ class Training:
 
     def __init__(self, data: Path, folder: Path, *options: str) -> None:
         import pty
+        import termios
 
         self.reader, writer = pty.openpty()
+        termios.tcsetwinsize(writer, (24, 80))
         # a session of its own, so that a signal for it is not one for the tests
         self.child = start("finetune", data, *options, cwd=folder, stdout=subprocess.PIPE, stderr=writer, start_new_session=True)
         os.close(writer)
@@ -365,7 +367,7 @@ def test_ctrl_c_keeps_the_best_weights(digits: Path, tmp_path: Path, capfd: pyte
     assert f"note: interrupted: the best of {len(epochs)} epochs was kept" in training.seen
     assert answer(here(capfd, "predict", path, digits / "7/0007.png", "--json"))[0]["class"] in checkpoint.classes
     # what stands beside a bar, and the time left
-    assert re.search(r"loss \d\.\d+, top-1 \d+\.\d %, \d+ images/s", training.seen)
+    assert re.search(r"loss \d\.\d+, top-1 \d+\.\d %, \d+ img/s", training.seen)
     assert re.search(r"\d:\d\d:\d\d", training.seen)
 
 

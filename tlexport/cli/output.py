@@ -46,13 +46,14 @@ class TerminalProgress:
         """A bar with what is beside it, the time left, and, when verbose, a line with the time it took."""
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.table import Column
 
         started = time.perf_counter()
         console = Console(stderr=True)
         with Progress(
             TextColumn("{task.description}"),
-            BarColumn(24),
-            TextColumn("{task.percentage:>3.0f} % {task.fields[text]}", markup=False),
+            BarColumn(10),  # what an epoch says fits beside it on 80 columns
+            TextColumn("{task.percentage:>3.0f} % {task.fields[text]}", markup=False, table_column=Column(no_wrap=True)),
             TimeRemainingColumn(),
             console=console,
             transient=True,

@@ -258,7 +258,7 @@ class PhaseRun:
                 loss_sum += loss.item() * len(share)
                 right += correct
                 speed = self.workers.count * seen / (time.perf_counter() - started)
-                advance(len(indices), f"loss {loss_sum / seen:.3f}, top-1 {100 * right / seen:.1f} %, {speed:.0f} images/s")
+                advance(len(indices), f"loss {loss_sum / seen:.3f}, top-1 {100 * right / seen:.1f} %, {speed:.0f} img/s")
         loss_sum, right, total = self.workers.total(loss_sum, right, seen)
         return loss_sum / total, right / total
 
