@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.utils.data import DataLoader
 
-LR = 1e-3  # Adam's and fastai's usual rate, and what tlx has as its own default
+LR = 1e-3  # Adam's and fastai's usual rate; tlx runs at its own default, too
 
 
 @dataclass(frozen=True)

@@ -117,8 +117,10 @@ def tlx(job: Job, stages: list[str], folder: Path) -> tuple[float, Peak, Outcome
     seconds, peak, stdout = timed(command, env, folder)
     metrics = json.loads(stdout)["metrics"]
     lines = (folder / "checkpoint" / HISTORY).read_text(encoding="utf-8").splitlines()
-    speed = statistics.harmonic_mean(json.loads(line)["images_per_s"] for line in lines)  # all epochs have as many images
-    return seconds, peak, Outcome(metrics["val_top1"], int(metrics["val_images"]), len(lines), round(speed, 1))
+    epochs = [json.loads(line) for line in lines]
+    speed = statistics.harmonic_mean(epoch["images_per_s"] for epoch in epochs)  # all epochs have as many images
+    share = statistics.fmean(epoch["wait_share"] for epoch in epochs)
+    return seconds, peak, Outcome(metrics["val_top1"], int(metrics["val_images"]), len(lines), round(speed, 1), round(share, 4))
 
 
 def peer(name: str, python: str, job: Job, folder: Path) -> tuple[float, Peak, Outcome]:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import multiprocessing
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tlexport.cache import ArrayCache, cache_folder, limit_from_environment
+from tlexport.cache import ArrayCache, cache_folder, limit_from_environment, release
 
 
 def array(fill: int, items: int = 100) -> np.ndarray:
@@ -125,3 +129,54 @@ def test_folder_and_bound_come_from_the_environment(monkeypatch: pytest.MonkeyPa
     assert limit_from_environment() == 500_000_000
     monkeypatch.setenv("TLX_CACHE_GB", "much")
     assert limit_from_environment() == 0
+
+
+def resident(path: Path) -> int:
+    """Bytes of a file's mapping that count as this process's memory."""
+    return sum(region.rss for region in psutil.Process().memory_maps() if region.path == str(path))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell which mapped pages are resident")
+def test_a_draft_needs_no_memory_for_what_is_done(tmp_path: Path) -> None:
+    cache = ArrayCache(tmp_path, 10**9)
+    with cache.draft({"a": 1}, (64, 1000, 1000)) as draft:
+        (file,) = tmp_path.glob("*.part")
+        for number in range(64):
+            draft.array[number] = number
+        assert resident(file) >= 60 * 10**6
+        release(draft.array)
+        assert resident(file) < 10**6
+        draft.keep()
+    assert [int(image.min()) for image in draft.array] == [int(image.max()) for image in draft.array] == list(range(64))
+    found = cache.get({"a": 1})
+    assert found is not None
+    np.testing.assert_array_equal(found, draft.array)
+    release(draft.array)
+    release(found[3:5])  # also through a view
+    assert resident(next(tmp_path.glob("*.npy"))) < 10**6
+
+
+@pytest.mark.parametrize("why", ["not wanted", "interrupted", "too large", "no folder", "no key"])
+def test_a_draft_that_is_not_kept_leaves_nothing(tmp_path: Path, why: str) -> None:
+    cache = ArrayCache(None if why == "no folder" else tmp_path, 10 if why == "too large" else 10**6)
+    with contextlib.suppress(KeyboardInterrupt), cache.draft(None if why == "no key" else {"a": 1}, (4, 10)) as draft:
+        draft.array[:] = 7
+        if why == "interrupted":
+            raise KeyboardInterrupt
+        if why != "not wanted":
+            draft.keep()
+    assert list(tmp_path.iterdir()) == []
+    assert draft.array.shape == (4, 10) and int(draft.array.min()) == 7  # it can be used all the same
+    assert cache.get({"a": 1}) is None
+
+
+def test_a_draft_on_a_full_disk_lies_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with ArrayCache(tmp_path, 10**6).draft({"a": 1}, (4, 10)) as draft:
+        draft.array[:] = 7
+        draft.keep()
+    assert int(draft.array.min()) == 7
+    assert list(tmp_path.iterdir()) == []

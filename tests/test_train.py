@@ -207,6 +207,8 @@ STAGES = ("stem", "stage1", "stage2", "stage3", "top", "head")
     ("recipe", "boundary", "expected"),
     [
         (Recipe(strategy="head", epochs=7, lr=0.1), None, (Phase("head", 5, 7, 0.1),)),
+        (Recipe(strategy="head", epochs=7), None, (Phase("head", 5, 7, 0.005),)),  # pretrained stages bear smaller steps than a new head
+        (Recipe(strategy="full", epochs=7), None, (Phase("full", 0, 7, 0.001),)),
         (Recipe(strategy="head", epochs=7, lr=0.1, freeze="top"), 5, (Phase("head", 5, 7, 0.1),)),
         (Recipe(strategy="full", epochs=7, lr=0.1), None, (Phase("full", 0, 7, 0.1),)),
         (Recipe(strategy="partial", epochs=9, lr=0.3), None, (Phase("head", 5, 3, 0.3), Phase("top", 3, 6, 0.1))),
@@ -492,11 +494,15 @@ def test_the_steepest_descent_is_taken_and_none_gives_a_default() -> None:
 # --- stopping, and what is kept -----------------------------------------------------------------------------------------------
 
 
+def as_is(loaded: Tensor, _: torch.Generator) -> Tensor:
+    return loaded
+
+
 def contrary(count: int = 64) -> tuple[Inputs, Inputs]:
     """What is learnt from the first part is wrong in the second, so validation gets worse with every epoch."""
     features = torch.randn(count, 4, generator=torch.Generator().manual_seed(0))
     labels = (features[:, 0] > 0).long()
-    return tuple(Inputs(lambda indices, *_: features[indices], wanted, CPU) for wanted in (labels, 1 - labels))  # type: ignore[return-value]
+    return tuple(Inputs(lambda indices, *_: features[indices], as_is, wanted, CPU) for wanted in (labels, 1 - labels))  # type: ignore[return-value]
 
 
 @pytest.mark.parametrize("patience", [1, 3])
@@ -525,7 +531,7 @@ def test_batch_norm_statistics_follow_in_a_short_run() -> None:
     values = 5 + torch.randn(64, 3, 4, 4)
     norm = nn.BatchNorm2d(3, momentum=0.001)  # as in torchvision's EfficientNet, for hundreds of thousands of steps
     top = nn.Sequential(norm, nn.Flatten(), nn.Linear(48, 2))
-    inputs = Inputs(lambda indices, *_: values[indices], torch.arange(64) % 2, CPU)
+    inputs = Inputs(lambda indices, *_: values[indices], as_is, torch.arange(64) % 2, CPU)
     list(epochs_of(top, inputs, inputs, Phase("full", 0, 10, 0.001), Recipe(batch_size=16)))
     # forty steps: at a momentum of 0.001 the mean would have come to 0.2
     assert norm.running_mean is not None
@@ -542,7 +548,7 @@ def test_the_weights_of_the_best_epoch_are_kept(images: tuple[Images, Images]) -
     assert fit.best == max(fit.history, key=lambda epoch: (epoch.val_top1, -epoch.val_loss))
     assert fit.best != fit.history[-1]
     whole = nn.Sequential(Contract(PREPROCESS), network)
-    inputs = Inputs(lambda indices, *_: torch.from_numpy(check.pixels[indices.numpy()]), check.labels, CPU)
+    inputs = Inputs(lambda indices, *_: torch.from_numpy(check.pixels[indices.numpy()]), as_is, check.labels, CPU)
     loss, top1 = evaluate(whole, inputs)
     assert loss == pytest.approx(fit.best.val_loss, abs=1e-4)
     assert top1 == fit.best.val_top1
@@ -553,7 +559,7 @@ def test_the_bar_shows_loss_accuracy_and_speed(images: tuple[Images, Images]) ->
     progress = Watching()
     recipe = Recipe(epochs=1, batch_size=16)
     fit = train(network_of(SMALL), recipe, (few(images[0], 40), few(images[1], 20)), progress)
-    assert all(word in progress.texts[0] for word in ("loss", "top-1", "images/s"))
+    assert all(word in progress.texts[0] for word in ("loss", "top-1", "img/s"))
     assert f"{100 * fit.history[0].val_top1:.1f} %" in progress.texts[-1]
 
 

@@ -10,15 +10,18 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
+import mmap
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
 from tlexport.errors import StepFailed
 from tlexport.files import new_file, sha256_of
-from tlexport.ports import Array
+from tlexport.ports import Array, Pixels
 
 LIMIT_BYTES = 10 * 10**9  # default bound; $TLX_CACHE_GB replaces it
 
@@ -39,6 +42,30 @@ def limit_from_environment() -> int:
         return max(0, int(float(text) * 1e9))
     except (ValueError, OverflowError):
         return 0
+
+
+def release(array: Array) -> None:
+    """Let go of the memory that holds a mapped array's pages; what they hold stays in the file and is read again when asked for.
+
+    Nothing happens to an array that is not mapped, or where the system has no such call (Windows).
+    """
+    base: object = array
+    while isinstance(base, np.ndarray):
+        base = base.base
+    if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        base.madvise(mmap.MADV_DONTNEED)  # the mapping is shared (np.memmap's "r" and "w+"): written pages stay in the file
+
+
+class Draft:
+    """An array to be filled in; see :meth:`ArrayCache.draft`."""
+
+    def __init__(self, array: Pixels) -> None:
+        self.array = array
+        self.wanted = False
+
+    def keep(self) -> None:
+        """The array is whole: it shall be kept."""
+        self.wanted = True
 
 
 class ArrayCache:
@@ -83,10 +110,60 @@ class ArrayCache:
             self._make_room(value.nbytes)
             with new_file(array) as temporary, temporary.open("wb") as stream:
                 np.save(stream, value, allow_pickle=False)
-            with new_file(record) as temporary:
-                temporary.write_text(json.dumps({"sha256": sha256_of(array), "key": dict(key)}) + "\n", encoding="utf-8")
+            self._record(key)
         except (OSError, StepFailed):
             self._remove(record)
+
+    @contextmanager
+    def draft(self, key: Mapping[str, object] | None, shape: tuple[int, ...]) -> Iterator[Draft]:
+        """A zeroed uint8 array to fill in, mapped onto its file, so that it need not fit into memory; :meth:`Draft.keep` keeps it.
+
+        It lies in memory where it cannot be kept: no key, no folder, larger than the bound, a full disk. It stays usable afterwards.
+
+        Raises:
+            MemoryError: it lies in memory and does not fit there.
+        """
+        size = math.prod(shape)
+        if self.folder is None or key is None or size > self.limit_bytes or not hasattr(os, "posix_fallocate"):
+            draft = Draft(np.zeros(shape, np.uint8))
+            yield draft
+            if key is not None and draft.wanted:
+                self.keep(key, draft.array)
+            return
+        array, record = self._paths(key)
+        temporary = array.with_name(f"{array.stem}.{os.getpid()}.part")
+        try:
+            mapped = self._mapped(temporary, shape)
+            draft = Draft(np.zeros(shape, np.uint8) if mapped is None else mapped)
+            yield draft
+            if draft.wanted and mapped is not None:
+                try:
+                    temporary.replace(array)
+                    self._record(key)
+                except (OSError, StepFailed):
+                    self._remove(record)
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)  # the mapping stays valid
+
+    def _mapped(self, path: Path, shape: tuple[int, ...]) -> Pixels | None:
+        """A new file, mapped for writing; None where there is no room for it."""
+        size = math.prod(shape)
+        try:
+            self._make_room(size)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            mapped: Pixels = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
+            with path.open("r+b") as stream:  # blocks that are missing later would end the process with SIGBUS
+                os.posix_fallocate(stream.fileno(), 0, path.stat().st_size)
+        except (OSError, ValueError):  # ValueError: an empty array cannot be mapped
+            return None
+        return mapped
+
+    def _record(self, key: Mapping[str, object]) -> None:
+        """Written last: from here on the entry is whole."""
+        array, record = self._paths(key)
+        with new_file(record) as temporary:
+            temporary.write_text(json.dumps({"sha256": sha256_of(array), "key": dict(key)}) + "\n", encoding="utf-8")
 
     def _paths(self, key: Mapping[str, object]) -> tuple[Path, Path]:
         name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]

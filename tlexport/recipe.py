@@ -33,8 +33,8 @@ class Recipe(Record):
     epochs: int = Field(20, ge=1, le=10_000, description="passes over the training images, all phases together")
     head_epochs: int | None = Field(None, ge=1, description="partial, gradual: epochs of the first phase; default a third of all")
     batch_size: int = Field(32, ge=2, le=65_536, description="images per optimizer step")
-    lr: Annotated[float, Field(gt=0, lt=10)] | Literal["auto"] = Field(
-        1e-3, description="peak learning rate of the first phase; auto: found by a range test"
+    lr: Annotated[float, Field(gt=0, lt=10)] | Literal["auto"] | None = Field(
+        None, description="peak learning rate of the first phase; default 0.001 for full, else 0.005; auto: found by a range test"
     )
     fine_lr: float | None = Field(None, gt=0, lt=10, description="partial, gradual: peak rate of the second phase; default a third of lr")
     optimizer: Literal["adamw", "sgd"] = "adamw"

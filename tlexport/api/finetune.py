@@ -32,14 +32,14 @@ from tlexport.train.advice import after_training, before_training
 from tlexport.train.distributed import Workers, workers
 from tlexport.train.fit import Fit, Images, Trainer
 from tlexport.train.frozen import frozen_state
-from tlexport.train.phases import Phase, plan_phases
+from tlexport.train.phases import Phase, plan_phases, usual_lr
 from tlexport.train.resume import Saver, dataset_digest
 from tlexport.train.trackers import Tracker, choose_tracker, tracking
 from tlexport.train.weights import initial_network, preprocess_for
 from tlexport.train.write_checkpoint import check_place, write_checkpoint
 
 LIBRARIES = ("torch", "torchvision", "numpy", "pillow", "safetensors")
-EVALUATION_BATCH = 64
+EVALUATION_BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,8 @@ class _Run:
     """One run of the verb: what its steps share."""
 
     def __init__(self, data: str, recipe: Recipe, out: Path, how: _How, team: Workers, progress: Progress) -> None:
-        self.data, self.recipe, self.out, self.how, self.team, self.progress = data, recipe, out, how, team, progress
+        self.data, self.out, self.how, self.team, self.progress = data, out, how, team, progress
+        self.recipe = recipe if recipe.lr is not None else recipe.model_copy(update={"lr": usual_lr(recipe)})
         self.device = choose_device(how.device, team)
         self.cache = ArrayCache(cache_folder() / "arrays" if how.cache else None)
         self.threads = how.threads or torch.get_num_threads()

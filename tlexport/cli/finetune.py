@@ -46,7 +46,7 @@ def _rgb(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple
 @click.option("--epochs", type=click.IntRange(1, 10_000), help="All phases together; default 20.")
 @click.option("--head-epochs", type=click.IntRange(1), help="With partial, gradual: epochs of the first phase; default a third.")
 @click.option("--batch-size", type=click.IntRange(2, 65_536), help="Default 32.")
-@click.option("--lr", type=options.rate, help="Peak learning rate, or auto: found by a range test; default 0.001.")
+@click.option("--lr", type=options.rate, help="Peak learning rate, or auto: found by a range test; default 0.005, for strategy full 0.001.")
 @click.option(
     "--fine-lr",
     type=options.Number(0, 10, min_open=True, max_open=True),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import PIL
 
-from tlexport.cache import ArrayCache
+from tlexport.cache import ArrayCache, Draft, release
 from tlexport.contract import Preprocess
 from tlexport.data.source import Listing
 from tlexport.data.table import few
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from tlexport.ports import Pixels
 
+RELEASE_EVERY = 64  # images after which the memory of those that are done is let go of
 TOLERATED = 0.05  # share of bad files up to which they are left out unless the user decides otherwise
 
 
@@ -69,17 +71,20 @@ def decode_all(
         StepFailed: the pixels do not fit into memory.
     """
     files = [listing.file(entry) for entry in listing.entries]
-    key = None if cache is None else _key(files, preprocess, threads)
-    known = None if cache is None or key is None else cache.get(key)
+    kept_in = ArrayCache(None) if cache is None else cache
+    key = _key(files, preprocess, threads) if kept_in.folder is not None else None
+    known = None if key is None else kept_in.get(key)
     if known is not None and key is not None:
         advance(len(files))
         return Decoded(listing, known, tuple(key["files"]), ())
-    pixels, hashes, reasons = _decode(files, preprocess, threads, advance)
+    with _room(kept_in, key, len(files), preprocess) as draft:
+        pixels = draft.array
+        hashes, reasons = _decode(files, preprocess, threads, pixels, advance)
+        if not any(reasons):
+            if key is not None and hashes == key["files"]:
+                draft.keep()
+            return Decoded(listing, pixels, tuple(hashes), ())
     bad = tuple((entry.path, reason) for entry, reason in zip(listing.entries, reasons, strict=True) if reason)
-    if not bad:
-        if cache is not None and key is not None and hashes == key["files"]:
-            cache.keep(key, pixels)
-        return Decoded(listing, pixels, tuple(hashes), ())
     if on_error == "fail" or (on_error is None and len(bad) > TOLERATED * len(reasons)):
         share = "" if on_error else f" (more than {TOLERATED:.0%})"
         message = f"{len(bad)} of {len(reasons)} images cannot be used{share}:{_listed(bad)}"
@@ -110,22 +115,31 @@ def decode_files(paths: Sequence[Path], preprocess: Preprocess, threads: int = 1
     Raises:
         StepFailed: the pixels do not fit into memory.
     """
-    pixels, _, reasons = _decode(paths, preprocess, threads, lambda amount: None)
+    with _room(ArrayCache(None), None, len(paths), preprocess) as draft:
+        pixels = draft.array
+    _, reasons = _decode(paths, preprocess, threads, pixels, lambda amount: None)
     bad = tuple((str(path), reason) for path, reason in zip(paths, reasons, strict=True) if reason)
     return _compact(pixels, [index for index, reason in enumerate(reasons) if not reason]), bad
 
 
+@contextmanager
+def _room(cache: ArrayCache, key: dict[str, Any] | None, count: int, preprocess: Preprocess) -> Iterator[Draft]:
+    """Room for the pixels of so many images."""
+    shape = (count, preprocess.size, preprocess.size, 3)
+    with ExitStack() as stack:
+        try:
+            draft = stack.enter_context(cache.draft(key, shape))
+        except MemoryError:
+            need = format_bytes(float(np.prod(shape, dtype=np.float64)))
+            what = f"{count} images of {preprocess.size} x {preprocess.size} pixels"
+            raise StepFailed(f"{what} need {need} of memory", "use a smaller --image-size") from None
+        yield draft
+
+
 def _decode(
-    paths: Sequence[Path], preprocess: Preprocess, threads: int, advance: Callable[[int], None]
-) -> tuple[Pixels, list[str], list[str]]:
-    """Pixels, sha256 and reason (empty for a good file; else its row holds no image) of each file."""
-    shape = (len(paths), preprocess.size, preprocess.size, 3)
-    try:
-        pixels = np.zeros(shape, dtype=np.uint8)
-    except MemoryError:
-        need = format_bytes(float(np.prod(shape, dtype=np.float64)))
-        what = f"{len(paths)} images of {preprocess.size} x {preprocess.size} pixels"
-        raise StepFailed(f"{what} need {need} of memory", "use a smaller --image-size") from None
+    paths: Sequence[Path], preprocess: Preprocess, threads: int, pixels: Pixels, advance: Callable[[int], None]
+) -> tuple[list[str], list[str]]:
+    """Fill in the pixels; sha256 and reason (empty for a good file; else its row holds no image) of each file."""
     contract = preprocess.model_dump()
     hashes, reasons = [""] * len(paths), [""] * len(paths)
 
@@ -134,12 +148,15 @@ def _decode(
 
     pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
     try:
-        for future in as_completed([pool.submit(work, index) for index in range(len(paths))]):
+        for done, future in enumerate(as_completed([pool.submit(work, index) for index in range(len(paths))]), start=1):
             future.result()
             advance(1)
+            if done % RELEASE_EVERY == 0:
+                release(pixels)
     finally:
         pool.shutdown(cancel_futures=True)  # on Ctrl-C, what has not begun is dropped
-    return pixels, hashes, reasons
+    release(pixels)
+    return hashes, reasons
 
 
 def _decode_one(path: Path, contract: dict[str, Any], out: Pixels) -> tuple[str, str]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tlexport.train.fit import Images
 
 KEPT_BYTES = 2 * 10**9  # features above this are computed again for each batch rather than kept in memory
-FEATURE_BATCH = 64
+FEATURE_BATCH = 32  # on two cores no slower than larger ones, which take more memory
 
 
 class FeatureSource:
@@ -44,20 +44,23 @@ class FeatureSource:
                 kept = [self._view(images, augment, recipe, view) for view in range(views)]
                 return self._looked_up(kept, images)
 
-        def compute(indices: Tensor, epoch: int, generator: torch.Generator) -> Tensor:
-            return self._compute(images, indices, augment, generator)
+        def see(pixels: Tensor, generator: torch.Generator) -> Tensor:
+            return self._compute(pixels, augment, generator)
 
-        return Inputs(compute, images.labels, self.trunk.device, images.teacher)
+        return Inputs(lambda indices, epoch: self._pixels(images, indices), see, images.labels, self.trunk.device, images.teacher)
 
     def _looked_up(self, kept: list[Tensor], images: Images) -> Inputs:
-        def look_up(indices: Tensor, epoch: int, generator: torch.Generator) -> Tensor:
-            return kept[epoch % len(kept)][indices].to(self.trunk.device)
+        def look_up(indices: Tensor, epoch: int) -> Tensor:
+            return self._pinned(kept[epoch % len(kept)][indices])
 
-        return Inputs(look_up, images.labels, self.trunk.device, images.teacher)
+        def see(features: Tensor, generator: torch.Generator) -> Tensor:
+            return features.to(self.trunk.device, non_blocking=True)
+
+        return Inputs(look_up, see, images.labels, self.trunk.device, images.teacher)
 
     def _bytes_of(self, images: Images) -> int:
         """Size of one view of all images."""
-        one = self._compute(images, torch.arange(1), None, torch.Generator())
+        one = self._one(images)
         return one.element_size() * one[0].numel() * len(images.labels)
 
     def _view(self, images: Images, augment: Augment | None, recipe: Recipe, view: int) -> Tensor:
@@ -84,18 +87,30 @@ class FeatureSource:
     def _extract(self, images: Images, augment: Augment | None, recipe: Recipe, view: int) -> Tensor:
         share = self.workers.share(torch.arange(len(images.labels)))
         seed = int.from_bytes(hashlib.sha256(f"{recipe.seed} {view} {self.workers.rank}".encode()).digest()[:4], "big")
-        rows: list[Tensor] = []
         title = "features of the frozen stages" if augment is None else f"features of the frozen stages, view {view + 1}"
         with torch.random.fork_rng(devices=[]), self.progress.task(title, len(share)) as advance:
             torch.manual_seed(seed)  # the policies of augmentation draw from the global generator
             generator = torch.Generator().manual_seed(seed)
+            rows = torch.empty((len(share), *self._one(images).shape[1:]))
+            done = 0
             for indices in share.split(FEATURE_BATCH):
-                rows.append(self._compute(images, indices, augment, generator).cpu())
+                rows[done : done + len(indices)] = self._compute(self._pixels(images, indices), augment, generator).cpu()
+                done += len(indices)
                 advance(len(indices))
-        return self.workers.gather(torch.cat(rows), len(images.labels))
+        return self.workers.gather(rows, len(images.labels))
 
-    def _compute(self, images: Images, indices: Tensor, augment: Augment | None, generator: torch.Generator) -> Tensor:
-        pixels = torch.from_numpy(images.take(indices))
-        if self.trunk.device.type == "cuda":
-            pixels = pixels.pin_memory().to(self.trunk.device, non_blocking=True)
+    def _one(self, images: Images) -> Tensor:
+        """Features of the first image."""
+        return self._compute(self._pixels(images, torch.arange(1)), None, torch.Generator())
+
+    def _pixels(self, images: Images, indices: Tensor) -> Tensor:
+        """uint8 (batch, height, width, 3) in host memory."""
+        return self._pinned(torch.from_numpy(images.take(indices)))
+
+    def _pinned(self, tensor: Tensor) -> Tensor:
+        """In memory that a GPU can copy from while it computes."""
+        return tensor.pin_memory() if self.trunk.device.type == "cuda" else tensor
+
+    def _compute(self, pixels: Tensor, augment: Augment | None, generator: torch.Generator) -> Tensor:
+        pixels = pixels.to(self.trunk.device, non_blocking=True)
         return self.trunk(pixels if augment is None else augment(pixels, generator))

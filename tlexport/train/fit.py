@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from tlexport.cache import ArrayCache
+from tlexport.cache import ArrayCache, release
 from tlexport.contract import Preprocess
 from tlexport.errors import StepFailed
 from tlexport.network import Contract, Network
@@ -46,6 +46,7 @@ class Images:
     def take(self, indices: Tensor) -> Pixels:
         """Image indices int64 (batch,) -> uint8 (batch, height, width, channel)."""
         taken: Pixels = self.pixels[indices.numpy() if self.rows is None else self.rows[indices.numpy()]]
+        release(self.pixels)
         return taken
 
 
@@ -112,7 +113,8 @@ class Trainer:
         order = batches(torch.randperm(len(train.labels), generator=generator), self.recipe.batch_size)
 
         def loss_of(module: nn.Module, step: int) -> Tensor:
-            return run.step(module, order[step % len(order)], step // len(order), generator)[0]
+            indices = order[step % len(order)]
+            return run.step(module, indices, run.train.batch(indices, step // len(order), generator), generator)[0]
 
         return find_lr(run.top, lambda module, lr: make_optimizer(list(module.children()), self.recipe, lr), loss_of)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -21,24 +23,46 @@ from tlexport.train.distributed import Workers
 from tlexport.train.objective import Objective, balanced_indices
 from tlexport.train.phases import Phase
 
-EVALUATION_BATCH = 256
+EVALUATION_BATCH = 64
+LOADED_AHEAD = 3  # batches in pinned memory
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What the trained stages see of one part of the data.
+    """What the trained stages see of one part of the data, in two steps.
 
-    ``batch`` maps image indices int64 (batch,), the epoch and a generator to float32 (batch, ...) on ``device``; with kept
-    features it is an array look-up, otherwise it runs the frozen stages.
+    ``load`` maps image indices int64 (batch,) and the epoch to what is kept of them in host memory: features, or pixels where there
+    are none. It draws nothing at random, so it may run ahead. ``see`` maps that and a generator to float32 (batch, ...) on
+    ``device``: for pixels it augments and runs the frozen stages.
     """
 
-    batch: Callable[[Tensor, int, torch.Generator], Tensor]
+    load: Callable[[Tensor, int], Tensor]
+    see: Callable[[Tensor, torch.Generator], Tensor]
     labels: Tensor  # int64 (image,), host memory
     device: torch.device
     teacher: Tensor | None = None  # logits of the teacher, float32 (image, class), host memory
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def batch(self, indices: Tensor, epoch: int, generator: torch.Generator) -> Tensor:
+        """Both steps."""
+        return self.see(self.load(indices, epoch), generator)
+
+    def loaded(self, parts: Iterable[Tensor], epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Each batch of indices with what :attr:`load` gives; on a GPU the next ones are loaded while it computes."""
+        if self.device.type == "cpu":
+            yield from ((indices, self.load(indices, epoch)) for indices in parts)
+            return
+        with ThreadPoolExecutor(1, thread_name_prefix="load") as pool:
+            coming: deque[tuple[Tensor, Future[Tensor]]] = deque()
+            for indices in parts:
+                coming.append((indices, pool.submit(self.load, indices, epoch)))
+                if len(coming) > LOADED_AHEAD:
+                    first, future = coming.popleft()
+                    yield first, future.result()
+            for first, future in coming:
+                yield first, future.result()
 
 
 @dataclass(frozen=True)
@@ -53,6 +77,7 @@ class Epoch:
     val_loss: float
     val_top1: float
     images_per_s: float
+    wait_share: float  # of the training time, 0..1: waiting for the images to be loaded
     seconds: float
 
     @property
@@ -126,8 +151,8 @@ def evaluate(top: nn.Module, inputs: Inputs) -> tuple[float, float]:
     """Mean cross-entropy and top-1 accuracy (0..1) of the trained stages over a part."""
     loss, right, generator = 0.0, 0, torch.Generator()
     with torch.no_grad():
-        for indices in torch.arange(len(inputs)).split(EVALUATION_BATCH):
-            logits = top(inputs.batch(indices, 0, generator)).float()
+        for indices, loaded in inputs.loaded(torch.arange(len(inputs)).split(EVALUATION_BATCH), 0):
+            logits = top(inputs.see(loaded, generator)).float()
             labels = inputs.labels[indices].to(inputs.device)
             loss += F.cross_entropy(logits, labels, reduction="sum").item()
             right += int((logits.argmax(1) == labels).sum())
@@ -206,8 +231,8 @@ class PhaseRun:
             number = first + self.done
             started = time.perf_counter()
             lr = self.optimizer.param_groups[0]["lr"]
-            train_loss, train_top1 = self._train_epoch(number, advance)
-            speed = len(self.train) / (time.perf_counter() - started)
+            train_loss, train_top1, waited = self._train_epoch(number, advance)
+            trained = time.perf_counter() - started
             with self._averaged():
                 val_loss, val_top1 = evaluate(self.top, self.val)
                 self.done += 1
@@ -215,7 +240,8 @@ class PhaseRun:
                 self.lowest = min(self.lowest, val_loss)
                 advance(0, f"loss {train_loss:.3f}, val {100 * val_top1:.1f} %")
                 seconds = round(time.perf_counter() - started, 3)
-                yield Epoch(self.phase.name, number, lr, train_loss, train_top1, val_loss, val_top1, round(speed, 1), seconds)
+                speed, share = round(len(self.train) / trained, 1), round(waited / trained, 4)
+                yield Epoch(self.phase.name, number, lr, train_loss, train_top1, val_loss, val_top1, speed, share, seconds)
             settled()
 
     @contextmanager
@@ -235,37 +261,44 @@ class PhaseRun:
             return balanced_indices(self.train.labels, self.objective.num_classes, generator)
         return torch.randperm(len(self.train), generator=generator)
 
-    def _train_epoch(self, number: int, advance: Task) -> tuple[float, float]:
-        """One pass over the training images; mean loss and running top-1 accuracy (0..1)."""
+    def _train_epoch(self, number: int, advance: Task) -> tuple[float, float, float]:
+        """One pass over the training images; mean loss, running top-1 accuracy (0..1), seconds spent waiting for the images."""
         seed = self.recipe.seed * 1_000_003 + number
         torch.manual_seed(seed)
         generator = torch.Generator().manual_seed(seed)
-        loss_sum, right, seen = 0.0, 0.0, 0
-        started = time.perf_counter()
+        loss_sum, right, seen, waited = 0.0, 0.0, 0, 0.0
+        parts = batches(self._order(generator), self.recipe.batch_size)
+        started = asked = time.perf_counter()
         with training(self.wrapped):
-            for indices in batches(self._order(generator), self.recipe.batch_size):
-                share = self.workers.share(indices)
-                loss, correct = self.step(self.wrapped, share, number, generator)
-                self.optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                if self.recipe.clip:
-                    nn.utils.clip_grad_norm_(self.top.parameters(), self.recipe.clip)
-                self.optimizer.step()
-                self.schedule.step()
-                if self.average:
-                    self.average.update_parameters(self.top)
+            loading = self.train.loaded(map(self.workers.share, parts), number)
+            for indices, (share, loaded) in zip(parts, loading, strict=True):
+                waited += time.perf_counter() - asked
+                loss, correct = self.step(self.wrapped, share, self.train.see(loaded, generator), generator)
+                self._update(loss)
                 seen += len(share)
                 loss_sum += loss.item() * len(share)
                 right += correct
                 speed = self.workers.count * seen / (time.perf_counter() - started)
                 advance(len(indices), f"loss {loss_sum / seen:.3f}, top-1 {100 * right / seen:.1f} %, {speed:.0f} img/s")
+                asked = time.perf_counter()
         loss_sum, right, total = self.workers.total(loss_sum, right, seen)
-        return loss_sum / total, right / total
+        return loss_sum / total, right / total, waited
 
-    def step(self, top: nn.Module, indices: Tensor, epoch: int, generator: torch.Generator) -> tuple[Tensor, int]:
-        """Loss and number of right answers of one batch of image indices int64 (batch,)."""
+    def _update(self, loss: Tensor) -> None:
+        """One step of the optimizer, the schedule and the moving average."""
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if self.recipe.clip:
+            nn.utils.clip_grad_norm_(self.top.parameters(), self.recipe.clip)
+        self.optimizer.step()
+        self.schedule.step()
+        if self.average:
+            self.average.update_parameters(self.top)
+
+    def step(self, top: nn.Module, indices: Tensor, inputs: Tensor, generator: torch.Generator) -> tuple[Tensor, int]:
+        """Loss and number of right answers of one batch: image indices int64 (batch,), inputs float32 (batch, ...)."""
         labels = self.train.labels[indices].to(self.train.device)
-        inputs, targets = self.train.batch(indices, epoch, generator), self.objective.targets(labels)
+        targets = self.objective.targets(labels)
         teacher = None if self.train.teacher is None else self.train.teacher[indices].to(self.train.device)
         if self.recipe.augment == "strong":
             inputs, mix = mix_batch(inputs, generator)

@@ -10,6 +10,7 @@ from tlexport.recipe import Recipe
 
 GRADUAL_DECAY = 0.7  # of the rate from one phase of gradual to the next deeper one
 SHORTEST_PHASE = 2  # epochs; gradual opens fewer stages rather than train one for less
+HEAD_LR, FULL_LR = 5e-3, 1e-3  # a new classifier on a frozen trunk takes larger steps than pretrained stages bear
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,11 @@ class Phase:
     must_gain: bool = False  # training ends after this phase if it did not improve on what was best before
 
 
+def usual_lr(recipe: Recipe) -> float:
+    """Peak rate of a strategy's first phase where none is given."""
+    return FULL_LR if recipe.strategy == "full" else HEAD_LR
+
+
 def plan_phases(recipe: Recipe, stages: Sequence[str], boundary: int | None) -> tuple[Phase, ...]:
     """The phases of a strategy.
 
@@ -32,7 +38,7 @@ def plan_phases(recipe: Recipe, stages: Sequence[str], boundary: int | None) -> 
     and Ruder 2018). ``full``: all stages in one phase.
 
     Args:
-        recipe: the request; its ``lr`` a number.
+        recipe: the request; without a number for ``lr`` (yet), the usual rate is taken.
         stages: names from stem to head.
         boundary: number of stages that ``--freeze`` keeps frozen, or None when it was not given.
 
@@ -40,7 +46,7 @@ def plan_phases(recipe: Recipe, stages: Sequence[str], boundary: int | None) -> 
         UsageError: the recipe contradicts itself.
     """
     trunk = len(stages) - 1
-    lr = float(recipe.lr) if recipe.lr != "auto" else 1e-3
+    lr = recipe.lr if isinstance(recipe.lr, float) else usual_lr(recipe)
     if recipe.strategy == "head":
         if boundary is not None and boundary != trunk:
             raise UsageError(
