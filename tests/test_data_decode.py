@@ -10,9 +10,11 @@ from pathlib import Path
 import images
 import numpy as np
 import pytest
+from PIL import Image
 
+from tlexport.cache import ArrayCache
 from tlexport.contract import Preprocess
-from tlexport.data.decode import Decoded, decode_all, decode_files
+from tlexport.data.decode import Decoded, decode_all, decode_files, exact_pixels
 from tlexport.data.source import Listing, read_source
 from tlexport.dataset import Sample
 from tlexport.device.image import prepare
@@ -169,3 +171,29 @@ def test_inputs_are_not_changed(tmp_path: Path) -> None:
     files = sorted(path.relative_to(tmp_path / "before") for path in (tmp_path / "before").rglob("*.*"))
     assert files == sorted(path.relative_to(tmp_path / "data") for path in (tmp_path / "data").rglob("*.*"))
     assert all((tmp_path / "before" / file).read_bytes() == (tmp_path / "data" / file).read_bytes() for file in files)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_large_jpegs_are_reduced_for_training_and_exact_for_validation(tmp_path: Path, kept: bool) -> None:
+    large, small = (Image.fromarray(images.scene(side * 8, side * 5)) for side in (40, 8))
+    for part, name in ((part, name) for part in ("train", "val") for name in "ab"):
+        files = {"large.jpg": images.encoded(large, "JPEG"), "large.png": images.encoded(large, "PNG")}
+        images.write(tmp_path / "data" / part / name, files | {"small.jpg": images.encoded(small, "JPEG")})
+    listing = read_source(str(tmp_path / "data"))
+    cache = ArrayCache(tmp_path / "cache" if kept else None, 10**8)
+    exact = np.stack([prepare(listing.file(entry), SMALL.model_dump()) for entry in listing.entries]).astype(int)
+    for _ in range(2):  # the second time from the cache
+        pixels = decode_all(listing, SMALL, None, 2, silent, cache, reduced=True).pixels
+        off = np.abs(pixels - exact)
+        for entry, amount in zip(listing.entries, off, strict=True):
+            if entry.part == "train" and entry.path.endswith("large.jpg"):
+                assert 0 < amount.mean() < 3, entry.path  # levels of 255
+            else:
+                assert amount.max() == 0, entry.path
+        np.testing.assert_array_equal(decode_all(listing, SMALL, None, 2, silent, cache).pixels, exact)
+        chosen = [index for index, entry in enumerate(listing.entries) if entry.part == "train"]
+        again = exact_pixels([listing.file(listing.entries[index]) for index in chosen], SMALL, 2, cache)
+        assert again is not None
+        np.testing.assert_array_equal(again, exact[chosen])
+    untouched = [listing.file(entry) for entry in listing.entries if not entry.path.endswith("large.jpg")]
+    assert exact_pixels(untouched, SMALL, 2, cache) is None

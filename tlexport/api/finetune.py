@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,7 +20,7 @@ from tlexport.api.subject import device_for, find_subject
 from tlexport.cache import ArrayCache, cache_folder
 from tlexport.checkpoint import Checkpoint, Frozen
 from tlexport.contract import Preprocess
-from tlexport.data.decode import Decoded, decode_all, decode_files
+from tlexport.data.decode import Decoded, decode_all, decode_files, exact_pixels
 from tlexport.data.source import read_source
 from tlexport.data.split import split
 from tlexport.dataset import Dataset, Part
@@ -156,7 +157,7 @@ class _Run:
         boundary = network.boundary(self.recipe.freeze) if self.recipe.freeze is not None else None
         phases = plan_phases(self.recipe, tuple(network.stages), boundary)
         with self.progress.task("reading images", len(listing.entries)) as advance:
-            decoded = decode_all(listing, preprocess, self.how.on_error, self.threads, advance, self.cache)
+            decoded = decode_all(listing, preprocess, self.how.on_error, self.threads, advance, self.cache, reduced=True)
         dataset, notes = split(decoded.listing, decoded.sha256, self.recipe.val_fraction, self.recipe.seed)
         frozen = _frozen(network, phases)
         counts = [sum(sample.label == label for sample in dataset.part("train")) for label in range(len(listing.classes))]
@@ -233,12 +234,16 @@ class _Run:
 
     def _part(self, decoded: Decoded, dataset: Dataset, part: Part, preprocess: Preprocess) -> Images:
         samples = dataset.part(part)
-        rows = decoded.rows(samples)
+        pixels, rows = decoded.pixels, decoded.rows(samples)
+        # what is validated is exactly what the device will see
+        exact = exact_pixels([dataset.file(sample) for sample in samples], preprocess, self.threads, self.cache) if part == "val" else None
+        if exact is not None:
+            pixels, rows = exact, np.arange(len(samples))
         labels = torch.tensor([sample.label for sample in samples], dtype=torch.int64)
-        lines = [preprocess.model_dump_json(), *(sample.sha256 for sample in samples)]
+        lines = [part, preprocess.model_dump_json(), *(sample.sha256 for sample in samples)]
         digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
         teacher = self._teacher(dataset, part) if self.recipe.teacher is not None and part == "train" else None
-        return Images(decoded.pixels, labels, digest, rows, teacher)
+        return Images(pixels, labels, digest, rows, teacher)
 
     def _teacher(self, dataset: Dataset, part: Part) -> Tensor:
         """Logits of the teacher on the images as they are, through its own preprocessing: float32 (image, class)."""

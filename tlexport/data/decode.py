@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import PIL
+from PIL import Image
 
 from tlexport.cache import ArrayCache, Draft, release
 from tlexport.contract import Preprocess
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from tlexport.ports import Pixels
 
 RELEASE_EVERY = 64  # images after which the memory of those that are done is let go of
+REDUCED = 2  # a training JPEG is decoded no smaller than so many times the size that it is then resized to
 TOLERATED = 0.05  # share of bad files up to which they are left out unless the user decides otherwise
 
 
@@ -55,6 +57,7 @@ def decode_all(
     threads: int,
     advance: Callable[[int], None],
     cache: ArrayCache | None = None,
+    reduced: bool = False,
 ) -> Decoded:
     """Decode every image of a listing; each file is read once.
 
@@ -65,6 +68,8 @@ def decode_all(
         threads: number of decoding threads, at least 1.
         advance: called in this thread with 1 for each file that is done.
         cache: where pixels are kept between runs, by the content of the files; None: decode.
+        reduced: JPEGs that are much larger than needed are decoded at a reduced scale, save those whose part is not to be
+            trained on; what validates is then to be had from :func:`exact_pixels`.
 
     Raises:
         InvalidFile: bad files, or a class of which no training image is left; each file is named with the reason.
@@ -72,14 +77,15 @@ def decode_all(
     """
     files = [listing.file(entry) for entry in listing.entries]
     kept_in = ArrayCache(None) if cache is None else cache
-    key = _key(files, preprocess, threads) if kept_in.folder is not None else None
+    least = [REDUCED * preprocess.resize if reduced and entry.part in (None, "train") else 0 for entry in listing.entries]
+    key = _key(files, preprocess, threads, least) if kept_in.folder is not None else None
     known = None if key is None else kept_in.get(key)
     if known is not None and key is not None:
         advance(len(files))
         return Decoded(listing, known, tuple(key["files"]), ())
     with _room(kept_in, key, len(files), preprocess) as draft:
         pixels = draft.array
-        hashes, reasons = _decode(files, preprocess, threads, pixels, advance)
+        hashes, reasons = _decode(files, preprocess, threads, pixels, advance, least)
         if not any(reasons):
             if key is not None and hashes == key["files"]:
                 draft.keep()
@@ -95,14 +101,51 @@ def decode_all(
     return Decoded(left, _compact(pixels, kept), tuple(hashes[index] for index in kept), bad)
 
 
-def _key(files: Sequence[Path], preprocess: Preprocess, threads: int) -> dict[str, Any] | None:
+def exact_pixels(files: Sequence[Path], preprocess: Preprocess, threads: int, cache: ArrayCache) -> Pixels | None:
+    """Pixels as the contract has them, of images that :func:`decode_all` was free to reduce; None where it reduced none of them.
+
+    Returns:
+        uint8 (image, height, width, channel), or None.
+
+    Raises:
+        InvalidFile: a file that was good a moment ago.
+        StepFailed: the pixels do not fit into memory.
+    """
+    if not any(_was_reduced(file, preprocess) for file in files):
+        return None
+    least = [0] * len(files)
+    key = _key(files, preprocess, threads, least) if cache.folder is not None else None
+    known = None if key is None else cache.get(key)
+    if known is not None:
+        return known
+    with _room(cache, key, len(files), preprocess) as draft:
+        hashes, reasons = _decode(files, preprocess, threads, draft.array, lambda amount: None, least)
+        bad = [(str(file), reason) for file, reason in zip(files, reasons, strict=True) if reason]
+        if bad:
+            raise InvalidFile(f"images changed while they were being read:{_listed(tuple(bad))}", "run it again")
+        if key is not None and hashes == key["files"]:
+            draft.keep()
+        return draft.array
+
+
+def _was_reduced(file: Path, preprocess: Preprocess) -> bool:
+    with file.open("rb") as stream:
+        if stream.read(3) != b"\xff\xd8\xff":  # a JPEG's start, ITU-T T.81 B.1.1.3
+            return False
+    with Image.open(file, formats=("JPEG",)) as image:
+        return min(image.size) >= 2 * REDUCED * preprocess.resize
+
+
+def _key(files: Sequence[Path], preprocess: Preprocess, threads: int, least: Sequence[int]) -> dict[str, Any] | None:
     """What decoded pixels depend on: the files' content and order, the contract, the decoder. None when a file cannot be read."""
     try:
         with ThreadPoolExecutor(threads, thread_name_prefix="hash") as pool:
             hashes = list(pool.map(sha256_of, files))
     except OSError:
         return None  # decoding says which, and why
-    return {"kind": "pixels", "files": hashes, "preprocess": preprocess.model_dump(), "pillow": PIL.__version__}
+    reduced = [index for index, pixels in enumerate(least) if pixels]
+    contract = preprocess.model_dump()
+    return {"kind": "pixels", "files": hashes, "preprocess": contract, "pillow": PIL.__version__, "reduced": reduced}
 
 
 def decode_files(paths: Sequence[Path], preprocess: Preprocess, threads: int = 1) -> tuple[Pixels, tuple[tuple[str, str], ...]]:
@@ -117,7 +160,7 @@ def decode_files(paths: Sequence[Path], preprocess: Preprocess, threads: int = 1
     """
     with _room(ArrayCache(None), None, len(paths), preprocess) as draft:
         pixels = draft.array
-    _, reasons = _decode(paths, preprocess, threads, pixels, lambda amount: None)
+    _, reasons = _decode(paths, preprocess, threads, pixels, lambda amount: None, [0] * len(paths))
     bad = tuple((str(path), reason) for path, reason in zip(paths, reasons, strict=True) if reason)
     return _compact(pixels, [index for index, reason in enumerate(reasons) if not reason]), bad
 
@@ -137,14 +180,19 @@ def _room(cache: ArrayCache, key: dict[str, Any] | None, count: int, preprocess:
 
 
 def _decode(
-    paths: Sequence[Path], preprocess: Preprocess, threads: int, pixels: Pixels, advance: Callable[[int], None]
+    paths: Sequence[Path],
+    preprocess: Preprocess,
+    threads: int,
+    pixels: Pixels,
+    advance: Callable[[int], None],
+    least: Sequence[int],
 ) -> tuple[list[str], list[str]]:
     """Fill in the pixels; sha256 and reason (empty for a good file; else its row holds no image) of each file."""
     contract = preprocess.model_dump()
     hashes, reasons = [""] * len(paths), [""] * len(paths)
 
     def work(index: int) -> None:
-        hashes[index], reasons[index] = _decode_one(paths[index], contract, pixels[index])
+        hashes[index], reasons[index] = _decode_one(paths[index], contract, pixels[index], least[index])
 
     pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
     try:
@@ -159,14 +207,14 @@ def _decode(
     return hashes, reasons
 
 
-def _decode_one(path: Path, contract: dict[str, Any], out: Pixels) -> tuple[str, str]:
+def _decode_one(path: Path, contract: dict[str, Any], out: Pixels, least: int) -> tuple[str, str]:
     """Write one image into ``out`` (height, width, channel); its file's sha256, and why it is bad, or ""."""
     try:
         data = path.read_bytes()
     except (OSError, ValueError) as error:
         return "", f"cannot be read: {getattr(error, 'strerror', None) or error}"
     try:
-        out[:] = prepare(io.BytesIO(data), contract)
+        out[:] = prepare(io.BytesIO(data), contract, least)
     except BadImage as error:
         return "", str(error)
     return hashlib.sha256(data).hexdigest(), ""

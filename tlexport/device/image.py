@@ -118,13 +118,15 @@ def _read(source: "str | Path | BinaryIO") -> bytes:
     return data
 
 
-def _open(data: bytes) -> "Image.Image":
+def _open(data: bytes, at_least: int) -> "Image.Image":
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
         raise BadImage("not recognised as an image: JPEG, PNG, GIF, BMP, PPM, WebP and TIFF are") from None
     if image.width * image.height > MAX_PIXELS:
         raise BadImage(f"too large: {image.width} x {image.height} pixels, at most {MAX_PIXELS} are read")
+    if at_least and image.format == "JPEG":
+        image.draft(None, (at_least, at_least))
     image.load()  # an animation's first frame, a multi-page file's first page
     if 0 in image.size:
         raise BadImage("the image has no pixels")
@@ -166,12 +168,14 @@ def _to_rgb(image: "Image.Image", background: "tuple[int, int, int]") -> "Image.
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def decode(source: "str | Path | BinaryIO", background: "tuple[int, int, int]") -> "Image.Image":
+def decode(source: "str | Path | BinaryIO", background: "tuple[int, int, int]", at_least: int = 0) -> "Image.Image":
     """Decode one image file to RGB, upright.
 
     Args:
         source: a path, or a binary file object (read to its end).
         background: RGB 0..255 that shows through transparent pixels.
+        at_least: 0, or for training images alone: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size as long as both sides keep
+            so many pixels. Much faster; the pixels are no longer exactly the contract's.
 
     Returns:
         A Pillow image of mode RGB: the first frame, EXIF orientation applied.
@@ -181,7 +185,7 @@ def decode(source: "str | Path | BinaryIO", background: "tuple[int, int, int]") 
     """
     data = _read(source)
     with _quiet, _damage_reported():
-        image = _open(data)
+        image = _open(data, at_least)
         orientation = _orientation(image)
         image = _to_rgb(image, background)
         return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
@@ -229,13 +233,14 @@ def resize_and_crop(image: "Image.Image", resize: int, size: int, interpolation:
     return np.array(along_y.crop((0, top, size, top + size)))
 
 
-def prepare(source: "str | Path | BinaryIO", preprocess: "Mapping[str, Any]") -> "npt.NDArray[np.uint8]":
+def prepare(source: "str | Path | BinaryIO", preprocess: "Mapping[str, Any]", at_least: int = 0) -> "npt.NDArray[np.uint8]":
     """Everything that lies before the graph: decode, resize, crop.
 
     Args:
         source: a path, or a binary file object.
         preprocess: the record ``preprocess`` as plain data; ``size``, ``resize``, ``interpolation`` and ``background`` are
             read. The normalisation by ``mean`` and ``std`` is inside the graph.
+        at_least: as for :func:`decode`.
 
     Returns:
         uint8 array (height, width, channel) = (size, size, 3), RGB 0..255.
@@ -243,5 +248,5 @@ def prepare(source: "str | Path | BinaryIO", preprocess: "Mapping[str, Any]") ->
     Raises:
         BadImage: the file cannot be used; the text says why.
     """
-    image = decode(source, tuple(preprocess["background"]))
+    image = decode(source, tuple(preprocess["background"]), at_least)
     return resize_and_crop(image, preprocess["resize"], preprocess["size"], preprocess["interpolation"])
