@@ -8,6 +8,7 @@ A test compares; run this when it says that they differ.
 from __future__ import annotations
 
 import json
+import statistics
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from tlexport.cli.main import tlx
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
+TRAINED = {"frozen": "the head", "last2": "the last two stages and the head", "full": "everything"}
+CONTENDERS = {"tlx": "`tlx finetune`", "plain": "plain torch loop", "fastai": "fastai"}
 
 
 def cli_reference() -> str:
@@ -71,9 +74,30 @@ def transfer_table() -> str:
     return "\n".join(lines)
 
 
+def speed_table() -> str:
+    """Wall times of fine-tuning, from benchmarks/results/finetune_speed.json."""
+    runs = json.loads((RESULTS / "finetune_speed.json").read_text(encoding="utf-8"))["runs"]
+    lines = ["| images | trained | | whole process, s | `tlx` is faster by | top-1, % | peak memory, MB |", "|---:|---|---|---:|---:|---:|---:|"]
+    for run in sorted(runs, key=lambda run: (run["mode"], run["images"])):
+        for name, row in run["contenders"].items():
+            seconds, ours = (statistics.median(found["wall_s"]) for found in (row, run["contenders"]["tlx"]))
+            factor = "" if name == "tlx" else f"{seconds / ours:.1f}"
+            memory = max(row["peak_pss_bytes"]) / 1e6
+            figures = f"{seconds:.1f} | {factor} | {100 * statistics.fmean(row['top1']):.1f} | {memory:.0f}"
+            lines.append(f"| {run['images']:,} | {TRAINED[run['mode']]} | {CONTENDERS[name]} | {figures} |")
+    last = runs[-1]
+    versions = last["contenders"]["tlx"]["versions"]
+    lines.append(
+        f"\n{last['backbone']}, {last['epochs']} epochs at {last['image_size']} pixels, batches of {last['batch_size']}; torch "
+        f"{versions['torch']}, {last['environment']['cpu']} with {last['environment']['cores']} cores. Memory shared by several processes "
+        "is counted once (`python benchmarks/finetune_speed.py`, whose first lines say what everyone is given)."
+    )
+    return "\n".join(lines)
+
+
 def readme(text: str) -> str:
     """The README with its generated parts made anew."""
-    for name, table in (("demo", demo_table), ("transfer", transfer_table)):
+    for name, table in (("demo", demo_table), ("transfer", transfer_table), ("speed", speed_table)):
         begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
         before, rest = text.split(begin)
         _, after = rest.split(end)

@@ -35,7 +35,8 @@ from tlexport.train.distributed import Workers
 from tlexport.train.features import FeatureSource
 from tlexport.train.fit import Fit, Images, Trainer
 from tlexport.train.frozen import FrozenTrunk
-from tlexport.train.loop import Epoch, Inputs, PhaseRun, batches, evaluate, make_optimizer, rate
+from tlexport.train.inputs import LOADED_AHEAD, Inputs
+from tlexport.train.loop import Epoch, PhaseRun, batches, compiled, evaluate, make_optimizer, rate
 from tlexport.train.lr_finder import find_lr, steepest
 from tlexport.train.objective import Objective, balanced_indices, class_weights
 from tlexport.train.phases import Phase, plan_phases
@@ -536,6 +537,42 @@ def test_batch_norm_statistics_follow_in_a_short_run() -> None:
     # forty steps: at a momentum of 0.001 the mean would have come to 0.2
     assert norm.running_mean is not None
     assert float((norm.running_mean - 5).abs().max()) < 0.3
+
+
+def test_batches_are_loaded_ahead_and_come_in_order() -> None:
+    asked: list[int] = []
+
+    def load(indices: Tensor, epoch: int) -> Tensor:
+        asked.append(int(indices[0]))
+        return indices * epoch
+
+    inputs = Inputs(load, as_is, torch.arange(10), torch.device("meta"))  # any that is not the CPU
+    coming = inputs.loaded(torch.arange(10).split(1), 3)
+    seen = [next(coming)]
+    assert len(asked) >= LOADED_AHEAD  # while the first is being used; the last that was asked for may still be under way
+    seen += coming
+    assert [int(indices) for indices, _ in seen] == asked == list(range(10))
+    assert [int(loaded) for _, loaded in seen] == list(range(0, 30, 3))
+
+
+def test_what_fails_while_loading_ahead_is_raised() -> None:
+    def load(indices: Tensor, epoch: int) -> Tensor:
+        raise OSError("gone")
+
+    with pytest.raises(OSError, match="gone"):
+        list(Inputs(load, as_is, torch.arange(2), torch.device("meta")).loaded(torch.arange(2).split(1), 0))
+
+
+@pytest.mark.slow
+def test_a_compiled_network_computes_and_trains_the_same() -> None:
+    network = network_of(SMALL)
+    top = nn.Sequential(*list(network.stages.values())[-2:]).eval()
+    features = torch.randn(4, 96, 7, 7, generator=torch.Generator().manual_seed(0))
+    plain = top(features)
+    fast = compiled(top)
+    torch.testing.assert_close(fast(features), plain, rtol=1e-4, atol=1e-5)
+    fast(features).sum().backward()
+    assert all(parameter.grad is not None for parameter in top.parameters())  # the very same parameters
 
 
 def test_the_weights_of_the_best_epoch_are_kept(images: tuple[Images, Images]) -> None:

@@ -15,7 +15,7 @@ from tlexport.recipe import Recipe
 from tlexport.train.augment import Augment
 from tlexport.train.distributed import Workers
 from tlexport.train.frozen import FrozenTrunk
-from tlexport.train.loop import Inputs
+from tlexport.train.inputs import Inputs
 from tlexport.train.phases import Phase
 
 if TYPE_CHECKING:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -20,49 +18,12 @@ from tlexport.ports import Task
 from tlexport.recipe import Recipe
 from tlexport.train.augment import mix_batch
 from tlexport.train.distributed import Workers
+from tlexport.train.inputs import Inputs
 from tlexport.train.objective import Objective, balanced_indices
 from tlexport.train.phases import Phase
 
 EVALUATION_BATCH = 64
-LOADED_AHEAD = 3  # batches in pinned memory
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """What the trained stages see of one part of the data, in two steps.
-
-    ``load`` maps image indices int64 (batch,) and the epoch to what is kept of them in host memory: features, or pixels where there
-    are none. It draws nothing at random, so it may run ahead. ``see`` maps that and a generator to float32 (batch, ...) on
-    ``device``: for pixels it augments and runs the frozen stages.
-    """
-
-    load: Callable[[Tensor, int], Tensor]
-    see: Callable[[Tensor, torch.Generator], Tensor]
-    labels: Tensor  # int64 (image,), host memory
-    device: torch.device
-    teacher: Tensor | None = None  # logits of the teacher, float32 (image, class), host memory
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def batch(self, indices: Tensor, epoch: int, generator: torch.Generator) -> Tensor:
-        """Both steps."""
-        return self.see(self.load(indices, epoch), generator)
-
-    def loaded(self, parts: Iterable[Tensor], epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Each batch of indices with what :attr:`load` gives; on a GPU the next ones are loaded while it computes."""
-        if self.device.type == "cpu":
-            yield from ((indices, self.load(indices, epoch)) for indices in parts)
-            return
-        with ThreadPoolExecutor(1, thread_name_prefix="load") as pool:
-            coming: deque[tuple[Tensor, Future[Tensor]]] = deque()
-            for indices in parts:
-                coming.append((indices, pool.submit(self.load, indices, epoch)))
-                if len(coming) > LOADED_AHEAD:
-                    first, future = coming.popleft()
-                    yield first, future.result()
-            for first, future in coming:
-                yield first, future.result()
+COMPILING_PAYS_FROM = 300.0  # seconds of training to come; compiling takes about one minute and saves tens of percent
 
 
 @dataclass(frozen=True)
@@ -95,6 +56,14 @@ def quicken_batch_norm(module: nn.Module) -> None:
     for norm in module.modules():
         if isinstance(norm, nn.BatchNorm2d) and norm.momentum is not None:
             norm.momentum = max(norm.momentum, 0.1)
+
+
+def compiled(module: nn.Module) -> nn.Module:
+    """The same function of the same parameters, compiled; where the machine cannot compile it, it runs as it is."""
+    import torch._dynamo
+
+    torch._dynamo.config.suppress_errors = True
+    return cast(nn.Module, torch.compile(module))
 
 
 @contextmanager
@@ -243,6 +212,13 @@ class PhaseRun:
                 speed, share = round(len(self.train) / trained, 1), round(waited / trained, 4)
                 yield Epoch(self.phase.name, number, lr, train_loss, train_top1, val_loss, val_top1, speed, share, seconds)
             settled()
+            self._compile_if_it_pays(seconds)
+
+    def _compile_if_it_pays(self, seconds: float) -> None:
+        """After the first epoch that this process ran: compile where the epochs to come are long enough to earn it back."""
+        left = seconds * (self.phase.epochs - self.done)
+        if self.wrapped is self.top and self.on_gpu and left > COMPILING_PAYS_FROM:
+            self.wrapped = compiled(self.top)
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:
