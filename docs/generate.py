@@ -77,7 +77,10 @@ def transfer_table() -> str:
 def speed_table() -> str:
     """Wall times of fine-tuning, from benchmarks/results/finetune_speed.json."""
     runs = json.loads((RESULTS / "finetune_speed.json").read_text(encoding="utf-8"))["runs"]
-    lines = ["| images | trained | | whole process, s | `tlx` is faster by | top-1, % | peak memory, MB |", "|---:|---|---|---:|---:|---:|---:|"]
+    lines = [
+        "| images | trained | | whole process, s | `tlx` is faster by | top-1, % | peak memory, MB |",
+        "|---:|---|---|---:|---:|---:|---:|",
+    ]
     for run in sorted(runs, key=lambda run: (run["mode"], run["images"])):
         for name, row in run["contenders"].items():
             seconds, ours = (statistics.median(found["wall_s"]) for found in (row, run["contenders"]["tlx"]))

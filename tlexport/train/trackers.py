@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Literal
 
-from tlexport.errors import MissingDependency
+from tlexport.errors import MissingDependency, StepFailed
 from tlexport.recipe import Recipe
 from tlexport.train.loop import Epoch
 
@@ -33,31 +33,42 @@ def choose_tracker(asked: Tracker) -> Tracker:
 
 @contextmanager
 def tracking(tracker: Tracker, out: Path, recipe: Recipe) -> Iterator[Callable[[Epoch], None]]:
-    """Yield a function that reports an epoch. TensorBoard's events go to ``tensorboard/`` beside the run."""
+    """Yield a function that reports an epoch. TensorBoard's events go to ``tensorboard/`` beside the run.
+
+    Raises:
+        StepFailed: the tracker cannot be reached; nothing was trained yet.
+    """
     figures = ("train_loss", "train_top1", "val_loss", "val_top1", "lr", "images_per_s")
+    with ExitStack() as stack:
+        try:
+            log = _open(tracker, out, recipe, stack)
+        except Exception as error:  # noqa: BLE001  each tracker raises its own errors, and those of what it writes to
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise StepFailed(f"--tracker {tracker} cannot be started: {reason}", "mend that, or use --tracker none") from None
+
+        def report(epoch: Epoch) -> None:
+            log({name: getattr(epoch, name) for name in figures}, epoch.epoch)
+
+        yield report
+
+
+def _open(tracker: Tracker, out: Path, recipe: Recipe, stack: ExitStack) -> Callable[[dict[str, float], int], object]:
+    """What takes the figures of an epoch; closed with the stack."""
+    asked = recipe.model_dump(exclude_none=True)
     if tracker == "tensorboard":
         from torch.utils.tensorboard import SummaryWriter
 
-        with SummaryWriter(str(out.parent / "tensorboard" / out.name)) as writer:
-
-            def to_tensorboard(epoch: Epoch) -> None:
-                for name in figures:
-                    writer.add_scalar(name, getattr(epoch, name), epoch.epoch)
-
-            yield to_tensorboard
-    elif tracker == "mlflow":
+        writer = stack.enter_context(SummaryWriter(str(out.parent / "tensorboard" / out.name)))
+        return lambda figures, epoch: [writer.add_scalar(name, value, epoch) for name, value in figures.items()]
+    if tracker == "mlflow":
         import mlflow
 
-        with mlflow.start_run(run_name=out.name):
-            mlflow.log_params(recipe.model_dump(exclude_none=True))
-            yield lambda epoch: mlflow.log_metrics({name: getattr(epoch, name) for name in figures}, step=epoch.epoch)
-    elif tracker == "wandb":
+        stack.enter_context(mlflow.start_run(run_name=out.name))
+        mlflow.log_params(asked)
+        return lambda figures, epoch: mlflow.log_metrics(figures, step=epoch)
+    if tracker == "wandb":
         import wandb
 
-        run = wandb.init(project="tlexport", name=out.name, config=recipe.model_dump(exclude_none=True))
-        try:
-            yield lambda epoch: run.log({name: getattr(epoch, name) for name in figures}, step=epoch.epoch)
-        finally:
-            run.finish()
-    else:
-        yield lambda epoch: None
+        run = stack.enter_context(wandb.init(project="tlexport", name=out.name, config=asked))
+        return lambda figures, epoch: run.log(figures, step=epoch)
+    return lambda figures, epoch: None
