@@ -156,6 +156,14 @@ def test_the_budget_is_for_one_image_at_a_time(bundle: Path, measured: list[Meas
         check_budget(bundle, [m.model_copy(update={"batch": 8}) for m in measured])
 
 
+@pytest.mark.usefixtures("here")
+def test_the_profile_in_the_bundle_counts_not_one_of_its_name(bundle: Path, measured: list[Measurement], tmp_path: Path) -> None:
+    wide = {"size": "1 GB", "latency_p95": "60 s", "memory": "1000 GB"}
+    check_budget(changed(bundle, tmp_path, name="of-a-file-elsewhere", budget=wide), measured)
+    with pytest.raises(Unsupported, match="of-a-file-elsewhere"):
+        check_budget(changed(bundle, tmp_path, name="of-a-file-elsewhere", match={"device_tree": "no such board"}), measured)
+
+
 def test_the_budget_of_another_machine(checkpoint: Path, measured: list[Measurement]) -> None:
     made = exported(checkpoint, "jetson-orin-nano")
     with pytest.raises(Unsupported, match="jetson-orin-nano"):

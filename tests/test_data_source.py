@@ -181,7 +181,7 @@ def test_images_without_class_folders(tmp_path: Path) -> None:
 
 
 def test_an_empty_folder_and_empty_class_folders(tmp_path: Path) -> None:
-    assert "no images, but no class folders" in refused(tmp_path).message
+    assert "neither class folders nor images" in refused(tmp_path).message
     (tmp_path / "cat").mkdir()
     (tmp_path / "dog").mkdir()
     assert "holds no images" in refused(tmp_path).message

@@ -239,6 +239,7 @@ def test_the_document_explains_every_key() -> None:
         ("precisions.value", [], ["precisions.value", "at least 1 item"]),
         ("precisions.value", ["fp32", "int8", "fp32"], ["precisions.value", "twice"]),
         ("precisions.value", ["fp32"], ["[int8] must be there exactly when"]),
+        ("precisions.value", ["int8"], ["precisions must hold 'fp32'"]),
         ("int8", None, ["[int8] must be there exactly when"]),
         ("budget.size", "8 MBs", ["budget.size", "write a number and one of", "mb", "found '8 MBs'"]),
         ("budget.size", 8, ["budget.size", "valid string", "found 8"]),

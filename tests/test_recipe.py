@@ -124,3 +124,6 @@ def test_what_is_no_toml_is_refused_with_its_line(tmp_path: Path) -> None:
         read_toml(tmp_path / "latin.toml")
     with pytest.raises(InvalidFile, match="TOML"):
         read_toml(tmp_path)
+    (tmp_path / "deep.toml").write_text("epochs = " + "[" * 100_000, encoding="utf-8")
+    with pytest.raises(InvalidFile, match="TOML"):
+        read_toml(tmp_path / "deep.toml")

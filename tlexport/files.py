@@ -58,7 +58,11 @@ def new_directory(path: Path) -> Iterator[Path]:
         if path.exists():
             old = _beside(path)
             path.rename(old)
-            temporary.rename(path)
+            try:
+                temporary.rename(path)
+            except OSError:
+                old.rename(path)
+                raise
             shutil.rmtree(old)
         else:
             temporary.rename(path)

@@ -136,6 +136,8 @@ class Profile(Record):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if "fp32" not in self.precisions.value:
+            raise ValueError("precisions must hold 'fp32': the other precisions are held against that model")
         if ("int8" in self.precisions.value) != (self.int8 is not None):
             raise ValueError("[int8] must be there exactly when precisions holds 'int8'")
         if (self.runtime == "tensorrt") != (self.workspace_mb is not None):

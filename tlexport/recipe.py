@@ -81,3 +81,5 @@ def read_toml(path: Path) -> dict[str, object]:
         raise InvalidFile(f"{path} does not exist") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InvalidFile(f"{path} cannot be read as TOML: {error}") from None
+    except RecursionError:
+        raise InvalidFile(f"{path} cannot be read as TOML: it is nested too deeply") from None

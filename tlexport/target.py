@@ -91,6 +91,11 @@ def resolve(name: str, root: Path = Path("/"), machine: str = "") -> Target:
     return Target(profile, path, _is_here(profile, board, machine), note)
 
 
+def is_here(profile: Profile) -> bool:
+    """Whether this machine is the device that a profile describes."""
+    return _is_here(profile, this_board(), _architecture(platform.machine()))
+
+
 def this_board(root: Path = Path("/")) -> str | None:
     """What the board calls itself, such as ``NVIDIA Jetson Nano Developer Kit``; None on a machine without a device tree."""
     try:

@@ -18,7 +18,7 @@ from tlexport.files import sha256_of
 from tlexport.measurement import Measurement
 from tlexport.plan import Candidate, Limits, violations
 from tlexport.ports import Progress, Silent
-from tlexport.target import resolve
+from tlexport.target import is_here
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def target_here(bundle: Path) -> Manifest:
         Unsupported: this machine is not the bundle's target.
     """
     manifest = read_manifest(bundle)
-    if not resolve(manifest.target).here:
+    if not is_here(manifest.profile):
         raise Unsupported(f"{bundle} is for {manifest.target}, and this machine is not one", "run tlx bench --check on the device")
     return manifest
 

@@ -164,7 +164,8 @@ def _children(folder: Path) -> tuple[list[Path], int]:
 def _read_classes(root: Path, folder: Path, part: Part | None, found: _Found) -> None:
     classes, loose = _children(folder)
     if not classes:
-        raise InvalidFile(f"{folder} holds {loose or 'no'} images, but no class folders", f"give each class a folder; {SHAPES}")
+        what = f"{loose} images, but no class folders" if loose else "neither class folders nor images"
+        raise InvalidFile(f"{folder} holds {what}", f"give each class a folder; {SHAPES}")
     if loose:
         found.notes.append(f"left out {loose} images that lie directly in {folder}, outside any class folder")
     for class_folder in classes:

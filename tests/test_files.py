@@ -1,0 +1,51 @@
+"""Files and directories are whole or not there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tlexport.errors import StepFailed, UsageError
+from tlexport.files import OURS, new_directory
+
+
+def written(path: Path, text: str) -> None:
+    with new_directory(path) as temporary:
+        (temporary / OURS[0]).write_text(text, encoding="utf-8")
+
+
+def test_a_directory_of_ours_is_replaced_and_nothing_else_is_left(tmp_path: Path) -> None:
+    for text in ("old", "new"):
+        written(tmp_path / "out", text)
+    assert (tmp_path / "out" / OURS[0]).read_text(encoding="utf-8") == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_an_error_leaves_the_old_directory(tmp_path: Path) -> None:
+    written(tmp_path / "out", "old")
+    with pytest.raises(ZeroDivisionError), new_directory(tmp_path / "out"):
+        raise ZeroDivisionError
+    assert (tmp_path / "out" / OURS[0]).read_text(encoding="utf-8") == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_when_the_new_one_cannot_take_the_place_the_old_one_is_put_back(tmp_path: Path) -> None:
+    written(tmp_path / "out", "old")
+    with pytest.raises(StepFailed, match="out"), new_directory(tmp_path / "out") as temporary:
+        temporary.rmdir()  # as if it had gone: its renaming fails after the old one was moved away
+    assert (tmp_path / "out" / OURS[0]).read_text(encoding="utf-8") == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_what_is_not_ours_is_refused(tmp_path: Path, kind: str) -> None:
+    out = tmp_path / "out"
+    if kind == "folder":
+        out.mkdir()
+        (out / "diary.txt").write_text("mine", encoding="utf-8")
+    else:
+        out.write_text("mine", encoding="utf-8")
+    with pytest.raises(UsageError, match="out"), new_directory(out):
+        pass
+    assert (out / "diary.txt" if kind == "folder" else out).read_text(encoding="utf-8") == "mine"
