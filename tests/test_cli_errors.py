@@ -23,6 +23,7 @@ from tlexport.checkpoint import WEIGHTS
 from tlexport.data.demo import digits_folder
 from tlexport.errors import TlxError
 from tlexport.profile import Budget
+from tlexport.target import resolve
 
 OPTIONS = [
     (name, option)
@@ -59,7 +60,7 @@ WRONG = [
     Wrong("finetune {work}/nowhere", 2, "nowhere' does not exist", "DATA is a folder of class folders"),
     Wrong("finetune {digits}x", 2, "did you mean 'digits'?", "DATA is a folder of class folders"),
     Wrong("finetune {texts}", 2, "holds no images", "DATA is a folder of class folders"),
-    Wrong("finetune {empty}", 2, "holds no images", "DATA is a folder of class folders"),
+    Wrong("finetune {empty}", 2, "holds neither class folders nor images", "DATA is a folder of class folders"),
     Wrong("finetune demo:digit", 2, "did you mean 'demo:digits'?", "known: demo:digits"),
     Wrong("finetune {damaged} --weights none --image-size 32", 2, "truncated.jpg", "--on-error skip"),
     # recipes
@@ -289,7 +290,8 @@ def test_over_the_budget(places: dict[str, Path], tmp_path: Path, capfd: pytest.
 
 def test_the_budget_of_another_device_is_refused(places: dict[str, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     elsewhere = Path(shutil.copytree(places["bundle"], tmp_path / "elsewhere"))
-    Manifest.model_copy(read_manifest(elsewhere), update={"target": "jetson-xavier-nx"}).write(elsewhere / MANIFEST)
+    board = resolve("jetson-xavier-nx").profile
+    read_manifest(elsewhere).model_copy(update={"target": board.name, "profile": board}).write(elsewhere / MANIFEST)
     ended = here(capfd, "bench", elsewhere, "--check", "--json")
     assert (ended.code, ended.out) == (4, "")
     assert "is for jetson-xavier-nx, and this machine is not one" in ended.err

@@ -55,6 +55,20 @@ def answer(ended: Ended) -> Any:
 # --- finetune ---------------------------------------------------------------------------------------------------------------
 
 
+def test_without_a_cache_the_same_weights_come_out(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TLX_CACHE", str(tmp_path / "cache"))
+    asked = (digits, *BASE, "--epochs", "2", "--threads", "1", "--augment", "light", "-q", "--json")
+    made = {}
+    for name, cache in (("off", "off"), ("first", "on"), ("again", "on")):
+        assert here(capfd, "finetune", *asked, "--cache", cache, "--out", tmp_path / name).code == 0
+        made[name] = read_checkpoint(tmp_path / name)
+        assert (tmp_path / "cache" / "arrays").is_dir() == (cache == "on")
+    assert made["off"].weights_sha256 == made["first"].weights_sha256 == made["again"].weights_sha256
+    assert made["off"].metrics == made["first"].metrics == made["again"].metrics
+
+
 def test_finetune_ends_with_the_path_of_the_checkpoint(flow: tuple[Path, Ended]) -> None:
     folder, ended = flow
     assert ended.code == 0, ended.err

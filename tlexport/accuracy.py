@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -15,12 +16,22 @@ Probabilities = npt.NDArray[np.float32]
 ECE_BINS = 15  # as in Guo et al. 2017, "On Calibration of Modern Neural Networks"
 
 
-def probabilities(runner: Runner, pixels: Pixels, batch: int, progress: Progress, title: str) -> Probabilities:
+class Images(Protocol):
+    """uint8 (image, height, width, channel), of which a slice is taken at a time: an array, or what reads from a file."""
+
+    def __len__(self) -> int:
+        """Number of images."""
+
+    def __getitem__(self, rows: slice, /) -> Pixels:
+        """Some of them."""
+
+
+def probabilities(runner: Runner, pixels: Images, batch: int, progress: Progress, title: str) -> Probabilities:
     """Run every image.
 
     Args:
         runner: an open model with one image input and one output.
-        pixels: uint8 (image, height, width, channel); converted to the input's type if that is another.
+        pixels: the images; converted to the input's type if that is another.
         batch: images at a time; a model with a fixed batch axis is fed that many.
         progress: moved on by the number of images.
         title: of the progress bar.

@@ -289,7 +289,7 @@ def _final_scores(
 ) -> Scores:
     """Accuracy of the unfolded network, which is what the checkpoint holds, by the code that measures any exported model's."""
     with TorchRunner(network, preprocess, RunOptions(device=str(device))) as runner:
-        outputs = probabilities(runner, val.take(torch.arange(len(val.labels))), EVALUATION_BATCH, progress, "validating")
+        outputs = probabilities(runner, val, EVALUATION_BATCH, progress, "validating")
     return score(outputs, val.labels.tolist(), classes)
 
 

@@ -43,6 +43,12 @@ class Images:
     rows: npt.NDArray[np.intp] | None = None  # of each image in pixels; None: the images are the rows
     teacher: Tensor | None = None  # logits of a teacher, float32 (image, class)
 
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, rows: slice) -> Pixels:
+        return self.take(torch.arange(len(self))[rows])
+
     def take(self, indices: Tensor) -> Pixels:
         """Image indices int64 (batch,) -> uint8 (batch, height, width, channel)."""
         taken: Pixels = self.pixels[indices.numpy() if self.rows is None else self.rows[indices.numpy()]]

@@ -42,7 +42,7 @@ def tracking(tracker: Tracker, out: Path, recipe: Recipe) -> Iterator[Callable[[
     with ExitStack() as stack:
         try:
             log = _open(tracker, out, recipe, stack)
-        except Exception as error:  # noqa: BLE001  each tracker raises its own errors, and those of what it writes to
+        except _errors(tracker) as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise StepFailed(f"--tracker {tracker} cannot be started: {reason}", "mend that, or use --tracker none") from None
 
@@ -50,6 +50,19 @@ def tracking(tracker: Tracker, out: Path, recipe: Recipe) -> Iterator[Callable[[
             log({name: getattr(epoch, name) for name in figures}, epoch.epoch)
 
         yield report
+
+
+def _errors(tracker: Tracker) -> tuple[type[Exception], ...]:
+    """What a tracker raises when it cannot be reached, or write."""
+    if tracker == "mlflow":
+        from mlflow.exceptions import MlflowException
+
+        return (OSError, MlflowException)
+    if tracker == "wandb":
+        from wandb.errors import Error
+
+        return (OSError, Error)
+    return (OSError,)
 
 
 def _open(tracker: Tracker, out: Path, recipe: Recipe, stack: ExitStack) -> Callable[[dict[str, float], int], object]:
