@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Literal
 
@@ -40,6 +41,7 @@ def tracking(tracker: Tracker, out: Path, recipe: Recipe) -> Iterator[Callable[[
     """
     figures = ("train_loss", "train_top1", "val_loss", "val_top1", "lr", "images_per_s")
     with ExitStack() as stack:
+        stack.enter_context(redirect_stdout(sys.stderr))  # MLflow prints a run's address at its end: standard output is the command's own
         try:
             log = _open(tracker, out, recipe, stack)
         except _errors(tracker) as error:
