@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,9 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 IMAGES_PER_CLASS = 12
+
+# a shell starts what runs behind it with Ctrl-C ignored, which every command under test would inherit
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # no test fails because the machine is busy
 settings.register_profile("tlexport", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -62,7 +66,8 @@ def checkpoint(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def bundle(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle for this kind of machine, with every precision that it takes."""
-    from tlexport.api.export import Wishes, export
+    from tlexport.api.export import export
+    from tlexport.plan import Wishes
     from tlexport.target import resolve
 
     return export(checkpoint, resolve("cpu-x86"), Wishes(), tmp_path_factory.mktemp("bundles") / "digits").path

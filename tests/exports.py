@@ -11,11 +11,12 @@ import numpy.typing as npt
 import onnx
 
 from tlexport import ports
-from tlexport.api.export import Wishes, export
+from tlexport.api.export import export
 from tlexport.bundle import Manifest
 from tlexport.checkpoint import read_checkpoint, read_dataset
 from tlexport.dataset import Part
 from tlexport.device.image import prepare
+from tlexport.plan import Wishes
 from tlexport.runtimes.onnxruntime import ort  # through our module, which quietens what it says while it is imported
 from tlexport.target import resolve
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torchvision import models
 from torchvision.transforms.v2 import functional as F
 
-from tlexport.api.export import Exported, Wishes, export
+from tlexport.api.export import Exported, export
 from tlexport.artifact import PRECISIONS
 from tlexport.bundle import MANIFEST, Model, read_manifest
 from tlexport.checkpoint import DATASET, read_checkpoint, read_dataset
@@ -26,7 +26,7 @@ from tlexport.contract import Preprocess
 from tlexport.device.image import prepare
 from tlexport.export.engine import build_script
 from tlexport.files import sha256_of
-from tlexport.plan import MAX_DROP_POINTS
+from tlexport.plan import MAX_DROP_POINTS, Wishes
 from tlexport.target import resolve
 
 ROOT = Path(__file__).parent.parent

@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 from exports import PROFILES, tree
 
-from tlexport.api.export import Wishes, export, plan
+from tlexport.api.export import export, plan
 from tlexport.bundle import MANIFEST, Manifest, read_manifest
 from tlexport.checkpoint import DATASET, RECORD, read_dataset
 from tlexport.errors import InvalidFile, OverBudget, StepFailed, TlxError, Unsupported, UsageError, VerificationFailed
 from tlexport.export.write_bundle import GoldenImages, write_bundle
+from tlexport.plan import Wishes
 from tlexport.target import Target, resolve
 
 # --- what is refused --------------------------------------------------------------------------------------------------

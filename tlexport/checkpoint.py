@@ -28,6 +28,13 @@ class Frozen(Record):
     parameters: int = Field(ge=0, description="number of frozen parameters")
     total_parameters: int = Field(ge=0)
 
+    def describe(self) -> str:
+        """One line for the user."""
+        if not self.stages:
+            return f"nothing is frozen: all {self.total_parameters:,} parameters are trained"
+        numbers = f"{self.parameters:,} of {self.total_parameters:,} parameters, {100 * self.parameters / self.total_parameters:.0f} %"
+        return f"frozen, BatchNorm statistics included: {', '.join(self.stages)} ({numbers})"
+
 
 class Checkpoint(Record):
     """The record ``checkpoint.json``; the weights lie beside it, under torchvision's own parameter names."""

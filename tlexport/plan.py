@@ -8,7 +8,7 @@ from typing import Literal
 
 from tlexport.artifact import PRECISIONS, Precision
 from tlexport.errors import OverBudget, Unsupported, UsageError
-from tlexport.profile import Profile
+from tlexport.profile import Budget, Profile
 from tlexport.units import format_bytes
 
 MAX_DROP_POINTS = 1.0  # default for --max-drop: what INT8 may cost before it is no longer chosen unasked
@@ -22,6 +22,26 @@ class Limits:
     latency_p95_ms: float | None
     memory_bytes: int | None
     drop_points: float
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the user asked of an export. Limits replace the profile's; None keeps them."""
+
+    precision: Precision | Literal["auto"] = "auto"
+    max_size_bytes: int | None = None
+    max_latency_ms: float | None = None
+    max_drop_points: float | None = None
+    threads: int | None = 1  # for the measured latency; one core is what is left to a classifier on most boards
+
+    def limits(self, budget: Budget) -> Limits:
+        """What binds: each wish, or where there is none the budget's figure."""
+        return Limits(
+            size_bytes=self.max_size_bytes if self.max_size_bytes is not None else budget.size_bytes,
+            latency_p95_ms=self.max_latency_ms if self.max_latency_ms is not None else budget.latency_p95_ms,
+            memory_bytes=budget.memory_bytes,
+            drop_points=self.max_drop_points if self.max_drop_points is not None else MAX_DROP_POINTS,
+        )
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tlexport.api.bench import BenchSettings, bench
-from tlexport.api.export import Exported, Wishes, export
+from tlexport.api.export import Exported, export
 from tlexport.api.finetune import Trained, finetune
 from tlexport.api.verify import verify
 from tlexport.data.demo import digits_folder
@@ -16,6 +16,7 @@ from tlexport.errors import UsageError, VerificationFailed
 from tlexport.export.verify import Check
 from tlexport.files import check_replaceable, new_file
 from tlexport.measurement import Measurement
+from tlexport.plan import Wishes
 from tlexport.ports import Progress, Silent
 from tlexport.recipe import Recipe
 from tlexport.target import Target, profile_names, resolve

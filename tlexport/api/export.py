@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -30,7 +30,7 @@ from tlexport.export.write_bundle import GOLDEN_INPUTS, GoldenImages, check_plac
 from tlexport.files import new_file, sha256_of
 from tlexport.measurement import Measurement
 from tlexport.network import load_network
-from tlexport.plan import MAX_DROP_POINTS, Candidate, Limits, Step, choose, plan_export
+from tlexport.plan import Candidate, Step, Wishes, choose, plan_export
 from tlexport.ports import Pixels, Progress, Quantizer, QuantizeRequest, RunOptions, Runtime, Silent
 from tlexport.profile import Profile
 from tlexport.runtimes.torch import TorchRunner
@@ -43,17 +43,6 @@ LIBRARIES = ("torch", "onnx", "onnxscript", "numpy", "pillow")
 # how far another machine's arithmetic may be from this one's, in probability: FP32 differs by the order of sums; FP16 by whether
 # the chip computes in half precision or widens; INT8 by one quantization step here and there, which a softmax can amplify
 TOLERANCES: dict[Precision, float] = {"fp32": 1e-3, "fp16": 0.02, "int8": 0.1}
-
-
-@dataclass(frozen=True)
-class Wishes:
-    """What the user asked of an export. Limits replace the profile's; None keeps them."""
-
-    precision: Precision | Literal["auto"] = "auto"
-    max_size_bytes: int | None = None
-    max_latency_ms: float | None = None
-    max_drop_points: float | None = None
-    threads: int | None = 1  # for the measured latency; one core is what is left to a classifier on most boards
 
 
 @dataclass(frozen=True)
@@ -253,7 +242,11 @@ class _Export:
     def _write(self, made: Sequence[_Made], out: Path) -> Exported:
         checkpoint_top1 = score(self.reference, [sample.label for sample in self.val], self.checkpoint.classes).top1
         drops = [round(100 * (checkpoint_top1 - m.top1), 4) for m in made]
-        verdicts = choose([_candidate(m, drop) for m, drop in zip(made, drops, strict=True)], self._limits(), self.wishes.precision)
+        verdicts = choose(
+            [_candidate(m, drop) for m, drop in zip(made, drops, strict=True)],
+            self.wishes.limits(self.profile.budget),
+            self.wishes.precision,
+        )
         positions = golden_positions([sample.label for sample in self.val])
         golden = GoldenImages(tuple(self.dataset.file(self.val[p]) for p in positions), self.val_pixels[positions])
         models = tuple(
@@ -292,15 +285,6 @@ class _Export:
         )
         manifest = write_bundle(out, draft, [m.path for m in made], golden, [m.outputs[positions] for m in made])
         return Exported(out, manifest, tuple(m.measurement for m in made))
-
-    def _limits(self) -> Limits:
-        budget, wishes = self.profile.budget, self.wishes
-        return Limits(
-            size_bytes=wishes.max_size_bytes if wishes.max_size_bytes is not None else budget.size_bytes,
-            latency_p95_ms=wishes.max_latency_ms if wishes.max_latency_ms is not None else budget.latency_p95_ms,
-            memory_bytes=budget.memory_bytes,
-            drop_points=wishes.max_drop_points if wishes.max_drop_points is not None else MAX_DROP_POINTS,
-        )
 
 
 def _candidate(made: _Made, drop: float) -> Candidate:

@@ -18,7 +18,7 @@ from tlexport import __version__
 from tlexport.accuracy import Scores, probabilities, score
 from tlexport.api.subject import device_for, find_subject
 from tlexport.cache import ArrayCache, cache_folder
-from tlexport.checkpoint import Checkpoint, Frozen
+from tlexport.checkpoint import Checkpoint
 from tlexport.contract import Preprocess
 from tlexport.data.decode import Decoded, decode_all, decode_files, exact_pixels
 from tlexport.data.source import read_source
@@ -32,7 +32,7 @@ from tlexport.runtimes.torch import TorchRunner
 from tlexport.train.advice import after_training, before_training
 from tlexport.train.distributed import Workers, workers
 from tlexport.train.fit import Fit, Images, Trainer
-from tlexport.train.frozen import frozen_state
+from tlexport.train.frozen import frozen_record
 from tlexport.train.phases import Phase, plan_phases, usual_lr
 from tlexport.train.resume import Saver, dataset_digest
 from tlexport.train.trackers import Tracker, choose_tracker, tracking
@@ -159,10 +159,10 @@ class _Run:
         with self.progress.task("reading images", len(listing.entries)) as advance:
             decoded = decode_all(listing, preprocess, self.how.on_error, self.threads, advance, self.cache, reduced=True)
         dataset, notes = split(decoded.listing, decoded.sha256, self.recipe.val_fraction, self.recipe.seed)
-        frozen = _frozen(network, phases)
+        frozen = frozen_record(network, min(phase.frozen for phase in phases))
         counts = [sum(sample.label == label for sample in dataset.part("train")) for label in range(len(listing.classes))]
         advice = before_training(self.recipe, counts, frozen.total_parameters, self.how.budget_bytes)
-        self._tell((*_skipped(decoded), *notes, *advice, _frozen_text(frozen)))
+        self._tell((*_skipped(decoded), *notes, *advice, frozen.describe()))
         train, val = (self._part(decoded, dataset, part, preprocess) for part in ("train", "val"))
         recipe, fit = self._fit(network, preprocess, phases, boundary, dataset, train, val, tracker)
         scores = _final_scores(network, preprocess, self.device, val, listing.classes, self.progress)
@@ -263,25 +263,6 @@ def _skipped(decoded: Decoded) -> list[str]:
     shown = "; ".join(f"{path}: {reason}" for path, reason in decoded.bad[:5])
     more = f" and {len(decoded.bad) - 5} more" if len(decoded.bad) > 5 else ""
     return [f"{len(decoded.bad)} images cannot be read and were left out: {shown}{more}"]
-
-
-def _frozen(network: Network, phases: tuple[Phase, ...]) -> Frozen:
-    count = min(phase.frozen for phase in phases)
-    inside = frozen_state(network, count)
-    sizes = {name: p.numel() for name, p in network.net.named_parameters()}
-    return Frozen(
-        stages=tuple(network.stages)[:count],
-        parameters=sum(size for name, size in sizes.items() if name in inside),
-        total_parameters=sum(sizes.values()),
-    )
-
-
-def _frozen_text(frozen: Frozen) -> str:
-    if not frozen.stages:
-        return f"nothing is frozen: all {frozen.total_parameters:,} parameters are trained"
-    share = 100 * frozen.parameters / frozen.total_parameters
-    numbers = f"{frozen.parameters:,} of {frozen.total_parameters:,} parameters, {share:.0f} %"
-    return f"frozen, BatchNorm statistics included: {', '.join(frozen.stages)} ({numbers})"
 
 
 def _final_scores(

@@ -62,8 +62,9 @@ def command(
     found = resolve(target)
     if found.note:
         reporter.note(found.note)
-    from tlexport.api.export import Wishes, export, plan
+    from tlexport.api.export import export, plan
     from tlexport.api.subject import latest_checkpoint
+    from tlexport.plan import Wishes
 
     wishes = Wishes(precision, max_size, max_latency, max_drop, threads or 1)
     if dry_run:

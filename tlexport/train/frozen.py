@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
 
+from tlexport.checkpoint import Frozen
 from tlexport.network import Contract, Network
 
 
@@ -17,6 +18,17 @@ def frozen_state(network: Network, count: int) -> dict[str, Tensor]:
     inside = {id(t) for stage in list(network.stages.values())[:count] for t in (*stage.parameters(), *stage.buffers())}
     tensors: Iterable[tuple[str, Tensor]] = (*network.net.named_parameters(), *network.net.named_buffers())
     return {name: tensor for name, tensor in tensors if id(tensor) in inside}
+
+
+def frozen_record(network: Network, count: int) -> Frozen:
+    """What a checkpoint tells of a run that never trains the lowest ``count`` stages."""
+    inside = frozen_state(network, count)
+    sizes = {name: p.numel() for name, p in network.net.named_parameters()}
+    return Frozen(
+        stages=tuple(network.stages)[:count],
+        parameters=sum(size for name, size in sizes.items() if name in inside),
+        total_parameters=sum(sizes.values()),
+    )
 
 
 def fingerprint(state: dict[str, Tensor]) -> str:
