@@ -1,4 +1,4 @@
-"""Writes what is generated in the documentation: docs/cli.md from the commands, the README's tables from benchmarks/results/.
+"""Writes what is generated: docs/cli.md from the commands, the README's tables from benchmarks/results/, the profiles' JSON Schema.
 
     python docs/generate.py
 
@@ -14,7 +14,9 @@ from pathlib import Path
 
 import click
 
+from tlexport.api.profiles import write_schema
 from tlexport.cli.main import tlx
+from tlexport.profile_schema import FILE
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -111,6 +113,7 @@ def readme(text: str) -> str:
 def main() -> None:
     """Write the files."""
     (ROOT / "docs" / "cli.md").write_text(cli_reference(), encoding="utf-8")
+    write_schema(ROOT / "profiles" / FILE)
     path = ROOT / "README.md"
     path.write_text(readme(path.read_text(encoding="utf-8")), encoding="utf-8")
 

@@ -20,7 +20,20 @@ from tlexport.plan import Wishes
 from tlexport.runtimes.onnxruntime import ort  # through our module, which quietens what it says while it is imported
 from tlexport.target import resolve
 
-PROFILES = sorted(path.stem for path in (Path(__file__).parent.parent / "profiles").glob("*.toml"))
+
+def _kind(name: str) -> str:
+    """What an export depends on in a profile: profiles that are alike in it get the same models."""
+    asked = resolve(name).profile.model_dump(include={"runtime", "device", "opset", "input_dtype", "precisions", "int8"})
+    return str({key: value["value"] if isinstance(value, dict) and "value" in value else value for key, value in asked.items()})
+
+
+def _kinds() -> list[str]:
+    """One profile of each kind, such as extends no other where there is one."""
+    names = [path.stem for path in (Path(__file__).parent.parent / "profiles").glob("*.toml")]
+    return sorted({_kind(name): name for name in sorted(names, key=lambda name: (-len(resolve(name).file.chain()), name))}.values())
+
+
+PROFILES = _kinds()
 
 
 class Notes(ports.Silent):

@@ -18,8 +18,7 @@ from tlexport.checkpoint import read_checkpoint
 from tlexport.errors import OverBudget, Unsupported, UsageError, VerificationFailed
 from tlexport.files import sha256_of
 from tlexport.measurement import Measurement
-from tlexport.profile import Profile
-from tlexport.target import profile_path, resolve
+from tlexport.target import load_profile, profile_path, resolve
 
 QUICK = BenchSettings(device="cpu", threads=1, min_runs=20, min_seconds=0.0)
 
@@ -183,7 +182,7 @@ def test_the_budget_of_an_engine_is_not_met_by_onnx_runtime(
     (tmp_path / "profiles").mkdir()
     (tmp_path / "profiles" / "my-board.toml").write_text(text, encoding="utf-8")
     monkeypatch.setenv("TLX_PROFILES", str(tmp_path / "profiles"))
-    profile = Profile.read_toml(tmp_path / "profiles" / "my-board.toml")
+    profile = load_profile("my-board")
     assert resolve("my-board").here
     ours = changed(made.path, tmp_path, **profile.model_dump(include={"name", "match"}))
     chosen = made.manifest.model().artifact

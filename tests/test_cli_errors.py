@@ -81,7 +81,7 @@ WRONG = [
     Wrong("finetune {digits} --weights embedded --resume", 2, "no run under runs/ was interrupted", "--out"),
     Wrong("finetune {digits} --weights embedded --resume --out {work}/nowhere", 2, "nowhere", ""),
     Wrong("finetune {digits} --weights embedded --teacher {work}/nowhere", 2, "nowhere does not exist", ""),
-    Wrong("finetune {digits} --weights embedded --target jetson-orin-nan", 2, "did you mean 'jetson-orin-nano'?", "known: cpu-x86, "),
+    Wrong("finetune {digits} --weights embedded --target jetson-orin-nan", 2, "did you mean 'jetson-orin-nano'?", "known: beaglebone-"),
     # wrong values
     Wrong("finetune {digits} --epochs 0", 2, "'--epochs': 0 is not in the range", "see: tlx finetune --help"),
     Wrong("finetune {digits} --epochs three", 2, "'--epochs': 'three' is not a valid integer", "see: tlx finetune --help"),
@@ -115,7 +115,8 @@ WRONG = [
     Wrong("export -t cpu-x86", 2, "no CHECKPOINT was given and runs/latest does not exist", "tlx finetune DATA"),
     Wrong("export {bundle} -t cpu-x86", 2, "is not a checkpoint", "tlx finetune DATA"),
     Wrong("export {work}/nowhere -t cpu-x86", 2, "is not a checkpoint", "tlx finetune DATA"),
-    Wrong("export {checkpoint} -t jetson-orin-nan", 2, "did you mean 'jetson-orin-nano'?", "known: cpu-x86, "),
+    Wrong("export {checkpoint} -t jetson-orin-nan", 2, "did you mean 'jetson-orin-nano'?", "known: beaglebone-"),
+    Wrong("export {checkpoint} -t jetson-nano:7w", 2, "the profile jetson-nano has no mode '7w'", "its modes: maxn, 5w"),
     Wrong("export {checkpoint} -t {work}/nowhere.toml", 2, "nowhere.toml does not exist", ""),
     Wrong("export {checkpoint} -t jetson-nano --precision int8", 4, "has no int8", "use --precision fp32 or fp16"),
     Wrong("export {checkpoint} -t jetson-nano --precision int8 --dry-run", 4, "has no int8", "use --precision fp32 or fp16"),
@@ -151,10 +152,12 @@ WRONG = [
     Wrong("verify {digits}", 2, "it holds no manifest.json", "tlx export --target PROFILE"),
     # lists
     Wrong("backbones resnet51", 2, "there is no backbone 'resnet51'; did you mean 'resnet", "tlx backbones"),
-    Wrong("profiles show raspberry-pi", 2, "did you mean 'raspberry-pi-5'?", "known: cpu-x86, "),
+    Wrong("profiles show raspberry-pi", 2, "did you mean 'raspberry-pi-5'?", "known: beaglebone-"),
+    Wrong("profiles show jetson-orin-nano:15", 2, "has no mode '15'; did you mean '15w'?", "its modes: maxn-super, "),
+    Wrong("profiles new line --from cpu_x86", 2, "did you mean 'cpu-x86'?", "known: beaglebone-"),
     Wrong("profiles check {work}/nowhere.toml", 2, "nowhere.toml does not exist", ""),
     Wrong("profiles check {recipes}/not_toml.toml", 2, "cannot be read as TOML", ""),
-    Wrong("profiles check {recipes}/unknown_key.toml", 2, "is not a valid profile", ""),
+    Wrong("profiles check {recipes}/unknown_key.toml", 2, "line 1: epoch: unknown key", ""),
 ]
 # fmt: on
 

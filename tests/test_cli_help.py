@@ -75,7 +75,7 @@ def test_the_script_that_pip_installs_is_this_program() -> None:
 
 def test_the_commands_are_those_promised() -> None:
     promised = {"demo", "finetune", "evaluate", "export", "bench", "verify", "predict", "profiles", "backbones", "doctor"}
-    assert promised | {"profiles list", "profiles show", "profiles check"} <= set(COMMANDS)
+    assert promised | {"profiles list", "profiles show", "profiles check", "profiles new", "profiles schema"} <= set(COMMANDS)
 
 
 def test_a_command_is_a_file_and_there_is_no_second_list(tmp_path: Path) -> None:

@@ -13,8 +13,9 @@ from tlexport.artifact import PRECISIONS, Precision
 from tlexport.errors import Unsupported
 from tlexport.export.engine import TRTEXEC, build_script, trtexec_command
 from tlexport.profile import Profile
+from tlexport.target import load_profile
 
-PROFILES = [Profile.read_toml(path) for path in sorted((Path(__file__).parent.parent / "profiles").glob("*.toml"))]
+PROFILES = [load_profile(path.stem) for path in sorted((Path(__file__).parent.parent / "profiles").glob("*.toml"))]
 JETSON = next(profile for profile in PROFILES if profile.runtime == "tensorrt")
 
 ALWAYS = {"--onnx", "--saveEngine", "--minShapes", "--optShapes", "--maxShapes"}

@@ -78,7 +78,7 @@ def test_over_budget_names_the_limit_and_the_nearest_and_writes_nothing(checkpoi
 def test_a_latency_limit_that_cannot_be_measured_is_refused(profile: str, here: bool) -> None:
     """Neither silently dropped, nor held against a time of another machine or another runtime."""
     found = resolve(profile)
-    target = Target(found.profile, found.path, here, "")
+    target = Target(found.profile, found.file, here, "")
     if here and found.profile.runtime == "onnxruntime":
         assert any(step.action == "measure" for step in plan(target, Wishes(max_latency_ms=5.0)))
         return

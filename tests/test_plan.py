@@ -14,8 +14,9 @@ from tlexport.artifact import PRECISIONS, Precision
 from tlexport.errors import OverBudget, Unsupported, UsageError
 from tlexport.plan import Candidate, Limits, Step, choose, plan_export, violations
 from tlexport.profile import Profile
+from tlexport.target import load_profile
 
-PROFILES = sorted((Path(__file__).parent.parent / "profiles").glob("*.toml"), key=lambda path: path.stem)
+PROFILES = sorted(path.stem for path in (Path(__file__).parent.parent / "profiles").glob("*.toml"))
 NONE = Limits(None, None, None, drop_points=100.0)
 
 FP32 = Candidate("fp32", 6_000_000, 0.0, 3.0, 4.0, 100_000_000)
@@ -36,9 +37,9 @@ def chosen(candidates: list[Candidate] | tuple[Candidate, ...], limits: Limits, 
 # --- the plan ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(params=PROFILES, ids=lambda path: path.stem)
+@pytest.fixture(params=PROFILES)
 def profile(request: pytest.FixtureRequest) -> Profile:
-    return Profile.read_toml(request.param)
+    return load_profile(request.param)
 
 
 def of(steps: tuple[Step, ...], action: str) -> list[Precision | None]:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tlexport.errors import UsageError
-from tlexport.units import format_bytes, parse_bytes, parse_mj, parse_ms
+from tlexport.units import format_bytes, format_mj, parse_bytes, parse_mj, parse_ms
 
 SPACES = st.sampled_from(["", " ", "  ", "\t"])
 
@@ -104,3 +104,14 @@ def test_a_larger_size_never_reads_as_smaller(a: int, b: int) -> None:
 )
 def test_sizes_as_they_are_shown(count: int, text: str) -> None:
     assert format_bytes(count) == text
+
+
+@pytest.mark.parametrize(("millijoules", "text"), [(0, "0.00 uJ"), (0.005, "5.00 uJ"), (50, "50.00 mJ"), (1_500, "1.50 J")])
+def test_energies_as_they_are_shown(millijoules: float, text: str) -> None:
+    assert format_mj(millijoules) == text
+
+
+@given(st.floats(1e-3, 1e6))
+def test_a_written_energy_reads_back_as_nearly_the_same(millijoules: float) -> None:
+    """Two decimals of a number that is at least 1: half a percent at most."""
+    assert parse_mj(format_mj(millijoules)) == pytest.approx(millijoules, rel=0.005)

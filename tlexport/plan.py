@@ -80,7 +80,7 @@ def plan_export(profile: Profile, precision: Precision | Literal["auto"], here: 
         )
     steps += [Step("check", p, "onnx.checker, declared tensors, agreement with the checkpoint on every validation image") for p in wanted]
     if here:
-        steps += [Step("measure", p, f"this machine is {profile.name}: latency is measured") for p in wanted]
+        steps += [Step("measure", p, f"this machine is {profile.target}: latency is measured") for p in wanted]
     steps.append(Step("choose", None if precision == "auto" else precision, "within the budget" if precision == "auto" else "as asked"))
     steps.append(Step("write", None, "the bundle"))
     return tuple(steps)

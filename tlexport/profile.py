@@ -1,20 +1,22 @@
-"""Profile: a device and what a model must reach on it. One TOML file a device; every figure carries its source."""
+"""Profile: a device and what a model must reach on it; every figure carries its source.
+
+A profile is written as a TOML file (``profile_file.py`` reads it, with what it extends and the power mode that was asked for).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Annotated, Generic, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, Field, model_validator
 
 from tlexport.artifact import Precision
 from tlexport.errors import UsageError
-from tlexport.recipe import read_toml
 from tlexport.record import Record
-from tlexport.units import parse_bytes, parse_ms
+from tlexport.units import parse_bytes, parse_mj, parse_ms
 
 T = TypeVar("T")
+NAME = r"^[a-z0-9][a-z0-9.-]*$"  # of a profile and of a power mode
 
 
 class Fact(Record, Generic[T]):
@@ -61,6 +63,7 @@ class Budget(Record):
     size: Annotated[str, _quantity(parse_bytes)] | None = Field(None, description="largest model file, such as '8 MB'")
     latency_p95: Annotated[str, _quantity(parse_ms)] | None = Field(None, description="95th percentile for one image, such as '10 ms'")
     memory: Annotated[str, _quantity(parse_bytes)] | None = Field(None, description="largest resident process, such as '300 MB'")
+    energy: Annotated[str, _quantity(parse_mj)] | None = Field(None, description="energy for one image, such as '50 mJ'")
 
     @property
     def size_bytes(self) -> int | None:
@@ -77,6 +80,11 @@ class Budget(Record):
         """Limit in bytes, or None."""
         return parse_bytes(self.memory) if self.memory else None
 
+    @property
+    def energy_mj(self) -> float | None:
+        """Limit in mJ for one image, or None."""
+        return parse_mj(self.energy) if self.energy else None
+
 
 class Int8(Record):
     """How this device's runtime wants its INT8 graph."""
@@ -89,7 +97,9 @@ class Match(Record):
     """How to tell that this machine is that device."""
 
     machine: str = Field(description="platform.machine(), such as x86_64 or aarch64")
-    device_tree: str | None = Field(None, description="text that /proc/device-tree/model contains on the board")
+    device_tree: str | None = Field(None, description="text in /proc/device-tree/model or /proc/device-tree/compatible of the board")
+    cpu: str | None = Field(None, description="text in the 'model name' of /proc/cpuinfo")
+    gpu: Literal["nvidia"] | None = Field(None, description="nvidia: there is a GPU with NVIDIA's driver")
 
 
 class Software(Record):
@@ -102,26 +112,35 @@ class Software(Record):
     tensorrt: Fact[Annotated[str, Field(pattern=r"^\d+\.\d+(\.\d+)*$")]] | None = None
 
 
+Positive = Annotated[float, Field(gt=0)]
+
+
 class Hardware(Record):
     """Figures of the device. Peaks are dense, without sparsity."""
 
     cpu: Fact[str]
     cores: Fact[Annotated[int, Field(ge=1)]]
     memory_mb: Fact[Annotated[int, Field(ge=1)]] = Field(description="10^6 bytes; shared with the GPU on a Jetson")
-    bandwidth_gb_s: Fact[Annotated[float, Field(gt=0)]] | None = Field(None, description="10^9 bytes per second")
+    bandwidth_gb_s: Fact[Positive] | None = Field(None, description="of the memory, 10^9 bytes per second")
     gpu: Fact[str] | None = None
     compute_capability: Fact[Annotated[str, Field(pattern=r"^\d+\.\d+$")]] | None = None
-    fp16_tflops: Fact[Annotated[float, Field(gt=0)]] | None = None
-    int8_tops: Fact[Annotated[float, Field(gt=0)]] | None = None
+    cpu_mhz: Fact[Positive] | None = Field(None, description="highest clock of the cores that are on")
+    gpu_mhz: Fact[Positive] | None = Field(None, description="highest clock of the GPU")
+    fp32_tflops: Fact[Positive] | None = Field(None, description="of the GPU where there is one, else of all cores")
+    fp16_tflops: Fact[Positive] | None = Field(None, description="likewise; left out where FP16 is not computed natively")
+    int8_tops: Fact[Positive] | None = Field(None, description="likewise; left out where there is no 8-bit arithmetic to speak of")
+    power_w: Fact[Positive] | None = Field(None, description="what the board or the module may draw, watts")
 
 
 class Profile(Record):
-    """A target device."""
+    """A target device, in one power mode where it has several: what export follows, and what a bundle carries."""
 
     format: Literal[1] = 1
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")
-    title: str
+    name: str = Field(pattern=NAME, description="the file's name without .toml")
+    mode: str | None = Field(None, pattern=NAME, description="the power mode whose figures these are; None: those of the file itself")
+    title: str = Field(description="what people call the device")
     runtime: Literal["onnxruntime", "tensorrt"]
+    device: Literal["cuda"] | None = Field(None, description="cuda: ONNX Runtime computes on the NVIDIA GPU; left out: on the CPU")
     opset: Fact[Annotated[int, Field(ge=13, le=25)]] = Field(description="opset of the exported graphs")
     input_dtype: Fact[Literal["uint8", "float32"]] = Field(description="type of the image tensor; values are 0..255 either way")
     precisions: Fact[Annotated[tuple[Precision, ...], Field(min_length=1), AfterValidator(_distinct)]] = Field(
@@ -134,6 +153,11 @@ class Profile(Record):
     hardware: Hardware
     budget: Budget
 
+    @property
+    def target(self) -> str:
+        """What to type after ``--target`` for this: ``NAME`` or ``NAME:MODE``."""
+        return f"{self.name}:{self.mode}" if self.mode else self.name
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if "fp32" not in self.precisions.value:
@@ -144,6 +168,8 @@ class Profile(Record):
             raise ValueError("workspace_mb must be there exactly when runtime is 'tensorrt'")
         if (self.runtime == "tensorrt") != (self.software.tensorrt is not None):
             raise ValueError("[software.tensorrt] must be there exactly when runtime is 'tensorrt'")
+        if self.runtime == "tensorrt" and self.device is not None:
+            raise ValueError("device is for runtime 'onnxruntime'; TensorRT runs on the GPU anyway: leave it out")
         if beyond := "; ".join(self._beyond_tensorrt()):
             raise ValueError(beyond)
         return self
@@ -161,8 +187,3 @@ class Profile(Record):
         capability = self.hardware.compute_capability
         if capability is not None and capability.value in NO_INT8 and "int8" in self.precisions.value:
             yield f"precisions: a GPU of compute capability {capability.value} has no INT8 arithmetic; leave out 'int8' and [int8]"
-
-    @classmethod
-    def read_toml(cls, path: Path) -> Profile:
-        """Read profiles/NAME.toml. Raises InvalidFile, naming each wrong key."""
-        return cls.parse(read_toml(path), str(path))

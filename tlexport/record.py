@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Self, get_args
+from typing import Any, NamedTuple, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tlexport.errors import InvalidFile
 from tlexport.files import new_file
+
+
+class Mistake(NamedTuple):
+    """Something that is wrong in plain data."""
+
+    where: tuple[int | str, ...]  # key path; empty for the whole
+    text: str  # what was expected, and what was found
+
+    def __str__(self) -> str:
+        """As errors show it: the key path and the text."""
+        return f"{'.'.join(map(str, self.where)) or '(the whole)'}: {self.text}"
 
 
 class Record(BaseModel):
@@ -30,13 +41,21 @@ class Record(BaseModel):
         Raises:
             InvalidFile: names each wrong key, what was found, what was expected and the nearest known key.
         """
+        checked = cls.check(data)
+        if isinstance(checked, cls):
+            return checked
+        raise InvalidFile(f"{where} is not a valid {cls.__name__.lower()}:\n" + "\n".join(f"  {mistake}" for mistake in checked))
+
+    @classmethod
+    def check(cls, data: Mapping[str, Any]) -> Self | tuple[Mistake, ...]:
+        """Validate plain data: the record, or else everything that is wrong."""
+        if odd := tuple(_not_json(data)):
+            return odd
         try:
             # through JSON, because only there does pydantic's strict mode (no "17" for 17, no 1 for true) take a list for a tuple
             return cls.model_validate_json(json.dumps(data), strict=True)
-        except TypeError as error:
-            raise InvalidFile(f"{where} holds a value that no key takes, such as a date without quotes: {error}") from None
         except ValidationError as error:
-            raise InvalidFile(f"{where} is not a valid {cls.__name__.lower()}:\n" + "\n".join(_explain(cls, error))) from None
+            return tuple(_explain(cls, error))
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -72,6 +91,18 @@ def nearest(word: str, known: list[str]) -> str:
     return f"; did you mean '{close[0]}'?" if close else ""
 
 
+def _not_json(value: object, where: tuple[int | str, ...] = ()) -> Iterator[Mistake]:
+    """The values that JSON, and so every key, does not know: TOML has dates and times."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _not_json(inner, (*where, key))
+    elif isinstance(value, list | tuple):
+        for index, inner in enumerate(value):
+            yield from _not_json(inner, (*where, index))
+    elif not isinstance(value, str | int | float | None):
+        yield Mistake(where, f"no key takes this, a date without quotes perhaps (found {value!s:.60})")
+
+
 def _records_in(annotation: Any) -> list[type[BaseModel]]:
     """The record types inside an annotation such as ``Fact[int] | None`` or ``tuple[Sample, ...]``."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
@@ -89,11 +120,10 @@ def _known_keys(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str
     return [key for record in records for key in record.model_fields]
 
 
-def _explain(model: type[BaseModel], error: ValidationError) -> list[str]:
-    """One line for each thing that is wrong: key path, what was expected, what was found."""
-    lines = []
+def _explain(model: type[BaseModel], error: ValidationError) -> Iterator[Mistake]:
+    """Each thing that is wrong: key path, what was expected, what was found."""
     for item in error.errors(include_url=False):
-        path, found = item["loc"], item["input"]
+        path, found = tuple(part for part in item["loc"] if part != "[key]"), item["input"]
         if item["type"] == "extra_forbidden":
             text = f"unknown key{nearest(str(path[-1]), _known_keys(model, path[:-1]))}"
         elif item["type"] == "missing":
@@ -104,5 +134,4 @@ def _explain(model: type[BaseModel], error: ValidationError) -> list[str]:
                 text = f"a table with the keys {', '.join(_known_keys(model, path))} was expected"
             if not isinstance(found, dict | list):
                 text += f" (found {found!r:.60})"
-        lines.append(f"  {'.'.join(map(str, path)) or '(the whole)'}: {text}")
-    return lines
+        yield Mistake(path, text)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-import platform
 from dataclasses import dataclass
 from pathlib import Path
 
 from tlexport.errors import InvalidFile, UsageError
+from tlexport.machine import Machine, this_machine
 from tlexport.profile import Profile
+from tlexport.profile_file import ProfileFile, read_profile_file
 from tlexport.record import nearest
 
 JETSON = "jetson"  # as a target: the Jetson this runs on
@@ -21,9 +22,14 @@ class Target:
     """What a target name stands for."""
 
     profile: Profile
-    path: Path  # the file it was read from
+    file: ProfileFile  # what it was read from
     here: bool  # this machine is that device
     note: str  # what the user should be told about the choice; empty where there is nothing
+
+    @property
+    def path(self) -> Path:
+        """The file it was read from."""
+        return self.file.path
 
 
 def profile_names() -> tuple[str, ...]:
@@ -41,30 +47,45 @@ def profile_path(name: str) -> Path:
     Raises:
         UsageError: no such profile (with the nearest name), or $TLX_PROFILES names no folder.
     """
-    if name.endswith(".toml"):
-        return Path(name)
-    found = _found()
-    if name not in found:
-        guess = nearest(name, [*found, JETSON])
-        raise UsageError(f"there is no profile {name!r}{guess}", f"known: {', '.join(sorted(found))}; or give the path of a .toml file")
-    return found[name][0]
+    return _paths(name)[0]
+
+
+def load_file(name: str) -> ProfileFile:
+    """Read a profile's file and what it extends.
+
+    Args:
+        name: as for :func:`profile_path`, without a mode.
+
+    Raises:
+        UsageError: no such profile.
+        InvalidFile: a file cannot be read, calls itself by another name than its file does, or extends what is not there.
+    """
+    path = profile_path(name)
+    file = read_profile_file(path, _extended)
+    own = file.written.get("name", path.stem)
+    if isinstance(own, str) and own != path.stem:
+        raise InvalidFile(f"{path} calls itself {own!r}; a profile is found by its file's name", f'write: name = "{path.stem}"')
+    return file
 
 
 def load_profile(name: str) -> Profile:
     """Read a profile.
 
     Args:
-        name: as for :func:`profile_path`.
+        name: ``NAME`` or ``NAME:MODE``, where NAME is as for :func:`profile_path`.
 
     Raises:
-        UsageError: no such profile.
+        UsageError: no such profile, or no such mode of it.
         InvalidFile: the file is not a valid profile, or calls itself by another name than its file does.
     """
-    path = profile_path(name)
-    profile = Profile.read_toml(path)
-    if profile.name != path.stem:
-        raise InvalidFile(f"{path} calls itself {profile.name!r}; a profile is found by its file's name", f'write: name = "{path.stem}"')
-    return profile
+    name, mode = split_mode(name)
+    return load_file(name).profile(mode)
+
+
+def split_mode(name: str) -> tuple[str, str | None]:
+    """``"jetson-nano:5w"`` -> ``("jetson-nano", "5w")``; None for a name or a path alone."""
+    before, colon, mode = name.rpartition(":")
+    return (before, mode) if colon and not name.endswith(".toml") else (name, None)
 
 
 def resolve(name: str, root: Path = Path("/"), machine: str = "") -> Target:
@@ -72,37 +93,57 @@ def resolve(name: str, root: Path = Path("/"), machine: str = "") -> Target:
 
     Args:
         name: a profile's name, the path of a ``.toml`` file, or ``jetson``: the Jetson this runs on, and where it runs on
-            none, or on one without a profile, ``jetson-orin-nano``, which the note then says.
+            none, or on one without a profile, ``jetson-orin-nano``, which the note then says. Each may be followed by
+            ``:MODE``, one of the profile's power modes.
         root: root of the file system that describes this machine.
         machine: this machine's architecture; default what ``platform.machine()`` says.
 
     Raises:
-        UsageError: no such profile, or several fit this Jetson equally well.
+        UsageError: no such profile or mode, or several fit this Jetson equally well.
         InvalidFile: a profile's file is not valid.
     """
-    board, machine = this_board(root), _architecture(machine or platform.machine())
+    here = this_machine(root, machine)
+    name, mode = split_mode(name)
     note = ""
     if name == JETSON and JETSON not in _found():  # a user's own profile of that name comes first
-        name, note = _this_jetson(board, machine)
-    profile, path = load_profile(name), profile_path(name)
-    hidden = [] if name.endswith(".toml") else _found()[name][1:]
+        name, note = _this_jetson(here)
+    file = load_file(name)
+    profile, hidden = file.profile(mode), _paths(name)[1:]
     if hidden:
-        note = f"{note}{'; ' if note else ''}{path} is used; it takes the place of {', '.join(map(str, hidden))}"
-    return Target(profile, path, _is_here(profile, board, machine), note)
+        note = f"{note}{'; ' if note else ''}{file.path} is used; it takes the place of {', '.join(map(str, hidden))}"
+    return Target(profile, file, here.fits(profile.match), note)
 
 
 def is_here(profile: Profile) -> bool:
-    """Whether this machine is the device that a profile describes."""
-    return _is_here(profile, this_board(), _architecture(platform.machine()))
+    """Whether this machine is the device that a profile describes. A power mode is not looked at: it is set on the device."""
+    return this_machine().fits(profile.match)
 
 
-def this_board(root: Path = Path("/")) -> str | None:
-    """What the board calls itself, such as ``NVIDIA Jetson Nano Developer Kit``; None on a machine without a device tree."""
-    try:
-        text = (root / "proc/device-tree/model").read_bytes()
-    except OSError:
-        return None
-    return text.rstrip(b"\0\n").decode("utf-8", errors="replace") or None
+def _paths(name: str) -> list[Path]:
+    """The files of a name, the one that counts first; see :func:`profile_path`."""
+    if name.endswith(".toml"):
+        return [Path(name)]
+    found = _found()
+    if name not in found:
+        guess = nearest(name, [*found, JETSON])
+        raise UsageError(f"there is no profile {name!r}{guess}", f"known: {', '.join(sorted(found))}; or give the path of a .toml file")
+    return found[name]
+
+
+def _extended(text: str, by: Path) -> tuple[Path, str | None]:
+    """The file, and the mode, that ``extends`` names in a file.
+
+    A path is taken from that file's folder. A file that extends its own name means the one whose place it takes.
+    """
+    name, mode = split_mode(text)
+    if name.endswith(".toml"):
+        return by.parent / name, mode
+    paths = _paths(name)
+    if name == by.stem:
+        taken = [path.resolve() for path in paths]
+        after = paths[taken.index(by.resolve()) + 1 :] if by.resolve() in taken else paths
+        return (after or [by])[0], mode
+    return paths[0], mode
 
 
 def _shipped() -> Path:
@@ -127,31 +168,18 @@ def _found() -> dict[str, list[Path]]:
     return found
 
 
-def _architecture(machine: str) -> str:
-    """One name where operating systems differ: Windows says AMD64 and macOS arm64 for what Linux calls x86_64 and aarch64."""
-    return {"amd64": "x86_64", "arm64": "aarch64"}.get(machine.lower(), machine.lower())
-
-
-def _is_here(profile: Profile, board: str | None, machine: str) -> bool:
-    wanted = profile.match
-    return machine == wanted.machine and (wanted.device_tree is None or wanted.device_tree in (board or ""))
-
-
-def _this_jetson(board: str | None, machine: str) -> tuple[str, str]:
+def _this_jetson(here: Machine) -> tuple[str, str]:
     """Name of the profile that ``jetson`` means on this machine, and the note that says so."""
-    if board is None or "Jetson" not in board:
+    if "Jetson" not in (here.board or "") and "nvidia,tegra" not in here.compatible:  # the TX2 calls itself quill
         return DEFAULT_JETSON, f"'{JETSON}' stands for {DEFAULT_JETSON}, because this machine is not a Jetson"
-    fit: dict[str, int] = {}  # "Jetson Nano 2GB" says more about a board than "Jetson Nano": the longer text wins
-    for name in profile_names():
-        profile = load_profile(name)
-        if profile.match.device_tree and _is_here(profile, board, machine):
-            fit[name] = len(profile.match.device_tree)
-    best = [name for name, length in fit.items() if length == max(fit.values())]
+    matches = {name: load_profile(name).match for name in profile_names()}
+    fit = {name: here.fit(match) for name, match in matches.items() if match.device_tree and here.fits(match)}
+    best = [name for name, much in fit.items() if much == max(fit.values())]
     if len(best) > 1:
-        raise UsageError(f"'{JETSON}' could be {' or '.join(best)}: all of them describe {board!r}", f"name one: --target {best[0]}")
+        raise UsageError(f"'{JETSON}' could be {' or '.join(best)}: all of them describe {here.board!r}", f"name one: --target {best[0]}")
     if best:
-        return best[0], f"'{JETSON}' stands for {best[0]}: this is a {board!r}"
+        return best[0], f"'{JETSON}' stands for {best[0]}: this is a {here.board!r}"
     return DEFAULT_JETSON, (
-        f"'{JETSON}' stands for {DEFAULT_JETSON}, because no profile describes this board, {board!r}; "
+        f"'{JETSON}' stands for {DEFAULT_JETSON}, because no profile describes this board, {here.board!r}; "
         f"engines built for one board do not run on another: write a profile for it (docs/profiles.md)"
     )

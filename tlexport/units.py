@@ -43,3 +43,11 @@ def format_bytes(count: float) -> str:
         if count >= scale:
             return f"{count / scale:.2f} {unit}"
     return f"{count:.0f} B"
+
+
+def format_mj(millijoules: float) -> str:
+    """20.0 -> ``"20.00 mJ"``."""
+    for unit, scale in (("J", 1e3), ("mJ", 1.0)):
+        if millijoules >= scale:
+            return f"{millijoules / scale:.2f} {unit}"
+    return f"{1e3 * millijoules:.2f} uJ"

@@ -91,6 +91,12 @@ def check_budget(bundle: Path, measurements: Sequence[Measurement]) -> None:
             f"the budget of {manifest.target} is for {manifest.profile.runtime}, and {measured.runtime} was measured",
             "build and time the engine: sh build_engine.sh in the bundle",
         )
+    gpu = manifest.profile.device is not None
+    if gpu != measured.provider.startswith("CUDA"):
+        raise Unsupported(
+            f"the budget of {manifest.target} is for {'a GPU' if gpu else 'the CPU'}, and {measured.provider} was measured",
+            f"tlx bench {bundle} --check --device {'cuda' if gpu else 'cpu'}",
+        )
     if measured.batch != 1:
         raise UsageError(f"the budget is for one image at a time, and {measured.batch} were measured", "leave out --batch")
     p50, p95 = measured.percentile_ms(50), measured.percentile_ms(95)

@@ -113,6 +113,8 @@ def _write(out: Path, said: dict[str, object]) -> None:
 
 
 def _this_machine() -> Target:
-    """The profile that describes this machine, if it runs ONNX Runtime; else the fallback."""
-    found = [target for target in map(resolve, profile_names()) if target.here and target.profile.runtime == "onnxruntime"]
-    return found[0] if found else resolve(FALLBACK)
+    """The profile that describes this machine, if it runs ONNX Runtime on its CPU; else the fallback."""
+    found = [target for target in map(resolve, profile_names()) if target.here]
+    able = [target for target in found if target.profile.runtime == "onnxruntime" and target.profile.device is None]
+    board = [target for target in able if target.profile.match.device_tree or target.profile.match.cpu]  # says more than a family
+    return next(iter(board or able), None) or resolve(FALLBACK)

@@ -11,8 +11,9 @@ from typing import cast
 from tlexport import __version__, plugins
 from tlexport.bench.environment import usable_cores
 from tlexport.errors import TlxError
+from tlexport.machine import this_machine
 from tlexport.ports import Runtime
-from tlexport.target import profile_names, resolve, this_board
+from tlexport.target import profile_names, resolve
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def doctor() -> list[Finding]:
         *(_runtime(name) for name in plugins.names("runtimes")),
         _cuda(),
         Finding("cpu", True, f"{platform.machine()}, {usable_cores()} usable cores"),
-        Finding("board", True, this_board() or "none: not a board with a device tree", needed=False),
+        Finding("board", True, this_machine().board or "none: not a board with a device tree", needed=False),
         _profiles(),
     ]
 

@@ -84,7 +84,7 @@ def plan(target: Target, wishes: Wishes) -> tuple[Step, ...]:
         engine = target.profile.runtime == "tensorrt"
         why = "its engines are built from the bundle, after the export" if engine else "this machine is not one"
         raise Unsupported(
-            f"--max-latency cannot be held against {target.profile.name}: {why}",
+            f"--max-latency cannot be held against {target.profile.target}: {why}",
             f"leave it out, copy the bundle to the device and run there: {'sh build_engine.sh' if engine else 'tlx bench BUNDLE --check'}",
         )
     return plan_export(target.profile, wishes.precision, measured)
@@ -221,14 +221,14 @@ class _Export:
     def _measured(self, artifact: Artifact, path: Path) -> Measurement | None:
         if not _measurable(self.target):
             return None
-        images = self.folder / "bench.npy"
-        np.save(images, self.val_pixels[:64].astype(self.profile.input_dtype.value), allow_pickle=False)
+        np.save(images := self.folder / "bench.npy", self.val_pixels[:64].astype(self.profile.input_dtype.value), allow_pickle=False)
         with self.progress.task(f"measuring {artifact.precision}", 1) as advance:
             measurement = measure(
                 BenchRequest(
                     what=f"{self.path.name} {artifact.precision}",
                     path=path,
                     runtime="onnxruntime",
+                    device="cuda:0" if self.profile.device else "cpu",
                     threads=self.wishes.threads,
                     artifact_sha256=artifact.sha256,
                     precision=artifact.precision,
@@ -272,7 +272,7 @@ class _Export:
         draft = Manifest.model_construct(
             format=1,
             name=self.path.resolve().name,
-            target=self.profile.name,
+            target=self.profile.target,
             profile=self.profile,
             classes=self.checkpoint.classes,
             preprocess=self.preprocess,

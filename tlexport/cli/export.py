@@ -71,7 +71,7 @@ def command(
         _show_plan(plan(found, wishes), as_json)
         return
     source = checkpoint or latest_checkpoint()
-    path = out or Path("build") / f"{source.resolve().name}-{found.profile.name}"
+    path = out or Path("build") / f"{source.resolve().name}-{found.profile.target.replace(':', '-')}"
     exported = export(source, found, wishes, path, data_root=data, progress=reporter)
     if as_json:
         print_json(exported.to_json())

@@ -1,0 +1,56 @@
+"""The verbs of ``tlx profiles`` that write: a new profile, and the JSON Schema of profiles."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from tlexport.errors import InvalidFile, UsageError
+from tlexport.files import new_file
+from tlexport.profile import NAME
+from tlexport.profile_schema import json_schema
+from tlexport.profile_template import profile_text
+from tlexport.record import read_json
+from tlexport.target import load_profile
+
+
+def new_profile(name: str, parent: str, folder: Path) -> Path:
+    """Write a profile that extends another, to be edited.
+
+    Args:
+        name: of the new profile.
+        parent: ``NAME`` or ``NAME:MODE`` of the profile that it extends.
+        folder: where ``NAME.toml`` goes; made if it is not there.
+
+    Returns:
+        The file.
+
+    Raises:
+        UsageError: not a name; there is no such parent; the file exists.
+    """
+    if not re.fullmatch(NAME, name):
+        raise UsageError(f"{name!r} is no name for a profile", "use lower-case letters, digits, '-' and '.', such as line-3")
+    if parent.endswith(".toml") or "/" in parent:
+        raise UsageError(f"--from takes the name of a profile, and {parent!r} is a path", "copy that file instead")
+    path = folder / f"{name}.toml"
+    text = profile_text(name, load_profile(parent))
+    if path.exists():
+        raise UsageError(f"{path} exists, and is left as it is", "choose another name, or remove it first")
+    with new_file(path) as file:
+        file.write_text(text, encoding="utf-8")
+    return path
+
+
+def write_schema(path: Path) -> None:
+    """Write the JSON Schema of a profile's file; an earlier one there is replaced. Raises UsageError when something else is there."""
+    schema = json_schema()
+    if path.exists():
+        try:
+            known = read_json(path).get("title") == schema["title"]
+        except InvalidFile:
+            known = False
+        if not known:
+            raise UsageError(f"{path} exists and is no schema of profiles; it is left as it is", "choose another --out")
+    with new_file(path) as file:
+        file.write_text(json.dumps(schema, indent=1) + "\n", encoding="utf-8")
