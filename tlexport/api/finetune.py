@@ -40,7 +40,7 @@ from tlexport.train.weights import initial_network, preprocess_for
 from tlexport.train.write_checkpoint import check_place, write_checkpoint
 
 LIBRARIES = ("torch", "torchvision", "numpy", "pillow", "safetensors")
-EVALUATION_BATCH = 32
+EVALUATION_BATCH = 16
 
 
 @dataclass(frozen=True)

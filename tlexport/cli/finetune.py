@@ -118,7 +118,9 @@ def command(
     from tlexport.api.subject import LATEST
     from tlexport.errors import INTERRUPTED
     from tlexport.recipe import Recipe
+    from tlexport.train.memory import keep_freed_memory
 
+    keep_freed_memory()
     reporter = progress(verbose, quiet)
     if out == LATEST:
         raise click.BadParameter(f"{out} is the link to the newest run; give the run a name of its own", param_hint="--out")

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from tlexport.train.fit import Images
 
 KEPT_BYTES = 2 * 10**9  # features above this are computed again for each batch rather than kept in memory
-FEATURE_BATCH = 32  # on two cores no slower than larger ones, which take more memory
+FEATURE_BATCH = 16  # on two cores as fast as any: the activations of more images leave the cache
+GPU_FEATURE_BATCH = 256
 
 
 class FeatureSource:
@@ -93,7 +94,7 @@ class FeatureSource:
             generator = torch.Generator().manual_seed(seed)
             rows = torch.empty((len(share), *self._one(images).shape[1:]))
             done = 0
-            for indices in share.split(FEATURE_BATCH):
+            for indices in share.split(FEATURE_BATCH if self.trunk.device.type == "cpu" else GPU_FEATURE_BATCH):
                 rows[done : done + len(indices)] = self._compute(self._pixels(images, indices), augment, generator).cpu()
                 done += len(indices)
                 advance(len(indices))
