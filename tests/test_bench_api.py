@@ -163,6 +163,16 @@ def test_the_profile_in_the_bundle_counts_not_one_of_its_name(bundle: Path, meas
         check_budget(changed(bundle, tmp_path, name="of-a-file-elsewhere", match={"device_tree": "no such board"}), measured)
 
 
+@pytest.mark.usefixtures("here")
+def test_the_budget_of_a_gpu_is_not_met_by_the_cpu(bundle: Path, measured: list[Measurement], tmp_path: Path) -> None:
+    assert {m.provider for m in measured} == {"CPUExecutionProvider"}
+    with pytest.raises(Unsupported, match="is for a GPU, and CPUExecutionProvider was measured") as error:
+        check_budget(changed(bundle, tmp_path, device="cuda", match={"device_tree": None}), measured)
+    assert "--device cuda" in error.value.hint
+    with pytest.raises(Unsupported, match="is for the CPU, and CUDAExecutionProvider was measured"):
+        check_budget(bundle, [m.model_copy(update={"provider": "CUDAExecutionProvider"}) for m in measured])
+
+
 def test_the_budget_of_another_machine(checkpoint: Path, measured: list[Measurement]) -> None:
     made = exported(checkpoint, "jetson-orin-nano")
     with pytest.raises(Unsupported, match="jetson-orin-nano"):

@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 import pytest
 from commands import Ended, commands, here, process, tree
 
-from tlexport.api.demo import MARKER
+from tlexport.api.demo import MARKER, _this_machine
 from tlexport.bundle import read_manifest
 from tlexport.checkpoint import read_checkpoint
+from tlexport.machine import this_machine
 
 PLACE = "tlx-demo"  # where the demo writes unless it is told otherwise
 ORDER = ["fp32", "fp16", "int8"]
@@ -129,3 +130,18 @@ def test_the_examples_in_the_help_work(name: str, work: Path, capfd: pytest.Capt
         if "--json" in line:
             json.loads(ended.out)
     assert tree(work) == before
+
+
+def test_the_demo_is_made_for_what_says_most_about_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not for the first by name: a profile of this very processor rather than of its family, and one for its CPU."""
+    machine = this_machine()
+    if not machine.cpu:
+        pytest.skip("this system does not name its processor")
+    (tmp_path / "profiles").mkdir()
+    for name, text in {"zz-mine": "", "aa-gpu": 'device = "cuda"\n'}.items():
+        match = (
+            f'extends = "cpu-x86"\nname = "{name}"\n{text}[match]\nmachine = "{machine.architecture}"\ncpu = {json.dumps(machine.cpu)}\n'
+        )
+        (tmp_path / f"profiles/{name}.toml").write_text(match, encoding="utf-8")
+    monkeypatch.setenv("TLX_PROFILES", str(tmp_path / "profiles"))
+    assert _this_machine().profile.name == "zz-mine"

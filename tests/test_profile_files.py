@@ -202,7 +202,7 @@ def test_a_file_that_extends_its_own_name_changes_the_one_it_hides() -> None:
         ({"a": 'extends = "a"'}, ["profiles/a.toml, line 2", "circle", "a -> a"]),
         ({"a": '\nextends = "b"', "b": 'extends = "jetsonnano"'}, ["profiles/b.toml, line 2", "a -> b -> jetsonnano", "'jetson-nano'?"]),
         ({"a": '\nextends = "jetson-orin-nano:75w"'}, ["profiles/a.toml, line 3", "has no mode '75w'; did you mean '7w'?"]),
-        ({"a": 'extends = "nothing.toml"'}, ["profiles/nothing.toml does not exist"]),
+        ({"a": 'extends = "no.toml"'}, ["profiles/a.toml, line 2", "there is no file profiles/no.toml", "a -> no.toml"]),
     ],
 )
 def test_a_parent_that_cannot_be_is_named_with_the_chain(files: Mapping[str, str], parts: list[str]) -> None:
@@ -290,10 +290,13 @@ def test_a_mistake_is_looked_for_in_every_mode() -> None:
     """Each figure is right by itself; the profile is not."""
     write("line", 'extends = "jetson-nano"\nomit = ["modes"]\n[opset]\nvalue = 17\n' + FACT)
     assert "opset 17: the ONNX parser of TensorRT 8.2.1 reads up to 13" in refused("line")
+    write("line", 'extends = "jetson-nano"\n[opset]\nvalue = 17\n' + FACT)
+    assert refused("line").count("opset 17") == 1, "once, and not for every mode"
     write(
         "line", 'extends = "jetson-orin-nano"\n[modes.old]\ntitle = "old"\n[modes.old.hardware.compute_capability]\nvalue = "5.3"\n' + FACT
     )
     assert load_profile("line").name == "line"
+    assert refused("line").count("\n") == 1
     assert "modes.old: precisions: a GPU of compute capability 5.3 has no INT8" in refused("line")
     with pytest.raises(InvalidFile, match=r"5\.3 has no INT8"):
         load_profile("line:old")
@@ -389,7 +392,12 @@ def fits(value: Any, schema: Any, whole: Mapping[str, Any]) -> bool:
         "patternProperties": lambda inner: all(
             fits(one, part, whole) for pattern, part in inner.items() for key, one in value.items() if re.search(pattern, key)
         ),
-        "additionalProperties": lambda allowed: allowed or set(value) <= set(schema.get("properties", {})),
+        "additionalProperties": lambda allowed: (
+            allowed
+            or all(
+                key in schema.get("properties", {}) or any(re.search(p, key) for p in schema.get("patternProperties", {})) for key in value
+            )
+        ),
         **dict.fromkeys(("$schema", "$defs", "title", "description", "default"), lambda _: True),
     }
     return all(checks[keyword](argument) for keyword, argument in sorted(schema.items(), key=lambda item: item[0] != "type"))
@@ -428,6 +436,7 @@ def test_every_shipped_file_fits_the_schema_and_names_it(name: str) -> None:
         'name = "x"\nextends = "cpu-x86"\n[hardware]\ncores = { value = 1.5, source = "the test itself", status = "read" }\n',
         'name = "x"\nextends = "cpu-x86"\n[precisions]\nvalue = ["fp8"]\nsource = "the test itself"\nstatus = "read"\n',
         'name = "x"\nextends = "cpu-x86"\n[modes.a]\ntitle = 5\n',
+        'name = "x"\nextends = "cpu-x86"\n[modes."A B"]\ntitle = "A"\n',
         'name = "x"\nextends = "cpu-x86"\n[modes.a]\ntitle = "A"\nopset = 5\n',
     ],
 )
@@ -453,6 +462,8 @@ def test_the_schema_explains_keys_and_is_written_for_an_editor(capfd: pytest.Cap
     text = json.dumps(json_schema())
     assert '"null"' not in text, "TOML has no null"
     assert "10^9 bytes per second" in text
+    undescribed = [key for key, part in json_schema()["properties"].items() if "description" not in part and "$ref" not in part]
+    assert undescribed == ["format"]
     ended = here(capfd, "profiles", "schema", "-o", f"mine/{FILE}")
     assert (ended.code, ended.out) == (0, f"mine/{FILE}\n")
     assert here(capfd, "profiles", "schema", "-o", f"mine/{FILE}").code == 0, "an older schema is replaced"
@@ -478,13 +489,16 @@ def test_a_new_profile_is_as_its_parent_and_ready_to_be_edited(parent: str, capf
     text = path.read_text(encoding="utf-8")
     assert fits(toml(text), json_schema(), json_schema())
     # all that can be overridden is there: with every comment put in, each figure is the same and has another source
-    full = re.sub(r"^# ?((?:\[|\w+ = ).*)$", r"\1", text, flags=re.MULTILINE)
+    full = re.sub(r"^#(?: ((?:\[\w+\]$|\w+ = ).*)|(#:schema .*))$", r"\1\2", text, flags=re.MULTILINE)
     path.write_text(full, encoding="utf-8")
+    assert "opset.source: String should have at least 8 characters" in refused("line-3"), "a source that was forgotten is no source"
+    path.write_text(full.replace('source = ""', 'source = "the test that wrote it"'), encoding="utf-8")
     changed = load_profile("line-3")
     assert changed.hardware.cores.value == base.hardware.cores.value
-    assert changed.hardware.cores.source != base.hardware.cores.source
-    assert changed.opset.source == changed.hardware.memory_mb.source == changed.hardware.cores.source
+    assert changed.opset.source == changed.hardware.memory_mb.source == changed.hardware.cores.source == "the test that wrote it"
     assert changed.match == base.match
+    assert full.startswith(f"#:schema ./{FILE}\n")
+    assert f"tlx profiles schema -o profiles/{FILE}" in full
 
 
 def test_nothing_is_overwritten(capfd: pytest.CaptureFixture[str]) -> None:

@@ -105,11 +105,11 @@ class Match(Record):
 class Software(Record):
     """What is installed on the device, as far as a model has to fit it."""
 
-    jetpack: Fact[str] | None = None
-    l4t: Fact[str] | None = None
-    python: Fact[str] | None = None
-    cuda: Fact[str] | None = None
-    tensorrt: Fact[Annotated[str, Field(pattern=r"^\d+\.\d+(\.\d+)*$")]] | None = None
+    jetpack: Fact[str] | None = Field(None, description="release of NVIDIA's software for the board")
+    l4t: Fact[str] | None = Field(None, description="release of the system in it, such as 36.5.0")
+    python: Fact[str] | None = Field(None, description="version that the system brings")
+    cuda: Fact[str] | None = Field(None, description="version")
+    tensorrt: Fact[Annotated[str, Field(pattern=r"^\d+\.\d+(\.\d+)*$")]] | None = Field(None, description="version, such as 10.3.0")
 
 
 Positive = Annotated[float, Field(gt=0)]
@@ -118,12 +118,12 @@ Positive = Annotated[float, Field(gt=0)]
 class Hardware(Record):
     """Figures of the device. Peaks are dense, without sparsity."""
 
-    cpu: Fact[str]
-    cores: Fact[Annotated[int, Field(ge=1)]]
+    cpu: Fact[str] = Field(description="in words")
+    cores: Fact[Annotated[int, Field(ge=1)]] = Field(description="CPU cores that are on")
     memory_mb: Fact[Annotated[int, Field(ge=1)]] = Field(description="10^6 bytes; shared with the GPU on a Jetson")
     bandwidth_gb_s: Fact[Positive] | None = Field(None, description="of the memory, 10^9 bytes per second")
-    gpu: Fact[str] | None = None
-    compute_capability: Fact[Annotated[str, Field(pattern=r"^\d+\.\d+$")]] | None = None
+    gpu: Fact[str] | None = Field(None, description="in words")
+    compute_capability: Fact[Annotated[str, Field(pattern=r"^\d+\.\d+$")]] | None = Field(None, description="of an NVIDIA GPU")
     cpu_mhz: Fact[Positive] | None = Field(None, description="highest clock of the cores that are on")
     gpu_mhz: Fact[Positive] | None = Field(None, description="highest clock of the GPU")
     fp32_tflops: Fact[Positive] | None = Field(None, description="of the GPU where there is one, else of all cores")
@@ -139,7 +139,7 @@ class Profile(Record):
     name: str = Field(pattern=NAME, description="the file's name without .toml")
     mode: str | None = Field(None, pattern=NAME, description="the power mode whose figures these are; None: those of the file itself")
     title: str = Field(description="what people call the device")
-    runtime: Literal["onnxruntime", "tensorrt"]
+    runtime: Literal["onnxruntime", "tensorrt"] = Field(description="tensorrt: the engine is built on the device, from the bundle")
     device: Literal["cuda"] | None = Field(None, description="cuda: ONNX Runtime computes on the NVIDIA GPU; left out: on the CPU")
     opset: Fact[Annotated[int, Field(ge=13, le=25)]] = Field(description="opset of the exported graphs")
     input_dtype: Fact[Literal["uint8", "float32"]] = Field(description="type of the image tensor; values are 0..255 either way")

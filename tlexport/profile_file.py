@@ -97,6 +97,8 @@ class ProfileFile:
                 profiles.append(checked)
                 continue
             for mistake in checked:
+                if mode and not mistake.where and _Wrong(self.path, mistake) in wrong:
+                    continue  # wrong without the mode already
                 inside = ("modes", mode, *mistake.where) if mode else mistake.where
                 file = self._holding(inside)
                 if mode and file is None and mistake.where:  # not a figure of the mode: said of the profile itself
@@ -153,6 +155,8 @@ def read_profile_file(path: Path, find: Find, below: tuple[Path, ...] = ()) -> P
         parent_path, mode = find(extends, path)
         if parent_path.resolve() in [file.resolve() for file in (*below, path)]:
             raise UsageError(f"goes in a circle: {names}", "take one of them out")
+        if not parent_path.is_file():
+            raise UsageError(f"there is no file {parent_path}")
         parent = read_profile_file(parent_path, find, (*below, path))
         if mode is not None:
             parent.expect_mode(mode)

@@ -27,7 +27,9 @@ def _partial(record: type[R]) -> type[R]:
         inside = _loosened(field.annotation)
         constrained = Annotated[(inside, *field.metadata)] if field.metadata else inside
         fields[name] = (constrained | None, Field(None, description=field.description))
-    return create_model(record.__name__, __base__=Record, __module__=__name__, **fields)  # type: ignore[return-value]
+    partial = create_model(record.__name__, __base__=Record, __module__=__name__, **fields)
+    partial.__doc__ = record.__doc__  # what the JSON Schema says of the table
+    return partial  # type: ignore[return-value]
 
 
 def _loosened(annotation: Any) -> Any:
@@ -99,6 +101,8 @@ def _for_toml(node: Any, facts: Mapping[str, Any]) -> Any:
         return node
     if "properties" in node:  # whose own keys are names, and "title" is one of them
         node = node | {"properties": {name: _for_toml(inner, facts) for name, inner in node["properties"].items()}}
+    if "patternProperties" in node:
+        node = node | {"additionalProperties": False}
     names = {key: value for key, value in node.items() if key in ("properties", "required", "enum")}
     dropped = ("title", *(["default"] if node.get("default", "") is None else []))
     node = {key: _for_toml(value, facts) for key, value in node.items() if key not in (*names, *dropped)} | names

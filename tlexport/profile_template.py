@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 from tlexport.profile import Fact, Profile
 from tlexport.profile_schema import FILE
 from tlexport.record import Record
 
-SOURCE = "where you read it: a document, or the command on the board"
 
-
-def profile_text(name: str, parent: Profile) -> str:
+def profile_text(name: str, parent: Profile, folder: Path) -> str:
     """A valid file for a device that is as another but for its name.
 
     Its budget is written out, because that is what differs first; its other figures stand in comments with the values that they
@@ -21,43 +20,44 @@ def profile_text(name: str, parent: Profile) -> str:
     Args:
         name: of the new profile.
         parent: what it extends; in one of its power modes, where that is how the device is used.
+        folder: where the file will lie.
     """
     lines = [
-        f"# What is not written here is as in {parent.target}: tlx profiles show {parent.target}",
-        "# How a profile is written: docs/profiles.md of tlexport.",
-        "#",
-        "# For an editor that completes and checks (Taplo, Even Better TOML), take one # from the next line and type:",
-        f"#   tlx profiles schema -o profiles/{FILE}",
         f"##:schema ./{FILE}",
+        "# With one # less in the line above, an editor that knows Taplo (Even Better TOML) completes and checks this file, once you type",
+        f"#   tlx profiles schema -o {folder / FILE}",
+        "#",
+        f"# What is not written here is as in {parent.target}: tlx profiles show {parent.target}",
+        "# How a profile is written: docs/profiles.md of tlexport. Next: tlx profiles check on this file.",
         "",
         f"extends = {_toml(parent.target)}",
         f"name = {_toml(name)}",
         f"title = {_toml(name)} # what people call it",
         "",
-        "# What a model must reach on it. A key that is left out keeps the limit it inherits.",
+        "# Figures that are others on your device: take the # away, write the value, and in source where you found it: a document, or the",
+        "# command on the board; a figure without a source is refused. The status is read, derived (say how) or assumed (say why).",
+        *_commented(parent),
+        "",
+        "# What a model must reach on it. A key that is left out keeps the limit that it inherits.",
         "[budget]",
         *(f"{key} = {_toml(value)}" for key, value in parent.budget.model_dump(exclude_none=True).items()),
         "",
         "# How to tell that a machine is this device; decides whether tlx measures where it exports.",
         "# [match]",
         *(f"# {key} = {_toml(value)}" for key, value in parent.match.model_dump(exclude_none=True).items()),
-        "",
-        "# Figures that are others on your device: take the # away, write the value and where you found it.",
-        "# status is read, derived (say how) or assumed (say why).",
     ]
-    for key, fact in _facts(parent, ""):
-        lines += ["#", f"# [{key}]", f"# value = {_toml(fact.model_dump()['value'])}", f"# source = {_toml(SOURCE)}", '# status = "read"']
+    for table in (parent.software, parent.hardware):
+        if facts := list(_commented(table)):
+            lines += ["", f"# [{type(table).__name__.lower()}]", *facts]
     return "\n".join(lines) + "\n"
 
 
-def _facts(record: Record, prefix: str) -> Iterator[tuple[str, Fact[object]]]:
-    """Every figure of a profile under its key path."""
+def _commented(record: Record) -> Iterator[str]:
+    """A comment for each figure that is directly in a record. Without the # it lacks nothing but its source."""
     for key in type(record).model_fields:
-        value = getattr(record, key)
-        if isinstance(value, Fact):
-            yield prefix + key, value
-        elif isinstance(value, Record):
-            yield from _facts(value, f"{prefix}{key}.")
+        fact = getattr(record, key)
+        if isinstance(fact, Fact):
+            yield f'# {key} = {{ value = {_toml(fact.model_dump()["value"])}, source = "", status = "read" }}'
 
 
 def _toml(value: object) -> str:

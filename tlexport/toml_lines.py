@@ -26,6 +26,7 @@ class KeyLines:
             header = statement.lstrip().startswith("[")
             if header:
                 table = max(paths, key=len)
+                self._lines[table] = start  # rather than an earlier header that only implied it
             for path in paths:
                 self._lines.setdefault(path if header else table + path, start)
             statement, start = "", number + 1

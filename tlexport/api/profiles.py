@@ -34,7 +34,7 @@ def new_profile(name: str, parent: str, folder: Path) -> Path:
     if parent.endswith(".toml") or "/" in parent:
         raise UsageError(f"--from takes the name of a profile, and {parent!r} is a path", "copy that file instead")
     path = folder / f"{name}.toml"
-    text = profile_text(name, load_profile(parent))
+    text = profile_text(name, load_profile(parent), folder)
     if path.exists():
         raise UsageError(f"{path} exists, and is left as it is", "choose another name, or remove it first")
     with new_file(path) as file:
