@@ -11,6 +11,7 @@ from typing import Annotated, Generic, Literal, Self, TypeVar
 from pydantic import AfterValidator, Field, model_validator
 
 from tlexport.artifact import Precision
+from tlexport.calibration import CalibratedModel, Sharpened
 from tlexport.errors import UsageError
 from tlexport.record import Record
 from tlexport.units import parse_bytes, parse_mj, parse_ms
@@ -152,6 +153,8 @@ class Profile(Record):
     software: Software = Software()
     hardware: Hardware
     budget: Budget
+    calibration: tuple[CalibratedModel, ...] = Field((), description="timed on the device itself: tlx profiles calibrate")
+    sharpened: tuple[Sharpened, ...] = Field((), description="from real runs on the device: tlx profiles calibrate --from")
 
     @property
     def target(self) -> str:
@@ -172,6 +175,10 @@ class Profile(Record):
             raise ValueError("device is for runtime 'onnxruntime'; TensorRT runs on the GPU anyway: leave it out")
         if beyond := "; ".join(self._beyond_tensorrt()):
             raise ValueError(beyond)
+        for name, tables in (("calibration", self.calibration), ("sharpened", self.sharpened)):
+            keys = [table.key for table in tables]
+            if twice := next((key for key in keys if keys.count(key) > 1), None):
+                raise ValueError("{} has two tables for {}, {} and {} threads".format(name, *twice))
         return self
 
     def _beyond_tensorrt(self) -> Iterator[str]:

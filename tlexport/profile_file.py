@@ -22,6 +22,7 @@ Table = dict[str, Any]
 Where = tuple[int | str, ...]
 Find = Callable[[str, Path], tuple[Path, str | None]]  # (what `extends` says, the file that says it) -> the file, and its mode
 FACT = ("value", "source", "status")
+OF_ONE_FILE = ("calibration", "sharpened")  # found out on one machine, in one power mode: nothing that extends it is that
 
 
 class _Wrong(NamedTuple):
@@ -78,6 +79,7 @@ class ProfileFile:
             inherited = self.parent._whole()
             if self.parent_mode is not None:
                 inherited = _in_mode(inherited, self.parent_mode)
+            inherited = {key: value for key, value in inherited.items() if key not in OF_ONE_FILE}
             for _, path in self._omitted():
                 inherited = _without(inherited, path)
         return merged(inherited, {key: value for key, value in self.written.items() if key not in ("extends", "omit")})
@@ -181,6 +183,7 @@ def _in_mode(whole: Table, mode: str) -> Table:
     modes = whole.get("modes")
     overlay = modes.get(mode) if isinstance(modes, dict) else None
     keys = dict(overlay) if isinstance(overlay, dict) else {}
+    whole = {key: value for key, value in whole.items() if key not in OF_ONE_FILE}
     title = f"{whole.get('title', '')}, {keys.pop('title', mode)}"
     return merged(_without(whole, ["modes"]), keys) | {"title": title}
 

@@ -83,6 +83,8 @@ def _needed_tables() -> list[tuple[str, list[str]]]:
     """The tables of a profile that have required keys, and which."""
     tables = []
     for name, field in Profile.model_fields.items():
+        if get_origin(field.annotation) is tuple:
+            continue  # a list of tables, each of which says by itself what it needs
         for record in (field.annotation, *get_args(field.annotation)):
             if isinstance(record, type) and issubclass(record, Record) and not issubclass(record, Fact) and _needed(record):
                 tables.append((name, _needed(record)))

@@ -2,34 +2,50 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 Path = tuple[str, ...]
+
+
+class Statement(NamedTuple):
+    """One statement of a TOML text: a key with its value, a table's header, a comment or an empty line."""
+
+    text: str  # with its line ends
+    line: int  # its first
+    header: bool
+    defines: dict[str, Any]  # what the parser makes of it; relative to the last header, where it is none itself
+
+
+def statements(text: str) -> Iterator[Statement]:
+    """The statements of a valid TOML text, in order. One after the other is given to the parser, which says where it ends."""
+    statement, start = "", 1
+    for number, line in enumerate(re.findall(r"[^\n]*\n|[^\n]+", text), 1):
+        statement += line
+        try:
+            defined = tomllib.loads(statement)
+        except tomllib.TOMLDecodeError:  # a string or a list that goes on in the next line
+            continue
+        yield Statement(statement, start, statement.lstrip().startswith("["), defined)
+        statement, start = "", number + 1
 
 
 class KeyLines:
     """The line on which each key of a TOML text is written."""
 
     def __init__(self, text: str) -> None:
-        """Args: text: valid TOML. One statement after the other is given to the parser, which says what the statement defines."""
+        """Args: text: valid TOML."""
         self._lines: dict[Path, int] = {}
         table: Path = ()
-        statement, start = "", 1
-        for number, line in enumerate(text.replace("\r\n", "\n").split("\n"), 1):
-            statement += line + "\n"
-            try:
-                defined = tomllib.loads(statement)
-            except tomllib.TOMLDecodeError:  # a string or a list that goes on in the next line
-                continue
-            paths = list(_paths(defined))
-            header = statement.lstrip().startswith("[")
-            if header:
+        for statement in statements(text):
+            paths = list(_paths(statement.defines))
+            if statement.header:
                 table = max(paths, key=len)
-                self._lines[table] = start  # rather than an earlier header that only implied it
+                self._lines[table] = statement.line  # rather than an earlier header that only implied it
             for path in paths:
-                self._lines.setdefault(path if header else table + path, start)
-            statement, start = "", number + 1
+                self._lines.setdefault(path if statement.header else table + path, statement.line)
 
     def of(self, where: Sequence[int | str]) -> int | None:
         """The line of a key, or else of the nearest table around it that is written out; None when there is none.
