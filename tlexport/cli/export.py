@@ -23,7 +23,13 @@ if TYPE_CHECKING:
     )
 )
 @click.argument("checkpoint", required=False, type=click.Path(path_type=Path))
-@click.option("-t", "--target", required=True, metavar="PROFILE", help="A name from `tlx profiles`, a .toml file, or jetson.")
+@click.option(
+    "-t",
+    "--target",
+    required=True,
+    metavar="PROFILE",
+    help="A name from `tlx profiles`, NAME:MODE for a power mode, a .toml file, or jetson.",
+)
 @click.option(
     "--precision", type=click.Choice(["auto", "fp32", "fp16", "int8"]), default="auto", show_default=True, help="auto: try all, choose one."
 )
