@@ -1,0 +1,142 @@
+"""Calibrates this machine, predicts torchvision's classifiers, and measures them: how far off were the predictions?
+
+    python benchmarks/estimate_networks.py /tmp/networks     # once: export them, FP32 and INT8
+    python benchmarks/estimate.py /tmp/networks
+
+For each precision and number of threads: the layers of probe networks are timed (``tlx profiles calibrate`` does the same), a model
+is fitted, every network is predicted without being run, and then measured in a process of its own, as ``tlx bench`` does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tlexport.api.calibrate import calibrate
+from tlexport.bench.environment import describe
+from tlexport.bench.process import BenchRequest, measure
+from tlexport.device_model import DeviceModel
+from tlexport.errors import TlxError
+from tlexport.estimate.cost import cost_of
+from tlexport.estimate.graph import fused, read
+from tlexport.estimate.layer_times import predict
+from tlexport.files import sha256_of
+from tlexport.target import load_profile
+
+RESULT = Path(__file__).parent / "results" / "estimate.json"
+
+
+def networks(folder: Path, precision: str) -> dict[str, Path]:
+    """Exported networks by name."""
+    ending = ".int8.onnx" if precision == "int8" else ".onnx"
+    files = {path.name.removesuffix(ending): path for path in sorted(folder.glob(f"*{ending}"))}
+    return {name: path for name, path in files.items() if "." not in name}
+
+
+def predictions(files: dict[str, Path], models: Sequence[DeviceModel]) -> dict[str, list[tuple[float, float, float]]]:
+    """Prediction and interval, ms, of each network with each model."""
+    found = {}
+    for name, path in files.items():
+        graph = fused(read(path), layout=True)
+        cost, nodes = cost_of(graph), len(graph.graph.node)
+        answers = [predict(cost, nodes, model) for model in models]
+        found[name] = [(answer.p50_ms, answer.low_ms, answer.high_ms) for answer in answers]
+    return found
+
+
+def measured(path: Path, precision: str, threads: int) -> float:
+    """Median latency, ms, in a fresh process."""
+    request = BenchRequest(
+        what=path.name,
+        path=path,
+        runtime="onnxruntime",
+        threads=threads,
+        artifact_sha256=sha256_of(path),
+        precision=precision,  # type: ignore[arg-type]  # one of the two
+        size_bytes=path.stat().st_size,
+        min_runs=20,
+        min_seconds=0.7,
+    )
+    return measure(request).percentile_ms(50)
+
+
+def summary(rows: dict[str, dict[str, float]]) -> dict[str, float]:
+    """Figures of the issue: shares within 10 and 25 %, coverage of the interval, median error."""
+    errors = np.array([abs(row["predicted_ms"] / row["measured_ms"] - 1) for row in rows.values()])
+    inside = [row["low_ms"] <= row["measured_ms"] <= row["high_ms"] for row in rows.values()]
+    return {
+        "networks": len(rows),
+        "within_10": round(float((errors <= 0.10).mean()), 3),
+        "within_25": round(float((errors <= 0.25).mean()), 3),
+        "median_error": round(float(np.median(errors)), 4),
+        "worst_error": round(float(errors.max()), 3),
+        "interval_covers": round(float(np.mean(inside)), 3),
+    }
+
+
+def run(folder: Path, precision: str, threads: Sequence[int], seconds: float) -> list[dict[str, Any]]:
+    """Calibrate, predict, measure."""
+    models = calibrate(load_profile("cpu-x86"), precision, threads, seconds)  # type: ignore[arg-type]  # one of the two
+    files = networks(folder, precision)
+    predicted = predictions(files, models)
+    results = []
+    for index, model in enumerate(models):
+        rows = {}
+        for name, path in files.items():
+            p50, low, high = predicted[name][index]
+            try:
+                found = measured(path, precision, model.threads)
+            except TlxError as error:
+                print(f"{name} {precision}: {error.message[:200]}", flush=True)
+                continue
+            rows[name] = {"measured_ms": found, "predicted_ms": p50, "low_ms": low, "high_ms": high}
+            print(f"{precision} {model.threads} {name}: {found:.2f} ms, predicted {p50:.2f} ({100 * (p50 / found - 1):+.0f} %)", flush=True)
+        calibration = {"probes": model.probes, "error": model.error, "within_10": model.within_10, "low": model.low, "high": model.high}
+        results.append({"precision": precision, "threads": model.threads, **summary(rows), "calibration": calibration, "rows": rows})
+        print(json.dumps({k: v for k, v in results[-1].items() if k != "rows"}), flush=True)
+    return results
+
+
+def plot(results: list[dict[str, Any]], path: Path) -> None:
+    """Predicted over measured, with a band of 10 %."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, len(results), figsize=(4 * len(results), 4), squeeze=False)
+    for axis, result in zip(axes[0], results, strict=True):
+        found = np.array([[row["measured_ms"], row["predicted_ms"]] for row in result["rows"].values()])
+        ends = np.array([found.min(), found.max()])
+        axis.fill_between(ends, 0.9 * ends, 1.1 * ends, alpha=0.2, label="±10 %")
+        axis.loglog(found[:, 0], found[:, 1], ".", markersize=4)
+        axis.set(title=f"{result['precision']}, {result['threads']} thread(s)", xlabel="measured, ms", ylabel="predicted, ms")
+        axis.legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--precision", nargs="+", default=["fp32", "int8"])
+    parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
+    parser.add_argument("--seconds", type=float, default=300.0)
+    parser.add_argument("--result", type=Path, default=RESULT)
+    options = parser.parse_args()
+    results = []
+    for precision in options.precision:
+        results += run(options.folder, precision, options.threads, options.seconds)
+    environment = describe("cpu").model_dump()
+    what = "predicted and measured latency, ms, of torchvision's classifiers with random weights, batch 1; none was used in calibration"
+    options.result.write_text(json.dumps({"what": what, "environment": environment, "results": results}, indent=1) + "\n", encoding="utf-8")
+    plot(results, options.result.with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,200 @@
+"""What a graph costs: held against torchvision's published figures, against brute force, and against the file itself."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+
+from tlexport.bundle import read_manifest
+from tlexport.errors import InvalidFile, UsageError
+from tlexport.estimate.cost import cost_of
+from tlexport.estimate.graph import fused, read, with_shapes
+from tlexport.estimate.memory import peak_bytes
+from tlexport.estimate.probes import probe
+from tlexport.estimate.shapes import Tensor, infer
+
+
+def graph(nodes: list[onnx.NodeProto], inputs: dict[str, list[int | str]], outputs: list[str], **weights: list[int]) -> onnx.ModelProto:
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in inputs.items()]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs]
+    constants = [numpy_helper.from_array(np.ones(shape, np.float32), name) for name, shape in weights.items()]
+    built = helper.make_graph(nodes, "g", values, ends, constants)
+    return helper.make_model(built, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+CONVOLUTIONS = {  # weight (out, in / groups, height, width), groups, kind, MACs for one 8 x 8 output
+    "conv": ([16, 8, 3, 3], 1, 64 * 16 * 8 * 9),
+    "pointwise": ([16, 8, 1, 1], 1, 64 * 16 * 8),
+    "depthwise": ([8, 1, 3, 3], 8, 64 * 8 * 9),
+    "grouped": ([16, 4, 3, 3], 2, 64 * 16 * 4 * 9),
+}
+
+
+@pytest.mark.parametrize("kind", CONVOLUTIONS)
+def test_kind_and_macs_of_a_convolution(kind: str) -> None:
+    weight, groups, macs = CONVOLUTIONS[kind]
+    pad = weight[2] // 2
+    node = helper.make_node("Conv", ["x", "w", "b"], ["y"], group=groups, pads=[pad] * 4)
+    cost = cost_of(graph([node], {"x": [1, 8, 8, 8]}, ["y"], w=weight, b=[weight[0]]))
+    (layer,) = cost.layers
+    assert (layer.kind, layer.macs) == (kind, macs)
+    assert cost.parameters == np.prod(weight) + weight[0]
+    assert layer.weight_bytes == 4 * cost.parameters
+    assert (layer.input_bytes, layer.output_bytes) == (4 * 8 * 64, 4 * weight[0] * 64)
+
+
+def test_the_1x1_convolutions_of_squeeze_and_excitation_are_told_apart() -> None:
+    pool = helper.make_node("GlobalAveragePool", ["x"], ["m"])
+    squeeze = helper.make_node("Conv", ["m", "w"], ["s"])
+    scale = helper.make_node("Mul", ["x", "s"], ["y"])
+    layers = cost_of(graph([pool, squeeze, scale], {"x": [1, 8, 8, 8]}, ["y"], w=[8, 8, 1, 1])).layers
+    assert [layer.kind for layer in layers] == ["pool", "se", "elementwise"]
+
+
+def test_an_operator_that_no_list_names_is_named_and_counted() -> None:
+    cost = cost_of(graph([helper.make_node("Sin", ["x"], ["y"])], {"x": [1, 4]}, ["y"]))
+    assert cost.unknown == ("Sin",)
+    assert [layer.kind for layer in cost.layers] == ["unknown"]
+
+
+def test_what_depends_on_constants_alone_costs_nothing() -> None:
+    nodes = [helper.make_node("Add", ["w", "w"], ["v"]), helper.make_node("Mul", ["x", "v"], ["y"])]
+    assert [layer.op for layer in cost_of(graph(nodes, {"x": [1, 4]}, ["y"], w=[4])).layers] == ["Mul"]
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_fusing_keeps_the_macs_and_leaves_nothing_unknown(seed: int) -> None:
+    """Every family of probes, so that every operator of torchvision's families; ONNX Runtime's own operators included."""
+    model = probe(seed)
+    plain, whole = cost_of(model), cost_of(fused(model, layout=False))
+    assert whole.macs == plain.macs > 0
+    assert whole.unknown == plain.unknown == ()
+    assert len(whole.layers) <= len(plain.layers)
+    assert cost_of(fused(model, layout=True)).unknown == ()
+
+
+def test_shapes_are_those_that_onnx_runtime_computes() -> None:
+    """The rules for ONNX Runtime's own operators, in every family: the output of the fused graph is what running it gives."""
+    import onnxruntime as ort
+
+    for seed in range(10):
+        model = probe(seed)
+        whole = fused(model, layout=True)
+        name = whole.graph.output[0].name
+        shape = [axis.dim_value for axis in model.graph.input[0].type.tensor_type.shape.dim]
+        session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+        (answer,) = session.run([name], {"image": np.zeros(shape, np.float32)})
+        assert infer(whole)[name].shape == answer.shape
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_a_bundles_models_cost_the_same_macs_and_as_many_bytes_as_they_hold(bundle: Path, precision: str) -> None:
+    model = read_manifest(bundle).model(precision)  # type: ignore[arg-type]  # one of the three
+    cost = cost_of(read(bundle / model.file))
+    assert cost.macs == cost_of(read(bundle / read_manifest(bundle).model("fp32").file)).macs
+    assert 0.8 * model.artifact.size_bytes < cost.weight_bytes <= model.artifact.size_bytes
+    whole = cost_of(fused(read(bundle / model.file), layout=False))
+    assert whole.macs == cost.macs
+    bits = {"fp32": 32, "fp16": 32, "int8": 8}[precision]  # this CPU computes FP16 in FP32
+    assert {layer.bits for layer in whole.layers if layer.kind in ("conv", "depthwise", "pointwise")} == {bits}
+
+
+def test_a_free_batch_is_one_image_and_any_other_free_axis_has_to_be_given() -> None:
+    node = helper.make_node("Relu", ["x"], ["y"])
+    assert cost_of(with_shapes(graph([node], {"x": ["batch", 4]}, ["y"]), {}, "m")).layers[0].output_bytes == 16
+    with pytest.raises(UsageError, match="axis 2 \\(height\\)") as caught:
+        with_shapes(graph([node], {"x": ["batch", 3, "height", 8]}, ["y"]), {}, "m")
+    assert "--shape x=" in caught.value.hint
+    sized = with_shapes(graph([node], {"x": ["batch", 3, "height", 8]}, ["y"]), {"x": [1, 3, 16, 8]}, "m")
+    assert cost_of(sized).layers[0].output_bytes == 4 * 3 * 16 * 8
+    for shapes, part in (({"z": [1]}, "no input 'z'"), ({"x": [1]}, "4 axes"), ({"x": [1, 3, 16, 9]}, "is 8; 9 was given")):
+        with pytest.raises(UsageError, match=part):
+            with_shapes(graph([node], {"x": ["batch", 3, "height", 8]}, ["y"]), shapes, "m")
+
+
+def test_what_is_no_onnx_file_is_refused(tmp_path: Path) -> None:
+    for name, content in {"empty": b"", "text": b"not a model at all"}.items():
+        file = tmp_path / f"{name}.onnx"
+        file.write_bytes(content)
+        with pytest.raises(InvalidFile, match=name):
+            read(file)
+    with pytest.raises(InvalidFile, match="missing"):
+        read(tmp_path / "missing.onnx")
+
+
+def test_shapes_that_contradict_each_other_are_an_error_of_the_file() -> None:
+    wrong = graph([helper.make_node("MatMul", ["x", "w"], ["y"], name="product")], {"x": [1, 4]}, ["y"], w=[5, 2])
+    with pytest.raises(InvalidFile, match="product"):
+        cost_of(wrong)
+
+
+@st.composite
+def dags(draw: st.DrawFn) -> list[tuple[int, list[int]]]:
+    """Nodes as (bytes that they make, earlier nodes that they take); node 0 is the input."""
+    count = draw(st.integers(2, 7))
+    nodes: list[tuple[int, list[int]]] = [(draw(st.integers(1, 50)), [])]
+    for index in range(1, count):
+        nodes.append((draw(st.integers(1, 50)), draw(st.lists(st.integers(0, index - 1), min_size=1, max_size=3, unique=True))))
+    return nodes
+
+
+def brute_force(nodes: list[tuple[int, list[int]]], outputs: set[int]) -> int:
+    """Least peak over every order."""
+    best = None
+    for order in itertools.permutations(range(1, len(nodes))):
+        place = {node: position for position, node in enumerate((0, *order))}
+        if any(place[taken] > place[index] for index, (_, takes) in enumerate(nodes) for taken in takes):
+            continue
+        peak = 0
+        for position, node in enumerate((0, *order)):
+            alive = {
+                made
+                for made in (0, *order)[: position + 1]
+                if made == node or made in outputs or any(place[i] >= position for i, (_, takes) in enumerate(nodes) if made in takes)
+            }
+            peak = max(peak, sum(nodes[made][0] for made in alive))
+        best = peak if best is None else min(best, peak)
+    assert best is not None
+    return best
+
+
+@given(dags())
+def test_peak_memory_is_the_least_over_all_orders(nodes: list[tuple[int, list[int]]]) -> None:
+    taken = {index for _, takes in nodes for index in takes}
+    outputs = set(range(len(nodes))) - taken
+    made = [helper.make_node("Sum", [f"t{i}" for i in takes], [f"t{index}"]) for index, (_, takes) in enumerate(nodes) if index]
+    model = graph(made, {"t0": [nodes[0][0]]}, [f"t{index}" for index in outputs])
+    tensors = {f"t{index}": Tensor((size,), TensorProto.INT8) for index, (size, _) in enumerate(nodes)}
+    assert peak_bytes(model, tensors) == brute_force(nodes, outputs)
+
+
+def test_peak_memory_of_a_chain_is_its_widest_pair() -> None:
+    sizes = [10, 40, 5, 30]
+    made = [helper.make_node("Relu", [f"t{i}"], [f"t{i + 1}"]) for i in range(3)]
+    tensors = {f"t{i}": Tensor((size,), TensorProto.INT8) for i, size in enumerate(sizes)}
+    assert peak_bytes(graph(made, {"t0": [1]}, ["t3"]), tensors) == 50
+
+
+@pytest.mark.slow  # exporting all of torchvision's networks takes minutes
+def test_macs_and_parameters_are_torchvisions_own() -> None:
+    import torch
+    from torchvision import models
+
+    from tests_networks import shell
+
+    wrong = []
+    for name in models.list_models(module=models):
+        weights = next(iter(models.get_model_weights(name)))
+        smallest = min(models.get_model_weights(name), key=lambda entry: entry.meta["_ops"])
+        cost = cost_of(shell(name, int(smallest.transforms().crop_size[0])))
+        if cost.parameters != weights.meta["num_params"] or abs(cost.macs / 1e9 - smallest.meta["_ops"]) > 0.001 + 0.002 * cost.macs / 1e9:
+            wrong.append((name, cost.parameters, weights.meta["num_params"], cost.macs / 1e9, smallest.meta["_ops"]))
+    assert wrong == []
+    assert torch.__version__

@@ -1,0 +1,198 @@
+"""What a graph costs, exactly: multiply-accumulates, bytes and kind of every layer, and the memory that its tensors need."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import onnx
+from onnx import helper
+
+from tlexport.estimate.memory import peak_bytes
+from tlexport.estimate.shapes import Tensor, attributes, infer
+
+Kind = Literal["conv", "pointwise", "depthwise", "grouped", "se", "gemm", "pool", "elementwise", "move", "unknown"]
+
+CONVOLUTIONS = ("Conv", "FusedConv", "NhwcFusedConv", "QLinearConv", "ConvInteger")
+PRODUCTS = ("Gemm", "FusedGemm", "QGemm", "MatMul", "FusedMatMul", "QLinearMatMul", "MatMulInteger")
+POOLS = (
+    *("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "NhwcMaxPool", "ReduceMean", "ReduceMax", "ReduceSum"),
+    *("QLinearAveragePool", "QLinearGlobalAveragePool", "QLinearReduceMean"),
+)
+# operators that only change how the same bytes are seen: no kernel copies anything
+FREE = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Constant", "Shape", "Dropout")
+MOVES = (
+    *("Transpose", "Concat", "QLinearConcat", "Slice", "Split", "Gather", "Pad", "Expand", "Tile", "ReorderInput", "ReorderOutput"),
+    *("DepthToSpace", "SpaceToDepth", "GatherND", "Where"),
+)
+ELEMENTWISE = (
+    *("Add", "Sub", "Mul", "Div", "Pow", "Sqrt", "Abs", "Neg", "Exp", "Erf", "Clip", "Relu", "LeakyRelu", "PRelu", "Sigmoid", "Tanh"),
+    *("HardSigmoid", "HardSwish", "Softmax", "Gelu", "BiasGelu", "FastGelu", "QuickGelu", "LayerNormalization", "Softplus", "Mish"),
+    *("SkipLayerNormalization", "BatchNormalization", "LRN", "Cast", "QuantizeLinear", "DequantizeLinear", "Min", "Max", "BiasSoftmax"),
+    *("QLinearAdd", "QLinearMul", "QLinearSigmoid", "QLinearLeakyRelu", "QLinearSoftmax", "LpNormalization", "Swish"),
+)
+_TYPES = onnx.TensorProto
+WEIGHT_TYPES = (_TYPES.FLOAT, _TYPES.FLOAT16, _TYPES.BFLOAT16, _TYPES.INT8, _TYPES.UINT8, _TYPES.INT32)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One node of a fused graph. A matrix product has the geometry of a 1x1 convolution over its rows."""
+
+    name: str
+    op: str  # the operator; with its domain where that stands for another arrangement of the channels
+    kind: Kind
+    bits: int  # of the type that it computes in: 32, 16, 8
+    macs: int
+    weight_bytes: int
+    input_bytes: int  # activations read
+    output_bytes: int
+    rows: int = 0  # output pixels, or rows of a product, over the whole batch
+    width: int = 0  # output pixels of one image row
+    inner: int = 0  # input channels of one group
+    outer: int = 0  # output channels
+    groups: int = 0
+    kernel: int = 0  # area of the kernel
+    stride: int = 0
+    activation: str = ""  # what is fused behind it
+    inner_axis: int = 0  # length of the last axis, which is what a copying or normalising kernel walks along
+
+
+@dataclass(frozen=True)
+class GraphCost:
+    """What a whole graph costs for one image, at the shapes of its inputs."""
+
+    layers: tuple[Layer, ...]
+    macs: int
+    parameters: int  # trained numbers; statistics of a normalisation are not counted
+    weight_bytes: int
+    peak_activation_bytes: int  # what the tensors alive at the worst moment take, in the best order of execution
+    unknown: tuple[str, ...]  # operators that the model of costs does not know
+
+    @property
+    def by_kind(self) -> dict[str, int]:
+        """MACs of each kind."""
+        total: Counter[str] = Counter()
+        for layer in self.layers:
+            total[layer.kind] += layer.macs
+        return dict(total)
+
+
+def cost_of(model: onnx.ModelProto) -> GraphCost:
+    """Cost of a graph as it stands; give it the fused graph (see :func:`tlexport.estimate.graph.fused`) for fused layers.
+
+    Raises:
+        InvalidFile: the shapes contradict each other or depend on values.
+    """
+    tensors = infer(model)
+    layers = tuple(_layer(node, tensors) for node in model.graph.node if _costs(node, tensors))
+    return GraphCost(
+        layers,
+        macs=sum(layer.macs for layer in layers),
+        parameters=count_parameters(model),
+        weight_bytes=sum(tensors[i.name].bytes for i in model.graph.initializer),
+        peak_activation_bytes=peak_bytes(model, tensors),
+        unknown=tuple(sorted({layer.op for layer in layers if layer.kind == "unknown"})),
+    )
+
+
+def count_parameters(model: onnx.ModelProto) -> int:
+    """Numbers in the weights of a graph, of any type that weights have.
+
+    Not counted: running statistics of BatchNormalization, single numbers, and the scales and zero points of a quantized graph.
+    """
+    constants = {i.name: math.prod(i.dims) for i in model.graph.initializer if i.data_type in WEIGHT_TYPES}
+    counted: set[str] = set()
+    for node in model.graph.node:
+        most = {"BatchNormalization": 3, "QuantizeLinear": 0, "DequantizeLinear": 1}.get(node.op_type, len(node.input))
+        counted.update(name for name in node.input[:most] if constants.get(name, 0) > 1)
+    return sum(constants[name] for name in counted)
+
+
+def _costs(node: onnx.NodeProto, tensors: Mapping[str, Tensor]) -> bool:
+    """Whether a node computes anything when the graph runs."""
+    return node.op_type not in FREE and not all(tensors[name].constant for name in node.output if name)
+
+
+def kind_of(op: str) -> Kind:
+    """Kind of an operator without weights; ``unknown`` for one that no list names."""
+    if op in POOLS:
+        return "pool"
+    if op in MOVES:
+        return "move"
+    return "elementwise" if op in ELEMENTWISE else "unknown"
+
+
+def _layer(node: onnx.NodeProto, tensors: Mapping[str, Tensor]) -> Layer:
+    options = attributes(node)
+    outputs = [tensors[name] for name in node.output if name]
+    inputs = [tensors[name] for name in node.input if name]
+    common: dict[str, Any] = {
+        "name": node.name or node.output[0],
+        "op": f"{node.domain}.{node.op_type}" if node.domain.endswith("nchwc") else node.op_type,
+        "weight_bytes": sum(t.bytes for t in inputs if t.constant),
+        "input_bytes": sum(t.bytes for t in inputs if not t.constant),
+        "output_bytes": sum(t.bytes for t in outputs),
+        "inner_axis": outputs[0].shape[-1] if outputs[0].shape else 1,
+    }
+    if node.op_type in CONVOLUTIONS:
+        return Layer(**common, **_convolution(node, options, tensors))
+    if node.op_type in PRODUCTS:
+        return Layer(**common, **_product(node, options, tensors))
+    first = next((t for t in inputs if not t.constant), outputs[0])
+    bits = 8 * helper.tensor_dtype_to_np_dtype(first.dtype).itemsize
+    area = math.prod(options.get("kernel_shape", ())) or 1
+    return Layer(**common, kind=kind_of(node.op_type), bits=bits, macs=0, kernel=area, rows=math.prod(outputs[0].shape))
+
+
+def _convolution(node: onnx.NodeProto, options: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    weight = tensors[node.input[3 if node.op_type == "QLinearConv" else 1]]
+    outer, inner, *kernel = weight.shape
+    groups = options.get("group", 1)
+    shape = tensors[node.output[0]].shape
+    channels_last = bool(options.get("channels_last")) or node.op_type == "NhwcFusedConv"
+    sizes = shape[1:-1] if channels_last else shape[2:]
+    rows, area = shape[0] * math.prod(sizes), math.prod(kernel)
+    kind: Kind = "conv"
+    if groups > 1:
+        kind = "depthwise" if inner == 1 and groups == outer else "grouped"
+    elif area == 1:
+        kind = "se" if math.prod(sizes) == 1 else "pointwise"
+    return {
+        "kind": kind,
+        "bits": 8 * helper.tensor_dtype_to_np_dtype(weight.dtype).itemsize,
+        "macs": rows * outer * inner * area,
+        "rows": rows,
+        "width": sizes[-1],
+        "inner": inner,
+        "outer": outer,
+        "groups": groups,
+        "kernel": area,
+        "stride": max(options.get("strides") or [1]),
+        "activation": str(options.get("activation", "")),
+    }
+
+
+def _product(node: onnx.NodeProto, options: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    second = tensors[node.input[3 if node.op_type in ("QGemm", "QLinearMatMul") else 1]]
+    first, output = tensors[node.input[0]], tensors[node.output[0]]
+    inner = first.shape[-2] if options.get("transA") else first.shape[-1]
+    outer = output.shape[-1]
+    # a product with a constant is one gemm over all rows; one of two activations is as many as there are heads and windows
+    groups = 1 if second.constant else math.prod(output.shape[:-2])
+    rows = output.elements // (outer * groups)
+    return {
+        "kind": "gemm",
+        "bits": 8 * helper.tensor_dtype_to_np_dtype(second.dtype).itemsize,
+        "macs": output.elements * inner,
+        "rows": rows,
+        "width": rows,
+        "inner": inner,
+        "outer": outer,
+        "groups": groups,
+        "kernel": 1,
+        "stride": 1,
+    }

@@ -1,0 +1,173 @@
+"""From timed layers to a model of a device: for each kind of layer a line through its costs, and a smooth correction of it.
+
+The line (time = start + MACs, activation bytes and weight bytes, each at a rate of its own, none negative) is what extrapolates. The
+correction is a Gaussian process (Rasmussen and Williams 2006, algorithm 2.1) on the logarithm of what the line leaves over; it falls
+back to the line away from what was timed.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.linalg import cho_factor, cho_solve
+from scipy.optimize import nnls
+
+from tlexport.device_model import LayerModel
+from tlexport.estimate.cost import GraphCost, Layer
+
+Numbers = npt.NDArray[np.float64]
+Lengths = tuple[Numbers, float, float]  # length scales, spread, noise
+
+MOST_ROWS = 350  # of one kind: the correction's cost grows with the cube of it
+LENGTH_ROWS = 160  # of them, those that the length scales are found with
+FEWEST_ROWS = 12  # of which a kind is told apart from its like
+WEIGHTED = ("conv", "pointwise", "depthwise", "grouped", "se", "gemm")
+LEAST_US = 0.3  # no layer is shorter: the profiler counts whole microseconds
+CHEAP = ("", "Relu", "Clip")  # activations that a convolution applies at no cost to speak of
+
+
+@dataclass(frozen=True)
+class Row:
+    """A layer inside a network, and its time."""
+
+    group: str
+    costs: tuple[float, ...]  # what the line adds up
+    features: tuple[float, ...]  # what the correction looks at, base-2 logarithms
+    us: float
+
+
+def group_of(layer: Layer) -> str:
+    """Layers that one model describes."""
+    return f"{layer.kind}/{layer.op}"
+
+
+def costs_of(layer: Layer) -> tuple[float, ...]:
+    """The terms of the line: 1, 10^6 MACs, 10^6 bytes of activations, 10^6 bytes of weights."""
+    return 1.0, layer.macs / 1e6, (layer.input_bytes + layer.output_bytes) / 1e6, layer.weight_bytes / 1e6
+
+
+def features_of(layer: Layer, resident: float) -> tuple[float, ...]:
+    """What decides how fast a layer of a kind is.
+
+    Args:
+        layer: the layer.
+        resident: bytes that the whole network works on: whether its weights are still in the cache when they are needed again.
+    """
+    if layer.kind in WEIGHTED:
+        sizes = (layer.rows, layer.width, layer.inner, layer.outer, layer.groups, layer.kernel, layer.stride, resident)
+        fused = 0.0 if layer.activation in CHEAP else 1.0
+        joined = 1.0 if layer.input_bytes > 1.5 * layer.output_bytes and layer.kind == "pointwise" else 0.0
+        return (*(float(np.log2(max(1, size))) for size in sizes), fused, joined)
+    sizes = (layer.input_bytes, layer.output_bytes, layer.inner_axis, layer.kernel, resident)
+    return tuple(float(np.log2(max(1, size))) for size in sizes)
+
+
+def resident_bytes(cost: GraphCost) -> float:
+    """Bytes that a network touches in every run."""
+    return cost.weight_bytes + cost.peak_activation_bytes
+
+
+def rows_of(cost: GraphCost, node_us: Mapping[str, float]) -> list[Row]:
+    """The timed layers of a network."""
+    resident = resident_bytes(cost)
+    return [
+        Row(group_of(layer), costs_of(layer), features_of(layer, resident), max(LEAST_US, node_us[layer.name]))
+        for layer in cost.layers
+        if layer.name in node_us
+    ]
+
+
+@dataclass(frozen=True)
+class KindModel:
+    """A fitted line and its correction."""
+
+    line: Numbers  # (cost,) µs for each unit of a cost
+    scales: Numbers  # (feature,) length over which times are alike
+    spread: float  # standard deviation of the correction, in natural logarithms
+    noise: float  # of one timed layer, likewise
+    points: Numbers  # (row, feature)
+    weights: Numbers  # (row,)
+
+    @classmethod
+    def from_record(cls, record: LayerModel) -> KindModel:
+        """As it was written."""
+        line, scales, weights = (np.array(values) for values in (record.line, record.scales, record.weights))
+        return cls(line, scales, record.spread, record.noise, np.array(record.points), weights)
+
+    def to_record(self) -> LayerModel:
+        """For the file; six digits are more than any timing has."""
+        points = tuple(tuple(round(float(value), 4) for value in point) for point in self.points)
+        line, scales, weights = (tuple(float(f"{value:.6g}") for value in v) for v in (self.line, self.scales, self.weights))
+        return LayerModel.model_validate(
+            {"line": line, "scales": scales, "spread": self.spread, "noise": self.noise, "points": points, "weights": weights}
+        )
+
+    def log_us(self, costs: Numbers, features: Numbers) -> Numbers:
+        """Natural logarithm of the time of layers: (layer, cost), (layer, feature) -> (layer,)."""
+        base = np.log(np.maximum(costs @ self.line, LEAST_US))
+        correction: Numbers = _kernel(features, self.points, self.scales, self.spread) @ self.weights
+        return np.asarray(base + correction, dtype=np.float64)
+
+
+def fit_kind(rows: Sequence[Row], lengths: Lengths | None = None) -> KindModel:
+    """Fit one kind's model; ``lengths`` from an earlier fit of the same kind save most of the time."""
+    costs, features = np.array([row.costs for row in rows]), np.array([row.features for row in rows])
+    times = np.array([row.us for row in rows])
+    line, _ = nnls(costs / times[:, None], np.ones(len(rows)))  # relative errors
+    left = np.log(times) - np.log(np.maximum(costs @ line, LEAST_US))
+    few = np.random.default_rng(0).permutation(len(rows))[:LENGTH_ROWS]
+    scales, spread, noise = lengths or _lengths(features[few], left[few])
+    matrix = _kernel(features, features, scales, spread) + noise**2 * np.eye(len(rows))
+    weights = cho_solve(cho_factor(matrix), left)
+    return KindModel(line, scales, spread, noise, features, weights)
+
+
+def _kernel(a: Numbers, b: Numbers, scales: Numbers, spread: float) -> Numbers:
+    """Matérn covariance with ν = 3/2 (Rasmussen and Williams 2006, equation 4.17)."""
+    a, b = a / scales, b / scales
+    distance = np.sqrt(np.maximum(0, (a**2).sum(1)[:, None] + (b**2).sum(1)[None] - 2 * a @ b.T)) * np.sqrt(3)
+    return np.asarray(spread**2 * (1 + distance) * np.exp(-distance), dtype=np.float64)
+
+
+def _lengths(features: Numbers, left: Numbers) -> Lengths:
+    """Length scales, spread and noise that make the rows likeliest (scikit-learn's optimiser)."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.gaussian_process import GaussianProcessRegressor
+    from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
+
+    width = features.shape[1]
+    kernel = ConstantKernel(0.1, (1e-3, 10)) * Matern([3.0] * width, (0.3, 60), nu=1.5) + WhiteKernel(0.005, (1e-4, 0.3))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # a feature that never changes has no length to converge to
+        found = GaussianProcessRegressor(kernel).fit(features, left).kernel_
+    return np.asarray(found.k1.k2.length_scale), float(np.sqrt(found.k1.k1.constant_value)), float(np.sqrt(found.k2.noise_level))
+
+
+def thin(rows: Sequence[Row], most: int = MOST_ROWS) -> list[Row]:
+    """At most so many rows, spread over all of them."""
+    if len(rows) <= most:
+        return list(rows)
+    return [rows[int(index)] for index in np.random.default_rng(0).permutation(len(rows))[:most]]
+
+
+def fit_layers(rows: Sequence[Row], known: Mapping[str, KindModel] | None = None) -> dict[str, KindModel]:
+    """A model for each group with enough rows, and one for each kind, for groups that were never timed.
+
+    Args:
+        rows: timed layers.
+        known: models of an earlier fit, whose length scales are kept.
+    """
+    by_group: dict[str, list[Row]] = {}
+    for row in rows:
+        by_group.setdefault(row.group, []).append(row)
+        by_group.setdefault(row.group.partition("/")[0], []).append(row)
+    fitted = {}
+    for group, found in sorted(by_group.items()):
+        before = (known or {}).get(group)
+        if len(found) >= FEWEST_ROWS:
+            fitted[group] = fit_kind(thin(found), (before.scales, before.spread, before.noise) if before else None)
+    return fitted

@@ -1,0 +1,124 @@
+"""A device's model: from the layers of a network to the time of a run, with an interval."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import nnls
+
+from tlexport.device_model import DeviceModel
+from tlexport.errors import StepFailed
+from tlexport.estimate.cost import GraphCost
+from tlexport.estimate.fit import WEIGHTED, KindModel, Numbers, Row, costs_of, features_of, fit_layers, group_of, resident_bytes, rows_of
+from tlexport.measurement import Environment
+
+FOLDS = 5
+FEWEST_PROBES = 20
+COVERED = 0.8  # share of networks that the interval is to hold
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A timed network."""
+
+    rows: tuple[Row, ...]
+    nodes: int  # that run, free ones included
+    whole_us: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A network's time on a device."""
+
+    p50_ms: float
+    low_ms: float
+    high_ms: float
+    unknown: tuple[str, ...]  # operators that were never timed: taken for what moves as many bytes, and the interval widened
+
+
+def probe_of(cost: GraphCost, nodes: int, node_us: Mapping[str, float], whole_us: float) -> Probe:
+    """A timed network, its layers turned into rows."""
+    return Probe(tuple(rows_of(cost, node_us)), nodes, whole_us)
+
+
+def fit_device(probes: Sequence[Probe], precision: str, threads: int, environment: Environment) -> DeviceModel:
+    """Fit all kinds, and find by cross-validation how far off the whole is.
+
+    Raises:
+        StepFailed: too few probes to say anything.
+    """
+    if len(probes) < FEWEST_PROBES:
+        raise StepFailed(f"only {len(probes)} probe networks were timed; {FEWEST_PROBES} are needed", "give it more time: --seconds 300")
+    kinds = fit_layers([row for probe in probes for row in probe.rows])
+    sums = _left_out(probes, kinds)
+    measured = np.array([probe.whole_us for probe in probes])
+    terms = np.stack([sums, np.array([probe.nodes for probe in probes]), np.ones(len(probes))], axis=1)
+    whole, _ = nnls(terms / measured[:, None], np.ones(len(probes)))
+    ratios = measured / (terms @ whole)
+    low, high = np.quantile(ratios, [(1 - COVERED) / 2, (1 + COVERED) / 2])
+    errors = np.abs(1 / ratios - 1)
+    return DeviceModel(
+        runtime="onnxruntime",
+        precision=precision,
+        threads=threads,
+        kinds={group: kind.to_record() for group, kind in kinds.items()},
+        whole=(float(whole[0]), float(whole[1]), float(whole[2])),
+        low=min(1.0, float(low)),
+        high=max(1.0, float(high)),
+        error=float(np.median(errors)),
+        within_10=float((errors <= 0.1).mean()),
+        probes=len(probes),
+        environment=environment,
+    )
+
+
+def _left_out(probes: Sequence[Probe], kinds: Mapping[str, KindModel]) -> Numbers:
+    """The summed layers of each probe, µs, as a model says that has not seen it: (probe,)."""
+    sums = np.empty(len(probes))
+    for fold in range(FOLDS):
+        others = [row for index, probe in enumerate(probes) if index % FOLDS != fold for row in probe.rows]
+        model = fit_layers(others, kinds)
+        for index in range(fold, len(probes), FOLDS):
+            sums[index] = sum(_times(probes[index].rows, model))
+    return sums
+
+
+def _times(rows: Sequence[Row], kinds: Mapping[str, KindModel]) -> list[float]:
+    """Time of each layer, µs, group by group."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row.group, []).append(row)
+    times = []
+    for group, members in groups.items():
+        model = _model_for(group, kinds)
+        if model is None:
+            continue
+        costs, features = np.array([row.costs for row in members]), np.array([row.features for row in members])
+        times += list(np.exp(model.log_us(costs, features)))
+    return times
+
+
+def _model_for(group: str, kinds: Mapping[str, KindModel]) -> KindModel | None:
+    """The model of a group, else that of its kind, else that of what moves bytes."""
+    kind = group.partition("/")[0]
+    return kinds.get(group) or kinds.get(kind) or (kinds.get("elementwise") if kind not in WEIGHTED else kinds.get("conv"))
+
+
+def predict(cost: GraphCost, nodes: int, model: DeviceModel) -> Prediction:
+    """Time of a network on the device.
+
+    Args:
+        cost: of the graph as the device's runtime fuses it.
+        nodes: that it has.
+        model: of the device.
+    """
+    kinds = {group: KindModel.from_record(record) for group, record in model.kinds.items()}
+    resident = resident_bytes(cost)
+    rows = [Row(group_of(layer), costs_of(layer), features_of(layer, resident), 0.0) for layer in cost.layers]
+    total = float(np.array([sum(_times(rows, kinds)), nodes, 1.0]) @ np.array(model.whole)) * model.sharpened / 1e3
+    strange = [layer for layer in cost.layers if group_of(layer) not in kinds and layer.kind not in kinds]
+    wider = 1 + len(strange) / max(1, len(cost.layers))
+    unknown = tuple(sorted({layer.op for layer in strange} | set(cost.unknown)))
+    return Prediction(total, total * model.low / wider, total * model.high * wider, unknown)

@@ -1,0 +1,229 @@
+"""Shapes and types of every tensor of a graph, those of ONNX Runtime's own operators included."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper, shape_inference
+
+from tlexport.errors import InvalidFile
+
+Shape = tuple[int, ...]
+Attributes = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """What is known of a tensor before anything runs."""
+
+    shape: Shape
+    dtype: int  # onnx.TensorProto.FLOAT, ...
+    constant: bool = False
+
+    @property
+    def elements(self) -> int:
+        """Product of the axes; 1 for a scalar."""
+        return math.prod(self.shape)
+
+    @property
+    def bytes(self) -> int:
+        """Size in memory, bytes."""
+        return self.elements * helper.tensor_dtype_to_np_dtype(self.dtype).itemsize
+
+
+def attributes(node: onnx.NodeProto) -> dict[str, Any]:
+    """Attributes of a node by name; texts are decoded."""
+    values = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    return {name: value.decode() if isinstance(value, bytes) else value for name, value in values.items()}
+
+
+def infer(model: onnx.ModelProto) -> dict[str, Tensor]:
+    """Every tensor of a graph whose inputs have fixed shapes.
+
+    Standard operators are asked one by one (``onnx.shape_inference.infer_node_outputs``); ONNX Runtime's own follow the rules
+    below, after its docs/ContribOperators.md. A node of an operator that neither knows gives what its first input is.
+
+    Raises:
+        InvalidFile: a node contradicts its inputs.
+    """
+    found: dict[str, Tensor] = {}
+    data = {i.name: i for i in model.graph.initializer}
+    for initializer in model.graph.initializer:
+        found[initializer.name] = Tensor(tuple(initializer.dims), initializer.data_type, constant=True)
+    for value in model.graph.input:
+        kind = value.type.tensor_type
+        found.setdefault(value.name, Tensor(tuple(axis.dim_value for axis in kind.shape.dim), kind.elem_type))
+    opsets = list(model.opset_import)
+    for node in model.graph.node:
+        if node.op_type == "Constant" and node.attribute[0].name == "value":
+            data[node.output[0]] = node.attribute[0].t
+        standard = node.domain in ("", "ai.onnx") and onnx.defs.has(node.op_type)
+        outputs = _standard(node, found, data, opsets, model.ir_version) if standard else _contributed(node, found)
+        found.update({name: tensor for name, tensor in zip(node.output, outputs, strict=False) if name})
+    return found
+
+
+def _standard(
+    node: onnx.NodeProto,
+    found: Mapping[str, Tensor],
+    data: Mapping[str, onnx.TensorProto],
+    opsets: list[onnx.OperatorSetIdProto],
+    ir_version: int,
+) -> list[Tensor]:
+    version = next((o.version for o in opsets if o.domain in ("", "ai.onnx")), 1)
+    schema = onnx.defs.get_schema(node.op_type, version)
+    types = {name: helper.make_tensor_type_proto(found[name].dtype, found[name].shape) for name in node.input if name}
+    # only what an operator could read as a shape: weights would be copied for nothing
+    small = {name: data[name] for name in node.input if name in data and math.prod(data[name].dims) <= 1024}
+    try:
+        inferred = shape_inference.infer_node_outputs(schema, node, types, small, opset_imports=opsets, ir_version=ir_version)
+    except (shape_inference.InferenceError, RuntimeError) as error:
+        raise InvalidFile(f"node {node.name or node.op_type} contradicts its inputs: {str(error).splitlines()[0]}") from None
+    constant = node.op_type == "Constant" or (bool(types) and all(found[name].constant for name in types))
+    tensors = []
+    for name in node.output:
+        kind = inferred[name].tensor_type if name in inferred else None
+        if kind is None or any(not axis.HasField("dim_value") for axis in kind.shape.dim):
+            if name:
+                raise InvalidFile(f"the shape of {name}, which {node.op_type} gives, depends on values and not on shapes alone")
+            tensors.append(Tensor((), onnx.TensorProto.FLOAT))
+            continue
+        tensors.append(Tensor(tuple(axis.dim_value for axis in kind.shape.dim), kind.elem_type, constant))
+    return tensors
+
+
+def _contributed(node: onnx.NodeProto, found: Mapping[str, Tensor]) -> list[Tensor]:
+    given = [found.get(name) for name in node.input]
+    options = attributes(node)
+    rule = _RULES.get(node.op_type, _like_first)
+    tensor = rule(given, options)
+    return [tensor] * len(node.output)
+
+
+Given = Sequence[Tensor | None]
+
+
+def need(given: Given, index: int) -> Tensor:
+    """The input at a place, which has to be there. Raises InvalidFile."""
+    tensor = given[index] if index < len(given) else None
+    if tensor is None:
+        raise InvalidFile(f"a node has no input {index}, which its operator needs")
+    return tensor
+
+
+def _like_first(given: Given, options: Attributes) -> Tensor:
+    first = need(given, 0)
+    return Tensor(first.shape, first.dtype)
+
+
+def windows(shape: Shape, kernel: Sequence[int], options: Attributes, spatial: slice) -> Shape:
+    """Spatial output shape of a convolution or pooling (ONNX specification, operator Conv)."""
+    sizes = shape[spatial]
+    rank = len(kernel)
+    strides = options.get("strides") or [1] * rank
+    dilations = options.get("dilations") or [1] * rank
+    pads = options.get("pads") or [0] * (2 * rank)
+    divide = (lambda a, b: -(-a // b)) if options.get("ceil_mode") else (lambda a, b: a // b)
+    if str(options.get("auto_pad", "NOTSET")).startswith("SAME"):
+        return tuple(-(-size // stride) for size, stride in zip(sizes, strides, strict=True))
+    axes = zip(sizes, kernel, strides, dilations, pads[:rank], pads[rank:], strict=True)
+    return tuple(divide(size + low + high - dilation * (k - 1) - 1, stride) + 1 for size, k, stride, dilation, low, high in axes)
+
+
+def _spatial(options: Attributes) -> slice:
+    return slice(1, -1) if options.get("channels_last") else slice(2, None)
+
+
+def _arranged(batch: int, channels: int, sizes: Shape, options: Attributes) -> Shape:
+    return (batch, *sizes, channels) if options.get("channels_last") else (batch, channels, *sizes)
+
+
+def _conv(x: Tensor, w: Tensor, options: Attributes, dtype: int) -> Tensor:
+    sizes = windows(x.shape, w.shape[2:], options, _spatial(options))
+    return Tensor(_arranged(x.shape[0], w.shape[0], sizes, options), dtype)
+
+
+def _pool(given: Given, options: Attributes) -> Tensor:
+    x = need(given, 0)
+    sizes = windows(x.shape, options["kernel_shape"], options, _spatial(options))
+    return Tensor(_arranged(x.shape[0], _channels(x, options), sizes, options), x.dtype)
+
+
+def _channels(x: Tensor, options: Attributes) -> int:
+    return x.shape[-1] if options.get("channels_last") else x.shape[1]
+
+
+def _global_pool(given: Given, options: Attributes) -> Tensor:
+    x = need(given, 0)
+    return Tensor(_arranged(x.shape[0], _channels(x, options), (1,) * (len(x.shape) - 2), options), x.dtype)
+
+
+def _broadcast(first: int, second: int) -> Callable[[Given, Attributes], Tensor]:
+    def rule(given: Given, options: Attributes) -> Tensor:
+        a, b = need(given, first), need(given, second)
+        return Tensor(np.broadcast_shapes(a.shape, b.shape), a.dtype)
+
+    return rule
+
+
+def _concat(given: Given, options: Attributes) -> Tensor:
+    parts = [need(given, index) for index in range(2, len(given), 3)]
+    axis = options["axis"]
+    shape = list(parts[0].shape)
+    shape[axis] = sum(part.shape[axis] for part in parts)
+    return Tensor(tuple(shape), parts[0].dtype)
+
+
+def _gemm(given: Given, options: Attributes) -> Tensor:
+    a, b = need(given, 0), need(given, 3)
+    quantized = given[8] if len(given) > 8 else None
+    rows = a.shape[1] if options.get("transA") else a.shape[0]
+    columns = b.shape[0] if options.get("transB") else b.shape[1]
+    return Tensor((rows, columns), quantized.dtype if quantized else onnx.TensorProto.FLOAT)
+
+
+def _matmul(given: Given, options: Attributes) -> Tensor:
+    a, b = need(given, 0), need(given, 1)
+    rows = a.shape[-1] if options.get("transA") else a.shape[-2]
+    columns = b.shape[-2] if options.get("transB") else b.shape[-1]
+    return Tensor((*np.broadcast_shapes(a.shape[:-2], b.shape[:-2]), rows, columns), a.dtype)
+
+
+def _reorder_output(given: Given, options: Attributes) -> Tensor:
+    x = need(given, 0)
+    return Tensor(_arranged(x.shape[0], options["channels"], x.shape[2:], options), x.dtype)
+
+
+def _reorder_input(given: Given, options: Attributes) -> Tensor:
+    x = need(given, 0)
+    return Tensor((x.shape[0], x.shape[-1], *x.shape[1:-1]) if options.get("channels_last") else x.shape, x.dtype)
+
+
+_RULES: dict[str, Callable[[Given, Attributes], Tensor]] = {
+    "Conv": lambda given, options: _conv(need(given, 0), need(given, 1), options, need(given, 0).dtype),
+    "FusedConv": lambda given, options: _conv(need(given, 0), need(given, 1), options, need(given, 0).dtype),
+    "NhwcFusedConv": lambda given, options: _conv(need(given, 0), need(given, 1), {**options, "channels_last": 1}, need(given, 0).dtype),
+    "QLinearConv": lambda given, options: _conv(need(given, 0), need(given, 3), options, need(given, 7).dtype),
+    "MaxPool": _pool,
+    "NhwcMaxPool": lambda given, options: _pool(given, {**options, "channels_last": 1}),
+    "AveragePool": _pool,
+    "QLinearAveragePool": _pool,
+    "GlobalAveragePool": _global_pool,
+    "GlobalMaxPool": _global_pool,
+    "QLinearGlobalAveragePool": _global_pool,
+    "QLinearAdd": _broadcast(0, 3),
+    "QLinearMul": _broadcast(0, 3),
+    "QLinearConcat": _concat,
+    "QGemm": _gemm,
+    "FusedGemm": lambda given, options: _matmul([need(given, 0), need(given, 1)], options),
+    "FusedMatMul": _matmul,
+    "ReorderOutput": _reorder_output,
+    "ReorderInput": _reorder_input,
+    "QuantizeLinear": lambda given, options: Tensor(need(given, 0).shape, need(given, 2).dtype),
+    "DequantizeLinear": lambda given, options: Tensor(need(given, 0).shape, need(given, 1).dtype),
+}
