@@ -74,7 +74,7 @@ def test_the_script_that_pip_installs_is_this_program() -> None:
 
 
 def test_the_commands_are_those_promised() -> None:
-    promised = {"demo", "finetune", "evaluate", "export", "bench", "verify", "predict", "profiles", "backbones", "doctor"}
+    promised = {"demo", "finetune", "evaluate", "export", "bench", "estimate", "verify", "predict", "profiles", "backbones", "doctor"}
     assert promised | {"profiles list", "profiles show", "profiles check", "profiles new", "profiles schema"} <= set(COMMANDS)
 
 

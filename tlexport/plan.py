@@ -32,14 +32,15 @@ class Wishes:
     max_size_bytes: int | None = None
     max_latency_ms: float | None = None
     max_drop_points: float | None = None
-    threads: int | None = 1  # for the measured latency; one core is what is left to a classifier on most boards
+    threads: int | None = 1  # for the latency; one core is what is left to a classifier on most boards
+    max_memory_bytes: int | None = None
 
     def limits(self, budget: Budget) -> Limits:
         """What binds: each wish, or where there is none the budget's figure."""
         return Limits(
             size_bytes=self.max_size_bytes if self.max_size_bytes is not None else budget.size_bytes,
             latency_p95_ms=self.max_latency_ms if self.max_latency_ms is not None else budget.latency_p95_ms,
-            memory_bytes=budget.memory_bytes,
+            memory_bytes=self.max_memory_bytes if self.max_memory_bytes is not None else budget.memory_bytes,
             drop_points=self.max_drop_points if self.max_drop_points is not None else MAX_DROP_POINTS,
         )
 
@@ -111,18 +112,18 @@ def violations(candidate: Candidate, limits: Limits) -> list[str]:
     """Each limit that a candidate breaks, in words with both figures."""
     broken = []
     if limits.size_bytes is not None and candidate.size_bytes > limits.size_bytes:
-        broken.append(f"size {_more(candidate.size_bytes, limits.size_bytes)}")
+        broken.append(f"size {more_than(candidate.size_bytes, limits.size_bytes)}")
     if limits.latency_p95_ms is not None and candidate.p95_ms is not None and candidate.p95_ms > limits.latency_p95_ms:
         broken.append(f"p95 latency {candidate.p95_ms:g} ms > {limits.latency_p95_ms:g} ms")
     if limits.memory_bytes is not None and candidate.memory_bytes is not None and candidate.memory_bytes > limits.memory_bytes:
-        broken.append(f"memory {_more(candidate.memory_bytes, limits.memory_bytes)}")
+        broken.append(f"memory {more_than(candidate.memory_bytes, limits.memory_bytes)}")
     if candidate.drop_points > limits.drop_points:
         broken.append(f"accuracy drop {candidate.drop_points:g} points > {limits.drop_points:g}")
     return broken
 
 
-def _more(found: int, limit: int) -> str:
-    """Both sizes; to the byte where rounding would make them look alike."""
+def more_than(found: int, limit: int) -> str:
+    """Both sizes, the first of which is the larger; to the byte where rounding would make them look alike."""
     rounded = format_bytes(found), format_bytes(limit)
     return " > ".join(rounded) if rounded[0] != rounded[1] else f"{found} B > {limit} B"
 

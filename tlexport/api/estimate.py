@@ -1,0 +1,245 @@
+"""The verb ``estimate``: latency and memory of a model on devices that it does not run on, each with what the answer stands on."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from tlexport.api.graphs import Estimable, Graph
+from tlexport.artifact import Precision
+from tlexport.calibration import CalibratedModel
+from tlexport.errors import OverBudget, Unsupported
+from tlexport.plan import Wishes
+from tlexport.ports import Progress, Silent
+from tlexport.prediction import Estimate
+from tlexport.profile_calibration import read_device_model
+from tlexport.ranking import Fit, fit, modesty
+from tlexport.target import Target
+
+Kind = Literal["calibrated", "published", "proxy"]
+
+
+@dataclass(frozen=True)
+class Foretold:
+    """A latency on one board, before real runs there correct it."""
+
+    p50_ms: float
+    low_ms: float
+    high_ms: float
+    unknown: tuple[str, ...]  # operators that nothing is known of
+    kind: Kind
+    basis: str
+    corrects: str  # names the figures, so that a correction of others is not taken for one of these
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What is known of a model on one board."""
+
+    target: Target
+    estimate: Estimate | None
+    fit: Fit | None  # into the limits; there exactly when there is an estimate
+    kind: Kind | None  # likewise
+    error: Unsupported | None  # why there is none
+
+    def to_json(self, what: str) -> dict[str, object]:
+        """As cli.md has it; with ``latency_ms`` null where there is nothing to estimate by."""
+        if self.estimate is None or self.fit is None:
+            why = {"reason": self.error.message, "hint": self.error.hint} if self.error else {}
+            return {"what": what, "target": self.target.profile.target, "latency_ms": None, **why}
+        return self.estimate.to_json() | {"kind": self.kind, "fits": self.fit.likelihood, "over": list(self.fit.broken)}
+
+
+def expect_basis(target: Target, precision: Precision, threads: int) -> CalibratedModel | None:
+    """What an estimate would stand on: a calibration of the board, or None for published figures. Looks at no model.
+
+    Raises:
+        Unsupported: the board does not take the precision, or there is nothing.
+    """
+    from tlexport.estimate.boards import choose
+
+    profile = target.profile
+    able = profile.precisions.value
+    if precision not in able:
+        raise Unsupported(f"{profile.target} has no {precision}: {profile.precisions.source}", f"it takes {' and '.join(able)}")
+    for entry in profile.calibration:
+        if entry.key == (profile.runtime, precision, threads):
+            return entry
+    try:
+        choose(profile, precision, threads)
+    except Unsupported:
+        raise _nothing(target, precision, threads) from None
+    return None
+
+
+def _nothing(target: Target, precision: Precision, threads: int) -> Unsupported:
+    """The error of a board without figures, with what is there and what to do."""
+    profile = target.profile
+    have = ", ".join(f"{entry.precision} with {_threads(entry.threads)}" for entry in profile.calibration)
+    calibrated = f"it is calibrated for {have} alone" if have else "it is not calibrated"
+    what = f"{profile.target}: nothing to estimate {precision} with {_threads(threads)} by"
+    if profile.runtime == "tensorrt":
+        hint = "copy a bundle to the device, and build and time the engine there: sh build_engine.sh"
+    elif profile.device is None and profile.mode is None and precision != "fp16":
+        hint = f"on the device itself: tlx profiles calibrate {profile.name} --precision {precision} --threads {threads}"
+    else:
+        hint = "copy a bundle to the device and measure there: tlx bench BUNDLE"
+    return Unsupported(f"{what}: {calibrated}, and no published latency of it or of a board like it is known", hint)
+
+
+def _threads(count: int) -> str:
+    return f"{count} thread{'' if count == 1 else 's'}"
+
+
+def foretell(model: Estimable, target: Target, threads: int) -> Foretold:
+    """Latency by the best figures that there are, without what real runs would correct. Raises as :func:`estimate`."""
+    entry = expect_basis(target, model.precision, threads)
+    graph = model.graph_for(target.profile)
+    return _by_published(graph, target, model.precision, threads) if entry is None else _by_layers(graph, target, entry)
+
+
+def _by_layers(graph: Graph, target: Target, entry: CalibratedModel) -> Foretold:
+    """From the times of layers that a calibration took."""
+    from tlexport.estimate.layer_times import predict
+
+    device = read_device_model(target.path, entry)
+    # another architecture arranges tensors in other ways, which cannot be asked of ONNX Runtime here
+    cost, nodes = graph.native if device.environment.machine == platform.machine() else graph.portable
+    found = predict(cost, nodes, device)
+    basis = (
+        f"calibrated on {entry.cpu}, {entry.cores} cores, ONNX Runtime {entry.version} ({entry.date}): {entry.probes} networks timed, "
+        f"median error {100 * entry.error:.1f} %, {100 * entry.within_10:.0f} % of them within 10 %"
+    )
+    strange = sum(layer.op in found.unknown for layer in cost.layers)
+    return Foretold(
+        found.p50_ms, found.low_ms, found.high_ms, found.unknown, "calibrated", basis + _strange(found.unknown, strange), entry.sha256
+    )
+
+
+def _by_published(graph: Graph, target: Target, precision: Precision, threads: int) -> Foretold:
+    """From figures fitted to latencies that others published. Each layer that nothing is known of widens the interval by its share."""
+    from tlexport.estimate.boards import choose, predict
+
+    cost, _ = graph.portable
+    found, figures = predict(cost, target.profile, precision, threads), choose(target.profile, precision, threads)
+    strange = sum(layer.op in cost.unknown for layer in cost.layers)
+    wider = 1 + strange / max(1, len(cost.layers))
+    low, high = found.low_ms / wider, found.high_ms * wider
+    kind: Kind = "published" if figures.runtime == target.profile.runtime else "proxy"
+    name = f"{figures.board} {figures.runtime} {figures.precision} {figures.threads or 'GPU'} {figures.date}"
+    return Foretold(found.p50_ms, low, high, cost.unknown, kind, found.basis + _strange(cost.unknown, strange), name)
+
+
+def _strange(unknown: Sequence[str], layers: int) -> str:
+    if not unknown:
+        return ""
+    return f"; the interval is wider for layers of operators that nothing is known of: {', '.join(unknown)} ({layers} in all)"
+
+
+def estimate(model: Estimable, target: Target, threads: int = 1) -> Estimate:
+    """Latency and memory of a model on one board.
+
+    First come the times of layers that the board's own calibration took, for its runtime, the model's precision and these threads; then
+    figures fitted to latencies that others published. ``basis`` says which. Real runs on the board correct either.
+
+    Raises:
+        Unsupported: the board does not take the precision, or there is nothing to estimate by.
+        InvalidFile: the graph cannot be read, or a calibration beside the profile is missing or was changed.
+    """
+    return _estimate(model, target, threads)[0]
+
+
+def _estimate(model: Estimable, target: Target, threads: int) -> tuple[Estimate, Kind]:
+    found = foretell(model, target, threads)
+    graph, profile = model.graph_for(target.profile), target.profile
+    cost, _ = graph.portable
+    times, basis = (found.p50_ms, found.low_ms, found.high_ms), found.basis
+    runs = next((s for s in profile.sharpened if s.key == (profile.runtime, model.precision, threads)), None)
+    if runs and runs.corrects == found.corrects:
+        times = runs.applied(*times)
+        basis += f"; sharpened by runs of {runs.n} {'model' if runs.n == 1 else 'models'} there ({runs.date})"
+    elif runs:
+        basis += f"; the runs there of {runs.date} are left out: they were held against other figures than these"
+    answer = Estimate(
+        what=model.what,
+        target=profile.target,
+        precision=model.precision,
+        threads=threads,
+        p50_ms=times[0],
+        low_ms=times[1],
+        high_ms=times[2],
+        memory_bytes=cost.weight_bytes + cost.peak_activation_bytes,
+        size_bytes=graph.size_bytes,
+        macs=cost.macs,
+        basis=basis,
+        unknown=found.unknown,
+    )
+    return answer, found.kind
+
+
+def estimate_boards(
+    model: Estimable, targets: Sequence[Target], wishes: Wishes, *, rank: bool = False, progress: Progress | None = None
+) -> list[Answer]:
+    """Estimate a model on several boards, and hold each answer against the board's budget.
+
+    Args:
+        model: what :func:`tlexport.api.graphs.find_graph` found.
+        targets: the boards.
+        wishes: threads, and limits that replace those of the budgets.
+        rank: the boards that the model runs on within the limits first, the modest ones (see :func:`tlexport.ranking.modesty`) before
+            the others; then those that it misses, then those that there is nothing to estimate by. Otherwise as they were given.
+        progress: where to tell what happens.
+
+    Raises:
+        InvalidFile: the graph cannot be read, or a calibration is missing or was changed.
+    """
+    answers = []
+    with (progress or Silent()).task("estimating", len(targets)) as advance:
+        for target in targets:
+            answers.append(_answer(model, target, wishes))
+            advance(1, target.profile.target)
+    return sorted(answers, key=_place) if rank else answers
+
+
+def _answer(model: Estimable, target: Target, wishes: Wishes) -> Answer:
+    try:
+        found, kind = _estimate(model, target, wishes.threads or 1)
+    except Unsupported as error:
+        return Answer(target, None, None, None, error)
+    return Answer(target, found, fit(found, wishes.limits(target.profile.budget)), kind, None)
+
+
+def _place(answer: Answer) -> tuple[int, tuple[bool, float, str]]:
+    """Where an answer stands in the ranking."""
+    group = 2 if answer.fit is None else 0 if answer.fit.counts else 1
+    return group, modesty(answer.target.profile)
+
+
+def expect_any(answers: Sequence[Answer]) -> None:
+    """Raises Unsupported when there is nothing to estimate by for any of the boards; says why for each."""
+    errors = [answer.error for answer in answers if answer.error]
+    if len(errors) < len(answers) or not errors:
+        return
+    if len(errors) == 1:
+        raise errors[0]
+    raise Unsupported("there is no estimate:\n" + "\n".join(f"  {error.message}" for error in errors), errors[0].hint)
+
+
+def expect_fit(answers: Sequence[Answer]) -> None:
+    """Raises OverBudget when the model keeps within the limits on none of the boards; names what binds on the nearest."""
+    estimated = [answer for answer in answers if answer.fit and answer.estimate]
+    if not estimated or any(answer.fit.counts for answer in estimated if answer.fit):
+        return
+
+    def distance(answer: Answer) -> tuple[int, float]:
+        return (len(answer.fit.broken), answer.estimate.p50_ms) if answer.fit and answer.estimate else (0, 0.0)
+
+    nearest = min(estimated, key=distance)
+    over = "; ".join(nearest.fit.broken) if nearest.fit else ""
+    where = f"any of these boards; nearest is {nearest.target.profile.target}" if len(estimated) > 1 else nearest.target.profile.target
+    raise OverBudget(
+        f"the model is not expected to keep within the limits on {where}: {over}",
+        "raise that limit, train a smaller --backbone or --image-size, or look at other boards: tlx estimate WHAT --all",
+    )

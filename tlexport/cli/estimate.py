@@ -1,0 +1,119 @@
+"""``tlx estimate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from tlexport.cli import options
+from tlexport.cli.output import print_json, print_table, progress
+from tlexport.units import format_bytes
+
+if TYPE_CHECKING:
+    from tlexport.api.estimate import Answer
+    from tlexport.ports import Progress
+    from tlexport.target import Target
+
+
+def _shape(text: str) -> tuple[str, tuple[int, ...]]:
+    """A click type: ``image=1,224,224,3``."""
+    name, equals, sizes = text.rpartition("=")
+    if not (equals and name) or not all(size.isdecimal() and int(size) > 0 for size in sizes.split(",")):
+        raise click.BadParameter(f"{text!r} is not a shape; write the input's name and its sizes, such as image=1,224,224,3")
+    return name, tuple(int(size) for size in sizes.split(","))
+
+
+@click.command(
+    epilog=options.examples(
+        "tlx estimate tlx-demo/bundle --target raspberry-pi-5 --target jetson-nano:5w",
+        "tlx estimate tlx-demo/checkpoint --all --max-latency 10ms",
+        "tlx estimate model.onnx --target jetson-orin-nano --shape input=1,3,224,224 --json",
+    )
+)
+@click.argument("what", type=click.Path(path_type=Path))
+@click.option("-t", "--target", "names", multiple=True, metavar="PROFILE", help="A name from `tlx profiles`, NAME:MODE, or a .toml file.")
+@click.option("--all", "everything", is_flag=True, help="Every profile: first those that WHAT fits, the most modest one on top.")
+@options.precision
+@click.option(
+    "--shape", "shapes", multiple=True, type=_shape, metavar="NAME=N,N,...", help="Shape of an input with free axes besides the batch."
+)
+@click.option("--threads", type=click.IntRange(1, 1024), default=1, show_default=True, help="CPU threads of the runtime on the board.")
+@click.option("--max-latency", type=options.duration, help="Latency to keep within, such as 10ms; default: the profile's budget.")
+@click.option("--max-size", type=options.size, help="Largest model file, such as 2MB (1 MB = 10^6 bytes); default: the profile's.")
+@click.option("--max-memory", type=options.size, help="Most memory, such as 100MB; default: the profile's.")
+@options.as_json
+@options.verbosity
+def command(
+    what: Path,
+    names: tuple[str, ...],
+    everything: bool,
+    precision: Any,
+    shapes: tuple[tuple[str, tuple[int, ...]], ...],
+    threads: int,
+    max_latency: float | None,
+    max_size: int | None,
+    max_memory: int | None,
+    as_json: bool,
+    verbose: bool,
+    quiet: bool,
+) -> None:
+    """Estimate latency and memory of WHAT on devices that are not here.
+
+    WHAT is a checkpoint (taken as FP32), a bundle, or any .onnx file. The interval holds the median latency of 80 % of networks; the
+    basis says what the figures stand on, and where there is nothing to stand on, there is no figure. With --all, boards are ranked by
+    their peak FP32 rate (hardware.fp32_tflops), lowest first, since profiles have no prices.
+
+    Where limits are given and no board keeps within them, the exit code is 6.
+    """
+    from tlexport.api.estimate import estimate_boards, expect_any, expect_fit
+    from tlexport.api.graphs import find_graph
+    from tlexport.plan import Wishes
+
+    if bool(names) == everything:
+        raise click.UsageError("give --target PROFILE, once or several times, or --all")
+    reporter = progress(verbose, quiet)
+    targets = _targets(names, reporter)
+    model = find_graph(what, precision, dict(shapes))
+    if model.note:
+        reporter.note(model.note)
+    wishes = Wishes(max_size_bytes=max_size, max_latency_ms=max_latency, max_memory_bytes=max_memory, threads=threads)
+    answers = estimate_boards(model, targets, wishes, rank=everything, progress=reporter)
+    expect_any(answers)
+    if as_json:
+        values = [answer.to_json(model.what) for answer in answers]
+        print_json(values[0] if len(names) == 1 else values)
+    else:
+        _show(f"{model.what}, {model.precision}, {threads} CPU thread{'s' if threads > 1 else ''}: estimated, not measured", answers)
+    if (max_latency, max_size, max_memory) != (None, None, None):
+        expect_fit(answers)
+
+
+def _targets(names: tuple[str, ...], reporter: Progress) -> list[Target]:
+    """The boards that were named, or all."""
+    from tlexport.target import profile_names, resolve
+
+    targets = [resolve(name) for name in names or profile_names()]
+    for target in targets:
+        if target.note and names:
+            reporter.note(target.note)
+    return targets
+
+
+def _show(heading: str, answers: list[Answer]) -> None:
+    """The table, and under it what each board's figures stand on."""
+    rows, lines = [], []
+    for answer in answers:
+        name, e = answer.target.profile.target, answer.estimate
+        if e is None or answer.fit is None:
+            rows.append((name, *["-"] * 6))
+            lines.append(answer.error.message if answer.error else name)
+            continue
+        sizes = format_bytes(e.memory_bytes), format_bytes(e.size_bytes)
+        interval = f"{e.low_ms:.3g} to {e.high_ms:.3g}"
+        rows.append((name, f"{e.p50_ms:.3g}", interval, *sizes, answer.fit.likelihood, answer.kind or ""))
+        lines.append(f"{name}: {''.join(f'{over}; ' for over in answer.fit.broken)}{e.basis}")
+    print_table(heading, ("target", "p50, ms", "80 % interval", "memory", "size", "in budget?", "basis"), rows)
+    for line in lines:
+        click.echo(line)
