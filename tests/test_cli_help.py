@@ -33,6 +33,7 @@ LOADED = [
 ]
 # these work anywhere, on what the package carries
 SELF_CONTAINED = ("backbones", "doctor", "profiles")
+SLOW_COMMANDS = ("profiles calibrate",)  # minutes of timing; tests/test_calibrate_profile.py has it
 
 
 def loaded(*arguments: str, cwd: Path) -> set[str]:
@@ -75,7 +76,7 @@ def test_the_script_that_pip_installs_is_this_program() -> None:
 
 def test_the_commands_are_those_promised() -> None:
     promised = {"demo", "finetune", "evaluate", "export", "bench", "estimate", "verify", "predict", "profiles", "backbones", "doctor"}
-    assert promised | {"profiles list", "profiles show", "profiles check", "profiles new", "profiles schema"} <= set(COMMANDS)
+    assert promised | {"profiles list", "profiles show", "profiles check", "profiles new", "profiles calibrate", "profiles schema"} <= set(COMMANDS)
 
 
 def test_a_command_is_a_file_and_there_is_no_second_list(tmp_path: Path) -> None:
@@ -138,7 +139,7 @@ def test_the_examples_parse(name: str, capfd: pytest.CaptureFixture[str]) -> Non
         command.make_context(line, words, parent=context)  # raises for what the command does not take
 
 
-@pytest.mark.parametrize("name", [name for name in COMMANDS if name.split()[0] in SELF_CONTAINED])
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name.split()[0] in SELF_CONTAINED and name not in SLOW_COMMANDS])
 def test_the_examples_run(name: str, capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     shutil.copytree(ROOT / "profiles", "profiles")

@@ -119,6 +119,32 @@ def is_here(profile: Profile) -> bool:
     return this_machine().fits(profile.match)
 
 
+def is_shipped(path: Path) -> bool:
+    """Whether a profile's file is one that tlexport ships, and not a user's."""
+    return path.resolve().parent == _shipped().resolve()
+
+
+def shipped_here(root: Path = Path("/"), machine: str = "") -> str:
+    """Name of the shipped profile that says most about this machine, among those whose models run on its CPU.
+
+    Args:
+        root: root of the file system that describes this machine.
+        machine: this machine's architecture; default what ``platform.machine()`` says.
+
+    Raises:
+        UsageError: there is none, or several say as much.
+    """
+    here = this_machine(root, machine)
+    profiles = [load_profile(str(path)) for path in sorted(_shipped().glob("[!.]*.toml"))]
+    fitting = [p for p in profiles if p.runtime == "onnxruntime" and p.device is None and here.fits(p.match)]
+    much = {p.name: (bool(p.match.device_tree), here.fit(p.match), len(p.match.cpu or "")) for p in fitting}
+    best = [name for name, fit in much.items() if fit == max(much.values())]
+    if len(best) != 1:
+        found = f"{' and '.join(best)} fit this machine equally well" if best else f"no profile is for a {here.architecture} like this one"
+        raise UsageError(found, "name the nearest one: --base PROFILE")
+    return best[0]
+
+
 def _paths(name: str) -> list[Path]:
     """The files of a name, the one that counts first; see :func:`profile_path`."""
     if name.endswith(".toml"):

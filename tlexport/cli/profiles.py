@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from tlexport.cli import options
-from tlexport.cli.output import print_json, print_table
+from tlexport.cli.output import percent, print_json, print_table, progress
 
 MOST_MODES = 4  # power modes that a row of the list names
 
@@ -22,7 +22,7 @@ MOST_MODES = 4  # power modes that a row of the list names
 @options.as_json
 @click.pass_context
 def command(ctx: click.Context, as_json: bool) -> None:
-    """The hardware profiles: list (done if nothing else is said), show, check, new, schema."""
+    """The hardware profiles: list (done if nothing else is said), show, check, new, calibrate, schema."""
     if ctx.invoked_subcommand is None:
         ctx.invoke(list_command, as_json=as_json)
     elif as_json:
@@ -96,6 +96,9 @@ def _show(data: dict[str, Any], prefix: str) -> None:
             click.echo(f"{prefix}{key} = {shown}  [{value['status']}: {value['source']}]")
         elif isinstance(value, dict):
             _show(value, f"{prefix}{key}.")
+        elif isinstance(value, list | tuple) and value and isinstance(value[0], dict):
+            for place, table in enumerate(value, 1):
+                _show(table, f"{prefix}{key} {place}: ")
         elif key not in ("format", "title"):
             click.echo(f"{prefix}{key} = {value}")
 
@@ -134,7 +137,8 @@ def check_command(file: Path, as_json: bool) -> None:
 def new_command(name: str, parent: str, out: Path, as_json: bool) -> None:
     """Write a new profile, NAME.toml, to be edited.
 
-    It is a short file that extends another profile, with all that can be overridden in comments. Nothing is overwritten. The folder ./profiles is one where profiles are looked for; others are named in $TLX_PROFILES.
+    It is a short file that extends another profile, with all that can be overridden in comments. Nothing is overwritten. The folder
+    ./profiles is one where profiles are looked for; others are named in $TLX_PROFILES.
     """
     from tlexport.api.profiles import new_profile
 
@@ -164,3 +168,70 @@ def schema_command(out: Path | None, as_json: bool) -> None:
         print_json({"file": str(out)})
     else:
         click.echo(str(out))
+
+
+@command.command(
+    name="calibrate",
+    epilog=options.examples(
+        "tlx profiles calibrate my-pc",
+        "tlx profiles calibrate my-pc --precision fp32 --threads 1 --seconds 60 --json",
+        "tlx profiles calibrate raspberry-pi-5 --from on-the-pi.json --what build/flowers-raspberry-pi-5",
+    ),
+)
+@click.argument("name")
+@click.option("--base", metavar="PROFILE", help="What NAME extends if it is new; default: the shipped profile that fits this machine.")
+@click.option("--precision", "precisions", multiple=True, type=click.Choice(["fp32", "int8"]), help="Only this one; may be repeated.")
+@click.option(
+    "--threads", multiple=True, type=click.IntRange(1, 1024), help="CPU threads; may be repeated; default: 1, and one for each core."
+)
+@click.option("--seconds", type=options.Number(1, 300), help="Time for each precision; default, and most: 300. Less is less exact.")
+@click.option("--from", "runs", multiple=True, type=click.Path(path_type=Path), help="What tlx bench --json printed on the device.")
+@click.option("--what", type=click.Path(path_type=Path), help="With --from: the bundle or .onnx file that ran there.")
+@click.option("-o", "--out", type=click.Path(path_type=Path), help="The folder of NAME.toml; default: where it is, else ./profiles.")
+@options.as_json
+@options.verbosity
+def calibrate_command(
+    name: str,
+    base: str | None,
+    precisions: tuple[Any, ...],
+    threads: tuple[int, ...],
+    seconds: float | None,
+    runs: tuple[Path, ...],
+    what: Path | None,
+    out: Path | None,
+    as_json: bool,
+    verbose: bool,
+    quiet: bool,
+) -> None:
+    """Let this machine describe itself, so that tlx estimate knows it; or correct a profile by real runs.
+
+    The layers of small random networks are timed, and a model of them is written beside the profile NAME, which is made if it is not
+    there. Nothing else should run meanwhile.
+
+    With --from and --what nothing is timed: what was measured on the device is held against what is estimated for it.
+    """
+    from tlexport.api.calibrate_profile import MOST_SECONDS, Settings, calibrate_profile
+
+    if bool(runs) != bool(what):
+        raise click.UsageError("--from and --what belong together: runs on the device, and the models that ran")
+    reporter = progress(verbose, quiet)
+    if what is None:
+        path, timed = calibrate_profile(name, Settings(base, precisions, threads, seconds or MOST_SECONDS, out), reporter)
+        rows = [(t.precision, str(t.threads), str(t.probes), percent(t.error), percent(t.within_10)) for t in timed]
+        columns: tuple[str, ...] = ("precision", "threads", "networks", "median error", "within 10 %")
+        answer: dict[str, Any] = {"calibration": [table.model_dump(mode="json") for table in timed]}
+    else:
+        from tlexport.api.sharpen import sharpen_profile
+
+        for option, value in {"--base": base, "--precision": precisions, "--threads": threads, "--seconds": seconds}.items():
+            if value:
+                raise click.UsageError(f"{option} says what to time, and with --from nothing is timed")
+        path, corrected = sharpen_profile(name, runs, what, out)
+        rows = [(t.precision, str(t.threads), str(t.n), f"{t.factor:.3f}") for t in corrected]
+        columns = ("precision", "threads", "models", "measured / estimated")
+        answer = {"sharpened": [table.model_dump(mode="json") for table in corrected]}
+    if as_json:
+        print_json({"profile": str(path), "name": name, **answer})
+        return
+    print_table("", columns, rows)
+    click.echo(str(path))

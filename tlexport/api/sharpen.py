@@ -1,0 +1,145 @@
+"""The verb of ``tlx profiles calibrate --from``: real runs on a device correct what is estimated for it."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+from pydantic import ConfigDict, Field, PositiveInt
+
+from tlexport.api.calibrate_profile import find_place
+from tlexport.api.estimate import foretell
+from tlexport.api.graphs import Estimable, find_graph
+from tlexport.artifact import Precision
+from tlexport.bundle import MANIFEST, read_manifest
+from tlexport.calibration import Sharpened
+from tlexport.errors import InvalidFile, TlxError, UsageError
+from tlexport.files import sha256_of
+from tlexport.profile import Profile
+from tlexport.record import Record
+from tlexport.target import Target, resolve
+
+
+class _Median(Record):
+    model_config = ConfigDict(extra="ignore")
+    p50: float = Field(gt=0)
+
+
+class _Run(Record):
+    """Of what ``tlx bench --json`` prints, the part that is needed here."""
+
+    model_config = ConfigDict(extra="ignore")
+    artifact_sha256: str
+    precision: Precision
+    runtime: str
+    provider: str
+    threads: PositiveInt
+    batch: PositiveInt
+    latency_ms: _Median
+
+
+@dataclass(frozen=True)
+class _Ratio:
+    """How one run differed from what was estimated for it."""
+
+    file: Path
+    run: _Run
+    log: float  # natural logarithm of measured / estimated
+    corrects: str
+
+
+def sharpen_profile(name: str, files: Sequence[Path], what: Path, folder: Path | None = None) -> tuple[Path, tuple[Sharpened, ...]]:
+    """Hold runs on a device against what is estimated for them, and write the factor between them into its profile.
+
+    Args:
+        name: of the profile; one that tlexport ships gets a file of the user's that extends it.
+        files: what ``tlx bench --json`` printed on the device.
+        what: holds the models that ran: a bundle, or an .onnx file.
+        folder: where the profile is, or will be; None: where it is, else ./profiles.
+
+    Returns:
+        The profile's file, and the tables that are new in it: one for each precision and number of threads.
+
+    Raises:
+        UsageError: a run is of another runtime or processor, of several images at a time, or of a model that ``what`` does not hold.
+        InvalidFile: a file is not what ``tlx bench --json`` prints.
+        Unsupported: there is nothing to estimate a model by, and so nothing to correct.
+    """
+    place = find_place(name, None, folder)
+    target = resolve(name if place.base else str(place.path))
+    models = _models(what)
+    ratios = [_ratio(file, run, target, models, what) for file in files for run in _runs(file)]
+    groups: dict[tuple[str, int], list[_Ratio]] = {}
+    for ratio in ratios:
+        groups.setdefault((ratio.run.precision, ratio.run.threads), []).append(ratio)
+    tables = tuple(_table(target.profile, found) for _, found in sorted(groups.items()))
+    place.write(tables, {})
+    return place.path, tables
+
+
+def _runs(file: Path) -> Iterator[_Run]:
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InvalidFile(f"{file} does not exist", "write it on the device: tlx bench WHAT --json > FILE") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise InvalidFile(f"{file} cannot be read as JSON: {error}", "write it on the device: tlx bench WHAT --json > FILE") from None
+    for entry in data if isinstance(data, list) else [data]:
+        if not isinstance(entry, dict):
+            raise InvalidFile(f"{file} is not what tlx bench --json prints", "write it on the device: tlx bench WHAT --json > FILE")
+        yield _Run.parse(entry, str(file))
+
+
+def _models(what: Path) -> dict[str, Estimable]:
+    """The models that can have run, by hash."""
+    if (what / MANIFEST).is_file():
+        found = [find_graph(what, model.artifact.precision) for model in read_manifest(what).models]
+    else:
+        found = [find_graph(what)]
+    return {model.sha256: model for model in found}
+
+
+def _ratio(file: Path, run: _Run, target: Target, models: dict[str, Estimable], what: Path) -> _Ratio:
+    profile = target.profile
+    if run.runtime != profile.runtime:
+        raise _refused(file, f"was run by {run.runtime}; {profile.name} runs its models with {profile.runtime}")
+    if run.provider.startswith("CUDA") != (profile.device is not None):
+        raise _refused(file, f"was run by {run.provider}; {profile.name} runs its models on the {'GPU' if profile.device else 'CPU'}")
+    if run.batch != 1:
+        raise _refused(file, f"was run with {run.batch} images at a time; what is estimated is the time of one", "leave out --batch there")
+    model = models.get(run.artifact_sha256)
+    if model is None:
+        raise _refused(
+            file, f"was a run of a model that {what} does not hold: none in it has its hash", "give the bundle that ran as --what"
+        )
+    if run.precision != model.precision:
+        raise _refused(file, f"says {run.precision}, and {model.what} is {model.precision}")
+    found = foretell(model, target, run.threads)
+    return _Ratio(file, run, math.log(run.latency_ms.p50 / found.p50_ms), found.corrects)
+
+
+def _refused(file: Path, why: str, hint: str = "leave that file out") -> TlxError:
+    return UsageError(f"{file} {why}", hint)
+
+
+def _table(profile: Profile, ratios: Sequence[_Ratio]) -> Sharpened:
+    """The mean over models; runs of one model count as one, since they say the same about the board."""
+    by_model: dict[str, list[float]] = {}
+    for ratio in ratios:
+        by_model.setdefault(ratio.run.artifact_sha256, []).append(ratio.log)
+    first = ratios[0]
+    return Sharpened(
+        runtime=profile.runtime,
+        precision=first.run.precision,
+        threads=first.run.threads,
+        factor=float(f"{math.exp(statistics.fmean(map(statistics.fmean, by_model.values()))):.6g}"),
+        n=len(by_model),
+        corrects=first.corrects,
+        date=date.today().isoformat(),
+        measurements=tuple(sorted({sha256_of(ratio.file) for ratio in ratios})),
+    )
