@@ -43,19 +43,18 @@ def _loosened(annotation: Any) -> Any:
 @cache
 def as_written() -> type[Record]:
     """The record of one profile's file as it is written, before what it extends is added."""
-    mode = create_model(
-        "Mode",
-        __base__=Record,
-        title=(str | None, Field(None, description="what people call the mode, such as '15 W'; left out: its name")),
-        hardware=(_partial(Hardware) | None, Field(None, description="figures that differ in this mode")),
-        budget=(_partial(Budget) | None, Field(None, description="limits that differ in this mode")),
-    )
+    differing: dict[str, Any] = {
+        "title": (str | None, Field(None, description="what people call the mode, such as '15 W'; left out: its name")),
+        "hardware": (_partial(Hardware) | None, Field(None, description="figures that differ in this mode")),
+        "budget": (_partial(Budget) | None, Field(None, description="limits that differ in this mode")),
+    }
+    mode: Any = create_model("Mode", __base__=Record, **differing)
     inherited = {name: (field.annotation, field) for name, field in _partial(Profile).model_fields.items() if name != "mode"}
     own: dict[str, Any] = {
         "name": (str, Field(pattern=NAME, description=Profile.model_fields["name"].description)),
         "extends": (str | None, Field(None, description="the profile, NAME or NAME:MODE, whose keys hold where this file has none")),
         "omit": (tuple[str, ...] | None, Field(None, description="key paths of the extended profile to leave out, such as 'modes'")),
-        "modes": (dict[Annotated[str, Field(pattern=NAME)], mode] | None, Field(None, description="power modes: NAME:MODE")),  # type: ignore[valid-type]
+        "modes": (dict[Annotated[str, Field(pattern=NAME)], mode] | None, Field(None, description="power modes: NAME:MODE")),
     }
     return create_model("Profile", __base__=Record, **(inherited | own))
 
