@@ -188,14 +188,23 @@ def test_one_model_is_chosen_and_it_is_within_the_budget(made: Made) -> None:
     assert all(model.reason for model in made.manifest.models)
 
 
-def test_latency_is_measured_on_the_target_and_nowhere_else(made: Made) -> None:
-    measurable = resolve(made.manifest.target).here and made.manifest.profile.runtime == "onnxruntime"
+def test_latency_is_measured_on_the_target_and_elsewhere_estimated_where_it_can_be(made: Made) -> None:
+    target = resolve(made.manifest.target)
+    measurable = target.here and target.profile.runtime == "onnxruntime"
+    on_gpu = target.profile.runtime == "tensorrt" or target.profile.device is not None
+    figures = [figures for figures in target.profile.latency if (figures.threads is None) == on_gpu]
     for model in made.manifest.models:
         assert (model.latency is not None) == (model.peak_memory_bytes is not None) == measurable
+        assert (model.estimate is not None) == (bool(figures) and not measurable)
         if model.latency is not None:
-            assert model.latency.kind == "measured"
             assert 0 < model.latency.p50 <= model.latency.p95
             assert (model.latency.provider, model.latency.threads) == ("CPUExecutionProvider", 1)
+        if model.estimate is not None:
+            told = model.latency_json()
+            assert told is not None
+            assert (told["kind"], told["p95"], model.estimate.target) == ("estimated", None, made.manifest.target)
+            assert model.estimate.size_bytes == model.artifact.size_bytes
+            assert model.estimate.memory_bytes > 0.8 * model.artifact.size_bytes  # the weights alone are nearly that
 
 
 def test_the_engine_s_recipe_is_there_where_one_is_needed(made: Made) -> None:

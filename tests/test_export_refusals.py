@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 from exports import PROFILES, tree
 
-from tlexport.api.export import export, plan
+from tlexport.api.expected import plan
+from tlexport.api.export import export
 from tlexport.bundle import MANIFEST, Manifest, read_manifest
 from tlexport.checkpoint import DATASET, RECORD, read_dataset
 from tlexport.errors import InvalidFile, OverBudget, StepFailed, TlxError, Unsupported, UsageError, VerificationFailed
 from tlexport.export.write_bundle import GoldenImages, write_bundle
+from tlexport.latency import BoardRates, Conditions, Rates
 from tlexport.plan import Wishes
 from tlexport.target import Target, resolve
 
@@ -73,19 +75,49 @@ def test_over_budget_names_the_limit_and_the_nearest_and_writes_nothing(checkpoi
     assert not list(tmp_path.iterdir())
 
 
+def with_figures(name: str, here: bool, latency: tuple[BoardRates, ...]) -> Target:
+    """A profile with these published figures and no others."""
+    found = resolve(name)
+    return Target(found.profile.model_copy(update={"latency": latency, "calibration": ()}), found.file, here, "")
+
+
 @pytest.mark.parametrize("profile", PROFILES)
 @pytest.mark.parametrize("here", [True, False])
-def test_a_latency_limit_that_cannot_be_measured_is_refused(profile: str, here: bool) -> None:
-    """Neither silently dropped, nor held against a time of another machine or another runtime."""
-    found = resolve(profile)
-    target = Target(found.profile, found.file, here, "")
-    if here and found.profile.runtime == "onnxruntime":
-        assert any(step.action == "measure" for step in plan(target, Wishes(max_latency_ms=5.0)))
+@pytest.mark.parametrize("limit", ["latency", "memory"])
+def test_a_limit_that_can_neither_be_measured_nor_estimated_is_refused(profile: str, here: bool, limit: str) -> None:
+    """Neither silently dropped, nor held against figures of another machine or another runtime."""
+    target = with_figures(profile, here, ())
+    wishes = Wishes(max_latency_ms=5.0) if limit == "latency" else Wishes(max_memory_bytes=50_000_000)
+    if here and target.profile.runtime == "onnxruntime":
+        assert any(step.action == "measure" for step in plan(target, wishes))
         return
-    assert not any(step.action == "measure" for step in plan(target, Wishes()))
-    with pytest.raises(Unsupported, match="--max-latency") as error:
-        plan(target, Wishes(max_latency_ms=5.0))
-    assert ("build_engine.sh" if found.profile.runtime == "tensorrt" else "tlx bench") in error.value.hint
+    assert not [step for step in plan(target, Wishes()) if step.action in ("measure", "estimate")]
+    with pytest.raises(Unsupported, match=f"--max-{limit} cannot be held against {target.profile.target}") as error:
+        plan(target, wishes)
+    assert "no published latency" in error.value.message
+    assert ("build_engine.sh" if target.profile.runtime == "tensorrt" else "tlx bench") in error.value.hint
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_what_is_not_measured_is_estimated_where_there_are_figures(profile: str) -> None:
+    known = resolve(profile).profile
+    rates = dict.fromkeys(Rates.model_fields, 1.0)
+    figures = BoardRates(
+        board=profile,
+        runtime=known.runtime,
+        precision="fp32",
+        threads=None if known.runtime == "tensorrt" or known.device else 1,
+        per_ns=Rates(**rates),
+        launch_us=1.0,
+        interval=1.5,
+        at=Conditions(),
+        rows=1,
+        date="2026-01-31",
+        source="the test that made it up",
+    )
+    steps = plan(with_figures(profile, False, (figures,)), Wishes(max_latency_ms=5.0, max_memory_bytes=50_000_000))
+    assert [step.precision for step in steps if step.action == "estimate"] == [s.precision for s in steps if s.action == "check"]
+    assert not [step for step in steps if step.action == "measure"]
 
 
 def foreign(folder: Path) -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tlexport.artifact import PRECISIONS, Precision
 from tlexport.errors import OverBudget, Unsupported, UsageError
 from tlexport.plan import Candidate, Limits, Step, choose, plan_export, violations
+from tlexport.prediction import Estimate
 from tlexport.profile import Profile
 from tlexport.target import load_profile
 
@@ -27,6 +28,24 @@ ALL = (FP32, FP16, INT8)
 
 def untimed(*candidates: Candidate) -> list[Candidate]:
     return [replace(c, p50_ms=None, p95_ms=None, memory_bytes=None) for c in candidates]
+
+
+def expected(candidate: Candidate, p50: float, *, width: float = 1.25, memory: int = 10_000_000) -> Candidate:
+    """A candidate that was estimated: between ``p50 / width`` and ``p50 * width``."""
+    estimate = Estimate(
+        what="m",
+        target="board",
+        precision=candidate.precision,
+        threads=1,
+        p50_ms=p50,
+        low_ms=p50 / width,
+        high_ms=p50 * width,
+        memory_bytes=memory,
+        size_bytes=candidate.size_bytes,
+        macs=1,
+        basis="made up",
+    )
+    return replace(untimed(candidate)[0], estimate=estimate)
 
 
 def chosen(candidates: list[Candidate] | tuple[Candidate, ...], limits: Limits, wanted: Any = "auto") -> str:
@@ -54,8 +73,15 @@ def test_the_plan_is_everything_the_profile_takes(profile: Profile, here: bool) 
     assert set(of(steps, "quantize")) == set(able) - {"fp32"}
     assert sorted(map(str, of(steps, "check"))) == sorted(able)
     assert of(steps, "measure") == (of(steps, "check") if here else [])
+    assert not of(steps, "estimate")
     assert [step.action for step in steps[-2:]] == ["choose", "write"]
     assert all(len(step.reason) > 5 for step in steps)
+
+
+def test_what_can_be_estimated_is_estimated_where_it_is_not_measured(profile: Profile) -> None:
+    steps = plan_export(profile, "auto", here=False, estimated=["fp32"])
+    assert of(steps, "estimate") == ["fp32"]
+    assert not of(plan_export(profile, "auto", here=True, estimated=["fp32"]), "estimate")
 
 
 def test_nothing_is_checked_before_it_is_made_nor_chosen_before_it_is_checked(profile: Profile) -> None:
@@ -108,6 +134,14 @@ def test_a_precision_that_the_target_lacks_is_refused_with_those_it_has(profile:
         pytest.param(untimed(FP32, INT8), NONE, "auto", "fp32", id="not timed: INT8 is not assumed to be faster"),
         pytest.param(untimed(*ALL), replace(NONE, size_bytes=2_000_000), "auto", "int8", id="not timed: the size demands INT8"),
         pytest.param(untimed(*ALL), replace(NONE, latency_p95_ms=0.1), "auto", "fp16", id="a limit on what is not known does not bind"),
+        pytest.param((expected(FP16, 5), expected(INT8, 1)), NONE, "auto", "int8", id="estimated: the intervals are apart"),
+        pytest.param((expected(FP16, 5), expected(INT8, 4)), NONE, "auto", "fp16", id="estimated: they overlap, so FP16"),
+        pytest.param((expected(FP32, 5), FP16, expected(INT8, 1)), NONE, "fp32", "fp32", id="estimated, asked for"),
+        pytest.param((expected(FP16, 5), *untimed(INT8)), NONE, "auto", "fp16", id="estimated, and nothing is known of the other"),
+        pytest.param((expected(FP16, 5), expected(INT8, 4)), replace(NONE, latency_p95_ms=4.5), "auto", "int8", id="an estimate is held"),
+        pytest.param(
+            (expected(FP16, 5), expected(INT8, 9, memory=1)), replace(NONE, memory_bytes=9), "auto", "int8", id="estimated memory is held"
+        ),
         pytest.param((FP32, FP16), Limits(3_000_000, 3.0, 90_000_000, 0.1), "auto", "fp16", id="a limit is met at its very value"),
     ],
 )
@@ -132,6 +166,14 @@ def test_without_timing_no_reason_claims_a_speed() -> None:
         assert "slower" not in verdict.reason
         assert "fastest" not in verdict.reason
         assert " ms" not in verdict.reason
+
+
+def test_an_estimate_is_called_one_in_every_reason() -> None:
+    made = [expected(FP32, 6), expected(FP16, 4), expected(INT8, 3.5)]
+    reason = {v.precision: v.reason for v in choose(made, replace(NONE, latency_p95_ms=5), "auto")}
+    assert reason["fp32"] == "estimated latency 6 ms (4.8 to 7.5) > 5 ms"
+    assert reason["fp16"] == "within the budget, as far as latency can be estimated; not timed here"
+    assert reason["int8"] == "fits too; estimated at 3.5 ms (2.8 to 4.38), fp16 at 4 ms (3.2 to 5)"
 
 
 def test_over_budget_names_every_limit_and_the_nearest() -> None:

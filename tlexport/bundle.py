@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field, model_validator
 from tlexport.artifact import Artifact, Precision
 from tlexport.contract import Preprocess
 from tlexport.errors import InvalidFile
+from tlexport.prediction import Estimate
 from tlexport.profile import Profile
 from tlexport.record import Record
 
@@ -29,9 +30,9 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Latency(Record):
-    """A latency of one image, and whether it was measured or estimated."""
+    """A measured latency of one image."""
 
-    kind: Literal["measured", "estimated"]
+    kind: Literal["measured"]
     p50: float = Field(description="ms")
     p95: float = Field(description="ms")
     runtime: str
@@ -48,13 +49,21 @@ class Model(Record):
     n: int = Field(ge=1, description="number of validation images")
     drop_points: float = Field(description="top-1 of the checkpoint minus this one's, percentage points")
     parity: float = Field(ge=0, description="largest difference in probability from the checkpoint over the validation images")
-    latency: Latency | None = Field(description="None: the target is not this machine, and nothing was estimated")
-    peak_memory_bytes: int | None
+    latency: Latency | None = Field(description="measured on the target; None: that was not the machine of the export")
+    peak_memory_bytes: int | None = Field(description="likewise")
+    estimate: Estimate | None = Field(None, description="of latency and memory on the target, where they were not measured")
     tolerance: float = Field(gt=0, description="largest difference in probability that the golden vectors may show")
     golden_outputs: InnerPath
     chosen: bool
     reason: str
     build: tuple[str, ...] = Field((), description="the command that builds the engine on the device, where one is needed")
+
+    def latency_json(self) -> dict[str, object] | None:
+        """As cli.md has it: measured, or estimated, which says nothing of how single runs scatter and so has no p95."""
+        if self.latency is not None or self.estimate is None:
+            return self.latency.model_dump() if self.latency else None
+        e = self.estimate
+        return {"kind": "estimated", "p95": None, **e.interval(), "threads": e.threads, "basis": e.basis}
 
 
 class Golden(Record):

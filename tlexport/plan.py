@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from tlexport.artifact import PRECISIONS, Precision
 from tlexport.errors import OverBudget, Unsupported, UsageError
+from tlexport.prediction import Estimate
 from tlexport.profile import Budget, Profile
 from tlexport.units import format_bytes
 
 MAX_DROP_POINTS = 1.0  # default for --max-drop: what INT8 may cost before it is no longer chosen unasked
+TENSORS = "memory of weights and activations alone"  # what an estimate knows of the memory: the runtime's own comes on top
+PREFERRED: tuple[Precision, ...] = ("fp16", "fp32", "int8")  # where nothing tells which is fastest
 
 
 @dataclass(frozen=True)
@@ -49,18 +52,21 @@ class Wishes:
 class Step:
     """One thing that export does, and why."""
 
-    action: Literal["convert", "quantize", "check", "measure", "choose", "write"]
+    action: Literal["convert", "quantize", "check", "measure", "estimate", "choose", "write"]
     precision: Precision | None
     reason: str
 
 
-def plan_export(profile: Profile, precision: Precision | Literal["auto"], here: bool) -> tuple[Step, ...]:
+def plan_export(
+    profile: Profile, precision: Precision | Literal["auto"], here: bool, estimated: Collection[Precision] = ()
+) -> tuple[Step, ...]:
     """The steps, in order.
 
     Args:
         profile: the target.
         precision: what the user asked for; ``auto``: everything the target accelerates, then a choice.
         here: this machine is the target, so latency can be measured.
+        estimated: where it cannot, the precisions that there is something to estimate latency by.
 
     Raises:
         Unsupported: the target cannot do that precision.
@@ -82,6 +88,8 @@ def plan_export(profile: Profile, precision: Precision | Literal["auto"], here: 
     steps += [Step("check", p, "onnx.checker, declared tensors, agreement with the checkpoint on every validation image") for p in wanted]
     if here:
         steps += [Step("measure", p, f"this machine is {profile.target}: latency is measured") for p in wanted]
+    else:
+        steps += [Step("estimate", p, f"latency on {profile.target} is estimated, not measured") for p in wanted if p in estimated]
     steps.append(Step("choose", None if precision == "auto" else precision, "within the budget" if precision == "auto" else "as asked"))
     steps.append(Step("write", None, "the bundle"))
     return tuple(steps)
@@ -94,9 +102,10 @@ class Candidate:
     precision: Precision
     size_bytes: int
     drop_points: float
-    p50_ms: float | None
+    p50_ms: float | None  # these three: measured
     p95_ms: float | None
     memory_bytes: int | None
+    estimate: Estimate | None = None  # where nothing was measured
 
 
 @dataclass(frozen=True)
@@ -110,16 +119,27 @@ class Verdict:
 
 def violations(candidate: Candidate, limits: Limits) -> list[str]:
     """Each limit that a candidate breaks, in words with both figures."""
-    broken = []
-    if limits.size_bytes is not None and candidate.size_bytes > limits.size_bytes:
-        broken.append(f"size {more_than(candidate.size_bytes, limits.size_bytes)}")
+    broken = too_large("size", candidate.size_bytes, limits.size_bytes)
     if limits.latency_p95_ms is not None and candidate.p95_ms is not None and candidate.p95_ms > limits.latency_p95_ms:
         broken.append(f"p95 latency {candidate.p95_ms:g} ms > {limits.latency_p95_ms:g} ms")
-    if limits.memory_bytes is not None and candidate.memory_bytes is not None and candidate.memory_bytes > limits.memory_bytes:
-        broken.append(f"memory {more_than(candidate.memory_bytes, limits.memory_bytes)}")
+    if candidate.memory_bytes is not None:
+        broken += too_large("memory", candidate.memory_bytes, limits.memory_bytes)
+    if candidate.estimate is not None:
+        broken += too_large(TENSORS, candidate.estimate.memory_bytes, limits.memory_bytes) + too_slow(candidate.estimate, limits)
     if candidate.drop_points > limits.drop_points:
         broken.append(f"accuracy drop {candidate.drop_points:g} points > {limits.drop_points:g}")
     return broken
+
+
+def too_large(what: str, found: int, limit: int | None) -> list[str]:
+    """One text, with both sizes, where the limit is broken; else none."""
+    return [f"{what} {more_than(found, limit)}"] if limit is not None and found > limit else []
+
+
+def too_slow(estimate: Estimate, limits: Limits) -> list[str]:
+    """One text, with the figures, where the limit of latency is more likely to be broken than not; else none."""
+    limit = limits.latency_p95_ms
+    return [f"estimated latency {estimate.latency} > {limit:g} ms"] if limit is not None and estimate.p50_ms > limit else []
 
 
 def more_than(found: int, limit: int) -> str:
@@ -133,7 +153,8 @@ def choose(candidates: Sequence[Candidate], limits: Limits, wanted: Precision | 
 
     With measured latencies the one with the lowest median that fits wins (INT8 that is slower than FP16 is not chosen unless
     the size demands it). Without, FP16 is preferred where it fits: it is accelerated by every such target and costs no
-    accuracy, while INT8's gain at batch 1 is known only on the device.
+    accuracy. Another takes its place where the estimates say so clearly: where the whole interval of the one is below that
+    of the other.
 
     Raises:
         OverBudget: none fits; names the binding limit and the nearest candidate.
@@ -151,23 +172,36 @@ def choose(candidates: Sequence[Candidate], limits: Limits, wanted: Precision | 
             "no model fits the budget:\n" + "\n".join(f"  {c.precision}: {'; '.join(broken[c.precision])}" for c in eligible),
             f"nearest is {nearest.precision} ({over}); raise that limit, or train a smaller --backbone or --image-size",
         )
-    measured = all(c.p50_ms is not None for c in fitting)
-    order = ("fp16", "fp32", "int8")
-    best = min(fitting, key=lambda c: c.p50_ms or 0.0) if measured else min(fitting, key=lambda c: order.index(c.precision))
-    return tuple(Verdict(c.precision, c is best, _reason(c, best, broken[c.precision], measured, wanted)) for c in candidates)
+    best = _fastest(fitting)
+    return tuple(Verdict(c.precision, c is best, _reason(c, best, broken[c.precision], wanted)) for c in candidates)
 
 
-def _reason(candidate: Candidate, best: Candidate, broken: list[str], measured: bool, wanted: str) -> str:
+def _fastest(fitting: Sequence[Candidate]) -> Candidate:
+    """The fastest as far as is known; see :func:`choose`."""
+    if all(c.p50_ms is not None for c in fitting):
+        return min(fitting, key=lambda c: c.p50_ms or 0.0)
+    first = min(fitting, key=lambda c: PREFERRED.index(c.precision))
+    if first.estimate is None:
+        return first
+    low = first.estimate.low_ms
+    faster = [(c.estimate.p50_ms, c) for c in fitting if c.estimate is not None and c.estimate.high_ms < low]
+    return min(faster, key=lambda pair: pair[0])[1] if faster else first
+
+
+def _reason(candidate: Candidate, best: Candidate, broken: list[str], wanted: str) -> str:
     if candidate is best:
+        how = "" if best.estimate is None else ", as far as latency can be estimated"
         if wanted != "auto":
-            return "asked for; within the budget"
-        return "fastest within the budget" if measured else "within the budget; not timed, since this machine is not the target"
+            return f"asked for; within the budget{how}"
+        return "fastest within the budget" if best.p50_ms is not None else f"within the budget{how}; not timed here"
     if broken:
         return "; ".join(broken)
     if wanted not in ("auto", candidate.precision):
         return f"{wanted} was asked for"
-    if measured:
+    if candidate.p50_ms is not None and best.p50_ms is not None:
         return f"slower than {best.precision} ({candidate.p50_ms:.2f} against {best.p50_ms:.2f} ms median)"
+    if candidate.estimate is not None and best.estimate is not None:
+        return f"fits too; estimated at {candidate.estimate.latency}, {best.precision} at {best.estimate.latency}"
     if candidate.precision == "int8":
         return f"fits too; whether it is faster than {best.precision} is known only on the device: tlx bench there"
     return f"fits too; {best.precision} is half its size"

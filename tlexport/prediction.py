@@ -32,15 +32,23 @@ class Estimate(Record):
             raise ValueError(f"the interval {self.low_ms} to {self.high_ms} ms does not hold the estimate, {self.p50_ms} ms")
         return self
 
+    @property
+    def latency(self) -> str:
+        """With its interval, in words: ``"4.1 ms (3.2 to 5.4)"``."""
+        return f"{self.p50_ms:.3g} ms ({self.low_ms:.3g} to {self.high_ms:.3g})"
+
+    def interval(self) -> dict[str, float]:
+        """As ``latency_ms`` of cli.md has it."""
+        return {"p50": round(self.p50_ms, 4), "low": round(self.low_ms, 4), "high": round(self.high_ms, 4)}
+
     def to_json(self) -> dict[str, object]:
         """As cli.md has it."""
-        latency = {"p50": round(self.p50_ms, 4), "low": round(self.low_ms, 4), "high": round(self.high_ms, 4)}
         return {
             "what": self.what,
             "target": self.target,
             "precision": self.precision,
             "threads": self.threads,
-            "latency_ms": latency,
+            "latency_ms": self.interval(),
             "memory_bytes": self.memory_bytes,
             "size_bytes": self.size_bytes,
             "macs": self.macs,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from tlexport.plan import Limits, more_than
+from tlexport.plan import TENSORS, Limits, too_large, too_slow
 from tlexport.prediction import Estimate
 from tlexport.profile import Profile
 
@@ -32,15 +32,9 @@ def fit(estimate: Estimate, limits: Limits) -> Fit:
     Size and memory of the tensors are exact: they decide alone where they are over. Latency has an interval: the model meets its
     limit where the whole interval does, probably where the estimate does, probably not where only the lower end does.
     """
-    broken, limit = [], limits.latency_p95_ms
-    if limits.size_bytes is not None and estimate.size_bytes > limits.size_bytes:
-        broken.append(f"size {more_than(estimate.size_bytes, limits.size_bytes)}")
-    if limits.memory_bytes is not None and estimate.memory_bytes > limits.memory_bytes:
-        broken.append(f"memory of weights and activations alone {more_than(estimate.memory_bytes, limits.memory_bytes)}")
-    likelihood: Likelihood = "no" if broken else _within(estimate, limit)
-    if limit is not None and estimate.p50_ms > limit:
-        broken.append(f"estimated latency {estimate.p50_ms:.3g} ms ({estimate.low_ms:.3g} to {estimate.high_ms:.3g}) > {limit:g} ms")
-    return Fit(likelihood, tuple(broken))
+    exact = too_large("size", estimate.size_bytes, limits.size_bytes) + too_large(TENSORS, estimate.memory_bytes, limits.memory_bytes)
+    likelihood: Likelihood = "no" if exact else _within(estimate, limits.latency_p95_ms)
+    return Fit(likelihood, (*exact, *too_slow(estimate, limits)))
 
 
 def _within(estimate: Estimate, limit: float | None) -> Likelihood:

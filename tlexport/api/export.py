@@ -14,14 +14,14 @@ import numpy as np
 from tlexport import __version__, plugins
 from tlexport.accuracy import Probabilities, probabilities, score
 from tlexport.api.evaluate import BATCH
+from tlexport.api.expected import Expected, estimated, measured, plan
 from tlexport.artifact import Artifact, Calibration, Precision
-from tlexport.bench.process import BenchRequest, measure
-from tlexport.bundle import Golden, Latency, Manifest, Model
+from tlexport.bundle import Golden, Manifest, Model
 from tlexport.checkpoint import Checkpoint, read_checkpoint, read_dataset
 from tlexport.contract import image_input, probabilities_output
 from tlexport.data.decode import decode_files
 from tlexport.dataset import Dataset, Sample
-from tlexport.errors import InvalidFile, Unsupported
+from tlexport.errors import InvalidFile
 from tlexport.export.calibration import FEW, IMAGES, calibration_sample, provenance
 from tlexport.export.checks import check_fp32_agreement, check_graph
 from tlexport.export.engine import trtexec_command
@@ -30,7 +30,7 @@ from tlexport.export.write_bundle import GOLDEN_INPUTS, GoldenImages, check_plac
 from tlexport.files import new_file, sha256_of
 from tlexport.measurement import Measurement
 from tlexport.network import load_network
-from tlexport.plan import Candidate, Step, Wishes, choose, plan_export
+from tlexport.plan import Step, Wishes, choose
 from tlexport.ports import Pixels, Progress, Quantizer, QuantizeRequest, RunOptions, Runtime, Silent
 from tlexport.profile import Profile
 from tlexport.runtimes.torch import TorchRunner
@@ -39,6 +39,7 @@ from tlexport.target import Target
 if TYPE_CHECKING:
     import onnx
 
+TIMING = {"measure": "measuring", "estimate": "estimating"}
 LIBRARIES = ("torch", "onnx", "onnxscript", "numpy", "pillow")
 # how far another machine's arithmetic may be from this one's, in probability: FP32 differs by the order of sums; FP16 by whether
 # the chip computes in half precision or widens; INT8 by one quantization step here and there, which a softmax can amplify
@@ -62,8 +63,9 @@ class Exported:
                 "size_bytes": m.artifact.size_bytes,
                 "top1": m.top1,
                 "drop_points": m.drop_points,
-                "latency_ms": m.latency.model_dump() if m.latency else None,
+                "latency_ms": m.latency_json(),
                 "peak_memory_bytes": m.peak_memory_bytes,
+                "memory_bytes": m.estimate.memory_bytes if m.estimate else None,
                 "chosen": m.chosen,
                 "reason": m.reason,
             }
@@ -71,28 +73,6 @@ class Exported:
         ]
         chosen = self.manifest.model().artifact.precision
         return {"bundle": str(self.path), "target": self.manifest.target, "chosen": chosen, "models": models}
-
-
-def plan(target: Target, wishes: Wishes) -> tuple[Step, ...]:
-    """What :func:`export` would do, without doing it.
-
-    Raises:
-        Unsupported: the target cannot do the precision, or a latency limit cannot be checked here.
-    """
-    measured = _measurable(target)
-    if wishes.max_latency_ms is not None and not measured:
-        engine = target.profile.runtime == "tensorrt"
-        why = "its engines are built from the bundle, after the export" if engine else "this machine is not one"
-        raise Unsupported(
-            f"--max-latency cannot be held against {target.profile.target}: {why}",
-            f"leave it out, copy the bundle to the device and run there: {'sh build_engine.sh' if engine else 'tlx bench BUNDLE --check'}",
-        )
-    return plan_export(target.profile, wishes.precision, measured)
-
-
-def _measurable(target: Target) -> bool:
-    """Whether the latency of an exported graph on the target can be measured now."""
-    return target.here and target.profile.runtime == "onnxruntime"
 
 
 def export(
@@ -115,7 +95,7 @@ def export(
     check_place(out)
     steps = plan(target, wishes)
     with tempfile.TemporaryDirectory(prefix="tlx-export-") as folder:
-        return _Export(checkpoint_path, target, wishes, data_root, Path(folder), progress).run(steps, out)
+        return _Export(checkpoint_path, target, wishes, data_root, Path(folder), progress, steps).run(out)
 
 
 @dataclass(frozen=True)
@@ -127,13 +107,16 @@ class _Made:
     outputs: Probabilities  # on the validation part
     parity: float
     top1: float
-    measurement: Measurement | None
+    expected: Expected
 
 
 class _Export:
     """One run of the verb: what its steps share."""
 
-    def __init__(self, path: Path, target: Target, wishes: Wishes, data_root: Path | None, folder: Path, progress: Progress) -> None:
+    def __init__(
+        self, path: Path, target: Target, wishes: Wishes, data_root: Path | None, folder: Path, progress: Progress, steps: Sequence[Step]
+    ) -> None:
+        self.steps = steps
         self.checkpoint: Checkpoint = read_checkpoint(path)
         self.path, self.target, self.wishes, self.folder, self.progress = path, target, wishes, folder, progress
         self.profile: Profile = target.profile
@@ -143,8 +126,8 @@ class _Export:
         self.inputs = (image_input(self.preprocess.size, self.profile.input_dtype.value),)
         self.outputs = (probabilities_output(len(self.checkpoint.classes)),)
 
-    def run(self, steps: Sequence[Step], out: Path) -> Exported:
-        wanted = [step.precision for step in steps if step.action == "check" and step.precision]
+    def run(self, out: Path) -> Exported:
+        wanted = [step.precision for step in self.steps if step.action == "check" and step.precision]
         network = load_network(self.path, self.checkpoint)
         self.val = self.dataset.part("val")
         self.val_pixels = self._pixels(self.val)
@@ -216,34 +199,27 @@ class _Export:
         if precision == "fp32":
             check_fp32_agreement(self.reference, outputs)
         top1 = score(outputs, [sample.label for sample in self.val], self.checkpoint.classes).top1
-        return _Made(artifact, path, outputs, float(np.abs(outputs - self.reference).max()), top1, self._measured(artifact, path))
+        return _Made(artifact, path, outputs, float(np.abs(outputs - self.reference).max()), top1, self._expected(artifact, path))
 
-    def _measured(self, artifact: Artifact, path: Path) -> Measurement | None:
-        if not _measurable(self.target):
-            return None
-        np.save(images := self.folder / "bench.npy", self.val_pixels[:64].astype(self.profile.input_dtype.value), allow_pickle=False)
-        with self.progress.task(f"measuring {artifact.precision}", 1) as advance:
-            measurement = measure(
-                BenchRequest(
-                    what=f"{self.path.name} {artifact.precision}",
-                    path=path,
-                    runtime="onnxruntime",
-                    device="cuda:0" if self.profile.device else "cpu",
-                    threads=self.wishes.threads,
-                    artifact_sha256=artifact.sha256,
-                    precision=artifact.precision,
-                    size_bytes=artifact.size_bytes,
-                    inputs=images,
-                )
-            )
+    def _expected(self, artifact: Artifact, path: Path) -> Expected:
+        """Latency and memory on the target, as the plan has it."""
+        what, threads = f"{self.path.name} {artifact.precision}", self.wishes.threads
+        action = next((step.action for step in self.steps if step.precision == artifact.precision and step.action in TIMING), None)
+        if action is None:
+            return Expected()
+        with self.progress.task(f"{TIMING[action]} {artifact.precision}", 1) as advance:
+            if action == "measure":
+                found = measured(artifact, path, self.target, threads, what, self.val_pixels[:64])
+            else:
+                found = estimated(artifact, path, self.target, threads, what)
             advance(1)
-        return measurement
+        return found
 
     def _write(self, made: Sequence[_Made], out: Path) -> Exported:
         checkpoint_top1 = score(self.reference, [sample.label for sample in self.val], self.checkpoint.classes).top1
         drops = [round(100 * (checkpoint_top1 - m.top1), 4) for m in made]
         verdicts = choose(
-            [_candidate(m, drop) for m, drop in zip(made, drops, strict=True)],
+            [m.expected.candidate(m.artifact, drop) for m, drop in zip(made, drops, strict=True)],
             self.wishes.limits(self.profile.budget),
             self.wishes.precision,
         )
@@ -257,8 +233,9 @@ class _Export:
                 n=len(self.val),
                 drop_points=drop,
                 parity=m.parity,
-                latency=_latency(m.measurement),
-                peak_memory_bytes=m.measurement.peak_memory_bytes if m.measurement else None,
+                latency=m.expected.latency,
+                peak_memory_bytes=m.expected.peak_memory_bytes,
+                estimate=m.expected.estimate,
                 tolerance=TOLERANCES[m.artifact.precision],
                 golden_outputs=f"golden/outputs.{m.artifact.precision}.npy",
                 chosen=verdict.chosen,
@@ -284,17 +261,4 @@ class _Export:
             versions={"tlexport": __version__} | {name: importlib.metadata.version(name) for name in LIBRARIES},
         )
         manifest = write_bundle(out, draft, [m.path for m in made], golden, [m.outputs[positions] for m in made])
-        return Exported(out, manifest, tuple(m.measurement for m in made))
-
-
-def _candidate(made: _Made, drop: float) -> Candidate:
-    latency, m = _latency(made.measurement), made.measurement
-    p50, p95 = (latency.p50, latency.p95) if latency else (None, None)
-    return Candidate(made.artifact.precision, made.artifact.size_bytes, drop, p50, p95, m.peak_memory_bytes if m else None)
-
-
-def _latency(m: Measurement | None) -> Latency | None:
-    if m is None:
-        return None
-    p50, p95 = round(m.percentile_ms(50), 4), round(m.percentile_ms(95), 4)
-    return Latency(kind="measured", p50=p50, p95=p95, runtime=m.runtime, provider=m.provider, threads=m.threads)
+        return Exported(out, manifest, tuple(m.expected.measurement for m in made))

@@ -13,6 +13,7 @@ from tlexport.units import format_bytes
 
 if TYPE_CHECKING:
     from tlexport.api.export import Exported
+    from tlexport.bundle import Model
     from tlexport.plan import Step
 
 
@@ -34,7 +35,12 @@ if TYPE_CHECKING:
     "--precision", type=click.Choice(["auto", "fp32", "fp16", "int8"]), default="auto", show_default=True, help="auto: try all, choose one."
 )
 @click.option("--max-size", type=options.size, help="Largest model file, such as 2MB (1 MB = 10^6 bytes); default: the profile's.")
-@click.option("--max-latency", type=options.duration, help="Largest p95 latency, such as 10ms; only if the target is this machine.")
+@click.option(
+    "--max-latency",
+    type=options.duration,
+    help="Largest latency, such as 10ms: p95 if measured, else the estimate; default: the profile's.",
+)
+@click.option("--max-memory", type=options.size, help="Most memory, such as 100MB: measured, else estimated; default: the profile's.")
 @click.option("--max-drop", type=options.Number(0, 100), help="Points of top-1 that the chosen model may lose; default 1.0.")
 @click.option("--data", type=click.Path(path_type=Path), help="Where the checkpoint's images lie now, if they were moved.")
 @click.option("--dry-run", is_flag=True, help="Print the plan with its reasons; do nothing.")
@@ -48,6 +54,7 @@ def command(
     precision: Any,
     max_size: int | None,
     max_latency: float | None,
+    max_memory: int | None,
     max_drop: float | None,
     data: Path | None,
     dry_run: bool,
@@ -59,8 +66,9 @@ def command(
 ) -> None:
     """Convert CHECKPOINT (default: runs/latest) for a target, quantize, check, and write a bundle.
 
-    Latency is measured, with one thread unless --threads says otherwise, where the target is this machine. For a Jetson
-    the bundle holds ONNX files and the command that builds the engine there.
+    Latency and memory are measured, with one thread unless --threads says otherwise, where the target is this machine; elsewhere they
+    are estimated, if there is something to estimate by. What was done is said. For a Jetson the bundle holds ONNX files and the command
+    that builds the engine there.
     """
     from tlexport.target import resolve
 
@@ -68,11 +76,12 @@ def command(
     found = resolve(target)
     if found.note:
         reporter.note(found.note)
-    from tlexport.api.export import export, plan
+    from tlexport.api.expected import plan
+    from tlexport.api.export import export
     from tlexport.api.subject import latest_checkpoint
     from tlexport.plan import Wishes
 
-    wishes = Wishes(precision, max_size, max_latency, max_drop, threads or 1)
+    wishes = Wishes(precision, max_size, max_latency, max_drop, threads or 1, max_memory)
     if dry_run:
         _show_plan(plan(found, wishes), as_json)
         return
@@ -89,21 +98,31 @@ def command(
 
 
 def _show_models(exported: Exported) -> None:
-    """The table of candidates: size, accuracy, drop, latency, verdict."""
-    rows = [
-        (
-            ("* " if m.chosen else "  ") + m.artifact.precision,
-            format_bytes(m.artifact.size_bytes),
-            percent(m.top1),
-            f"{m.drop_points:.2f}",
-            milliseconds(m.latency.p50 if m.latency else None),
-            milliseconds(m.latency.p95 if m.latency else None),
-        )
-        for m in exported.manifest.models
-    ]
-    print_table("", ("model", "size", "top-1", "drop, points", "p50, ms", "p95, ms"), rows)
-    for m in exported.manifest.models:
+    """The table of candidates: size, accuracy, drop, latency and where it comes from; and each verdict."""
+    models = exported.manifest.models
+    rows = []
+    for m in models:
+        latency = "-"
+        if m.latency:
+            latency = f"p50 {milliseconds(m.latency.p50)}, p95 {milliseconds(m.latency.p95)}"
+        elif m.estimate:
+            latency = f"about {m.estimate.latency.replace(' ms', '')}"
+        name = ("* " if m.chosen else "  ") + m.artifact.precision
+        rows.append((name, format_bytes(m.artifact.size_bytes), percent(m.top1), f"{m.drop_points:.2f}", latency))
+    print_table("", ("model", "size", "top-1", "drop, points", "latency, ms"), rows)
+    for m in models:
         click.echo(f"{m.artifact.precision}: {'chosen, ' if m.chosen else ''}{m.reason}")
+    for line in dict.fromkeys(_origin(m) for m in models):
+        click.echo(line)
+
+
+def _origin(model: Model) -> str:
+    """Where a model's latency comes from."""
+    if model.latency:
+        return f"latency: measured on this machine, {model.latency.provider}, {model.latency.threads} CPU thread(s)"
+    if model.estimate:
+        return f"latency: estimated for {model.estimate.target}, not measured: {model.estimate.basis}"
+    return "latency: not known; this machine is not the target, and there is nothing to estimate by"
 
 
 def _show_plan(steps: tuple[Step, ...], as_json: bool) -> None:
