@@ -52,6 +52,18 @@ def this_machine(root: Path = Path("/"), architecture: str = "") -> Machine:
     )
 
 
+def may_be(architecture: str, cpu: str, wanted: Match) -> bool:
+    """Whether a machine of which no more is known than a measurement tells may be what a profile's ``match`` describes.
+
+    Args:
+        architecture: what ``platform.machine()`` said there.
+        cpu: name of the processor; of a board with an Arm processor, whose kernel tells none, the name of the board.
+        wanted: of the profile. A ``device_tree`` that is a name, and not one of the tree's own words, must be in that of the board.
+    """
+    board = wanted.device_tree if " " in (wanted.device_tree or "") else None
+    return _architecture(architecture) == wanted.machine and all(text in cpu for text in (wanted.cpu, board) if text is not None)
+
+
 def _text(path: Path) -> str:
     try:
         return path.read_bytes().decode("utf-8", errors="replace")

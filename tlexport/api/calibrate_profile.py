@@ -69,6 +69,10 @@ def find_place(name: str, base: str | None, folder: Path | None) -> Place:
         UsageError: not a name; it has tables elsewhere; it is there and extends something other than ``base``; no such base.
         InvalidFile: what is there is not a valid profile.
     """
+    if name.endswith((".json", ".toml")):
+        raise UsageError(
+            f"{name} is a file, and what comes here is the name of a profile", "measurements need a --from each: --from A --from B"
+        )
     if not re.fullmatch(NAME, name):
         raise UsageError(
             f"{name!r} is no name for a profile", "use lower-case letters, digits, '-' and '.', such as line-3; power modes have no tables"
@@ -91,8 +95,13 @@ def find_place(name: str, base: str | None, folder: Path | None) -> Place:
     return Place(path, load_profile(base), base)
 
 
-def calibrate_profile(name: str, settings: Settings, progress: Progress | None = None) -> tuple[Path, tuple[CalibratedModel, ...]]:
+def calibrate_profile(name: str | None, settings: Settings, progress: Progress | None = None) -> tuple[Path, tuple[CalibratedModel, ...]]:
     """Time the layers of probe networks on this machine, and write what was found into a profile of it.
+
+    Args:
+        name: of the profile; None: of the shipped one that fits this machine, whose place the user's own takes.
+        settings: what to time.
+        progress: where to tell what happens.
 
     The profile is made, as ``tlx profiles new`` does, where it is not there; of one that is there only the tables of the same runtime,
     precision and threads are replaced. Nothing is written before everything is timed.
@@ -105,6 +114,7 @@ def calibrate_profile(name: str, settings: Settings, progress: Progress | None =
         UsageError: see :func:`find_place`.
         StepFailed: too little time for anything, or nothing can be written there.
     """
+    name = name or shipped_here()
     place = find_place(name, settings.base, settings.folder)
     precisions = _precisions(place.profile, settings)
     _expect_writable(place.path.parent)

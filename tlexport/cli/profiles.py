@@ -173,25 +173,27 @@ def schema_command(out: Path | None, as_json: bool) -> None:
 @command.command(
     name="calibrate",
     epilog=options.examples(
-        "tlx profiles calibrate my-pc",
+        "tlx profiles calibrate",
         "tlx profiles calibrate my-pc --precision fp32 --threads 1 --seconds 60 --json",
         "tlx profiles calibrate raspberry-pi-5 --from on-the-pi.json --what build/flowers-raspberry-pi-5",
     ),
 )
-@click.argument("name")
+@click.argument("name", required=False)
 @click.option("--base", metavar="PROFILE", help="What NAME extends if it is new; default: the shipped profile that fits this machine.")
 @click.option("--precision", "precisions", multiple=True, type=click.Choice(["fp32", "int8"]), help="Only this one; may be repeated.")
 @click.option(
     "--threads", multiple=True, type=click.IntRange(1, 1024), help="CPU threads; may be repeated; default: 1, and one for each core."
 )
 @click.option("--seconds", type=options.Number(1, 300), help="Time for each precision; default, and most: 300. Less is less exact.")
-@click.option("--from", "runs", multiple=True, type=click.Path(path_type=Path), help="What tlx bench --json printed on the device.")
-@click.option("--what", type=click.Path(path_type=Path), help="With --from: the bundle or .onnx file that ran there.")
+@click.option(
+    "--from", "runs", multiple=True, type=click.Path(path_type=Path), help="What tlx bench --json printed on the device; may be repeated."
+)
+@click.option("--what", type=click.Path(path_type=Path), help="With --from: the bundle or .onnx file that ran; default: its path there.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="The folder of NAME.toml; default: where it is, else ./profiles.")
 @options.as_json
 @options.verbosity
 def calibrate_command(
-    name: str,
+    name: str | None,
     base: str | None,
     precisions: tuple[Any, ...],
     threads: tuple[int, ...],
@@ -206,32 +208,34 @@ def calibrate_command(
     """Let this machine describe itself, so that tlx estimate knows it; or correct a profile by real runs.
 
     The layers of small random networks are timed, and a model of them is written beside the profile NAME, which is made if it is not
-    there. Nothing else should run meanwhile.
+    there. Without NAME it is the shipped profile that fits this machine, with a file of your own in its place. Nothing else should run
+    meanwhile.
 
-    With --from and --what nothing is timed: what was measured on the device is held against what is estimated for it.
+    With --from nothing is timed: what was measured on a device is held against what is estimated for it, and the profile corrected. Without
+    NAME it is the profile that the bundle was made for.
     """
-    from tlexport.api.calibrate_profile import MOST_SECONDS, Settings, calibrate_profile
-
-    if bool(runs) != bool(what):
-        raise click.UsageError("--from and --what belong together: runs on the device, and the models that ran")
     reporter = progress(verbose, quiet)
-    if what is None:
-        path, timed = calibrate_profile(name, Settings(base, precisions, threads, seconds or MOST_SECONDS, out), reporter)
-        rows = [(t.precision, str(t.threads), str(t.probes), percent(t.error), percent(t.within_10)) for t in timed]
-        columns: tuple[str, ...] = ("precision", "threads", "networks", "median error", "within 10 %")
-        answer: dict[str, Any] = {"calibration": [table.model_dump(mode="json") for table in timed]}
-    else:
+    if runs:
+        timing = {"--base": base, "--precision": precisions, "--threads": threads, "--seconds": seconds}
+        if needless := next((option for option, value in timing.items() if value), None):
+            raise click.UsageError(f"{needless} says what to time, and with --from nothing is timed")
         from tlexport.api.sharpen import sharpen_profile
 
-        for option, value in {"--base": base, "--precision": precisions, "--threads": threads, "--seconds": seconds}.items():
-            if value:
-                raise click.UsageError(f"{option} says what to time, and with --from nothing is timed")
         path, corrected = sharpen_profile(name, runs, what, out)
-        rows = [(t.precision, str(t.threads), str(t.n), f"{t.factor:.3f}") for t in corrected]
-        columns = ("precision", "threads", "models", "measured / estimated")
-        answer = {"sharpened": [table.model_dump(mode="json") for table in corrected]}
+        answer = "sharpened", [table.model_dump(mode="json") for table in corrected]
+        columns = ["precision", "threads", "models", "measured / estimated"]
+        rows = [[t.precision, str(t.threads), str(t.n), f"{t.factor:.3f}"] for t in corrected]
+    else:
+        if what:
+            raise click.UsageError("--what names the model that ran on a device, and belongs to --from")
+        from tlexport.api.calibrate_profile import MOST_SECONDS, Settings, calibrate_profile
+
+        path, timed = calibrate_profile(name, Settings(base, precisions, threads, seconds or MOST_SECONDS, out), reporter)
+        answer = "calibration", [table.model_dump(mode="json") for table in timed]
+        columns = ["precision", "threads", "networks", "median error", "within 10 %"]
+        rows = [[t.precision, str(t.threads), str(t.probes), percent(t.error), percent(t.within_10)] for t in timed]
     if as_json:
-        print_json({"profile": str(path), "name": name, **answer})
+        print_json({"profile": str(path), "name": path.stem, answer[0]: answer[1]})
         return
     print_table("", columns, rows)
     click.echo(str(path))
