@@ -80,7 +80,9 @@ def _nothing(target: Target, precision: Precision, threads: int) -> Unsupported:
     have = ", ".join(f"{entry.precision} with {_threads(entry.threads)}" for entry in profile.calibration)
     calibrated = f"it is calibrated for {have} alone" if have else "it is not calibrated"
     what = f"{profile.target}: nothing to estimate {precision} with {_threads(threads)} by"
-    if profile.runtime == "tensorrt":
+    if target.here and profile.runtime == "onnxruntime":
+        hint = f"this machine is one: tlx bench WHAT measures here, and tlx profiles calibrate {profile.name} makes estimates possible"
+    elif profile.runtime == "tensorrt":
         hint = "copy a bundle to the device, and build and time the engine there: sh build_engine.sh"
     elif profile.device is None and profile.mode is None and precision != "fp16":
         hint = f"on the device itself: tlx profiles calibrate {profile.name} --precision {precision} --threads {threads}"

@@ -81,6 +81,9 @@ def command(
     wishes = Wishes(max_size_bytes=max_size, max_latency_ms=max_latency, max_memory_bytes=max_memory, threads=threads)
     answers = estimate_boards(model, targets, wishes, rank=everything, progress=reporter)
     expect_any(answers)
+    for answer in answers:
+        if answer.estimate and answer.target.here and answer.target.profile.runtime == "onnxruntime":
+            reporter.note(f"this machine is {answer.target.profile.target}: what it really takes, tlx bench measures here")
     if as_json:
         values = [answer.to_json(model.what) for answer in answers]
         print_json(values[0] if len(names) == 1 else values)
@@ -95,8 +98,8 @@ def _targets(names: tuple[str, ...], reporter: Progress) -> list[Target]:
     from tlexport.target import profile_names, resolve
 
     targets = [resolve(name) for name in names or profile_names()]
-    for target in targets:
-        if target.note and names:
+    for target in targets if names else ():
+        if target.note:
             reporter.note(target.note)
     return targets
 

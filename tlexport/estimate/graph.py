@@ -56,7 +56,7 @@ def with_shapes(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]], whe
                 raise UsageError(
                     f"input {value.name!r} of {where} has an axis without a length: axis {index}"
                     f"{f' ({axis.dim_param})' if axis.dim_param else ''}",
-                    f"give the shape: --shape {value.name}=1,224,224,3",
+                    f"give the shape: --shape {value.name}={','.join(str(a.dim_value or (224 if i else 1)) for i, a in enumerate(axes))}",
                 )
             if fixed and fixed != size:
                 raise UsageError(f"axis {index} of input {value.name!r} of {where} is {fixed}; {size} was given")
