@@ -1,4 +1,4 @@
-"""Writes what is generated: docs/cli.md from the commands, the README's tables from benchmarks/results/, the profiles' JSON Schema.
+"""Writes what is generated: docs/cli.md from the commands, tables from benchmarks/results/, the profiles' JSON Schema.
 
     python docs/generate.py
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import click
@@ -100,9 +100,36 @@ def speed_table() -> str:
     return "\n".join(lines)
 
 
+def boards_table() -> str:
+    """How far off the boards' figures are for networks left out, from benchmarks/results/boards.json."""
+    result = json.loads((RESULTS / "boards.json").read_text(encoding="utf-8"))
+    lines = ["| | published latencies | median error, % | in the 80 % interval, % |", "|---|---:|---:|---:|"]
+    rows = {"**all**": result["left_out"]} | result["runtimes"]
+    rows["all, with every network of the same architecture left out"] = result["strangers"]
+    lines += [f"| {name} | {_left_out(found)} |" for name, found in rows.items()]
+    lines += ["", "| board | runtime | | published latencies | median error, % | in the 80 % interval, % |", "|---|---|---|---:|---:|---:|"]
+    lines += [
+        f"| {found['board']} | {found['runtime']} | {found['precision'].upper()} | {_left_out(found)} |" for found in result["boards"]
+    ]
+    return "\n".join(lines)
+
+
+def _left_out(found: dict[str, float]) -> str:
+    return f"{found['rows']} | {100 * found['median_error']:.0f} | {100 * found['coverage']:.0f}"
+
+
 def readme(text: str) -> str:
     """The README with its generated parts made anew."""
-    for name, table in (("demo", demo_table), ("transfer", transfer_table), ("speed", speed_table)):
+    return _with_tables(text, {"demo": demo_table, "transfer": transfer_table, "speed": speed_table})
+
+
+def estimates(text: str) -> str:
+    """docs/estimates.md with its generated parts made anew."""
+    return _with_tables(text, {"boards": boards_table})
+
+
+def _with_tables(text: str, tables: Mapping[str, Callable[[], str]]) -> str:
+    for name, table in tables.items():
         begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
         before, rest = text.split(begin)
         _, after = rest.split(end)
@@ -114,8 +141,8 @@ def main() -> None:
     """Write the files."""
     (ROOT / "docs" / "cli.md").write_text(cli_reference(), encoding="utf-8")
     write_schema(ROOT / "profiles" / FILE)
-    path = ROOT / "README.md"
-    path.write_text(readme(path.read_text(encoding="utf-8")), encoding="utf-8")
+    for path, made in ((ROOT / "README.md", readme), (ROOT / "docs" / "estimates.md", estimates)):
+        path.write_text(made(path.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -33,6 +33,11 @@ def test_the_tables_of_the_readme_are_what_was_measured() -> None:
     assert generator().readme(README) == README, "run: python docs/generate.py"
 
 
+def test_the_tables_of_the_estimates_are_what_was_scored() -> None:
+    text = (ROOT / "docs" / "estimates.md").read_text(encoding="utf-8")
+    assert generator().estimates(text) == text, "run: python docs/generate.py"
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_links_lead_somewhere(document: Path) -> None:
     links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", document.read_text(encoding="utf-8"))

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, Field, model_validator
 from tlexport.artifact import Precision
 from tlexport.calibration import CalibratedModel, Sharpened
 from tlexport.errors import UsageError
+from tlexport.latency import BoardRates
 from tlexport.record import Record
 from tlexport.units import parse_bytes, parse_mj, parse_ms
 
@@ -153,6 +154,7 @@ class Profile(Record):
     software: Software = Software()
     hardware: Hardware
     budget: Budget
+    latency: tuple[BoardRates, ...] = Field((), description="how fast the board is, by latencies that others published")
     calibration: tuple[CalibratedModel, ...] = Field((), description="timed on the device itself: tlx profiles calibrate")
     sharpened: tuple[Sharpened, ...] = Field((), description="from real runs on the device: tlx profiles calibrate --from")
 
