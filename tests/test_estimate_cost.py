@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tlexport.bundle import read_manifest
 from tlexport.errors import InvalidFile, UsageError
-from tlexport.estimate.cost import cost_of
+from tlexport.estimate.cost import GraphCost, cost_of
 from tlexport.estimate.graph import fused, read, with_shapes
 from tlexport.estimate.memory import peak_bytes
 from tlexport.estimate.probes import probe
@@ -64,9 +64,20 @@ def test_an_operator_that_no_list_names_is_named_and_counted() -> None:
     assert [layer.kind for layer in cost.layers] == ["unknown"]
 
 
+def test_a_product_written_as_einsum_costs_what_it_multiplies() -> None:
+    node = helper.make_node("Einsum", ["x", "y"], ["z"], equation="bhid,bhjd->bhij")
+    (layer,) = cost_of(graph([node], {"x": [1, 4, 10, 8], "y": [1, 4, 12, 8]}, ["z"])).layers
+    assert (layer.kind, layer.macs, layer.rows, layer.inner, layer.outer, layer.groups) == ("gemm", 4 * 10 * 12 * 8, 10, 8, 12, 4)
+
+
 def test_what_depends_on_constants_alone_costs_nothing() -> None:
     nodes = [helper.make_node("Add", ["w", "w"], ["v"]), helper.make_node("Mul", ["x", "v"], ["y"])]
     assert [layer.op for layer in cost_of(graph(nodes, {"x": [1, 4]}, ["y"], w=[4])).layers] == ["Mul"]
+
+
+def weighted(cost: GraphCost) -> int:
+    """Layers with weights."""
+    return sum(layer.weight_bytes > 0 for layer in cost.layers)
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -76,7 +87,7 @@ def test_fusing_keeps_the_macs_and_leaves_nothing_unknown(seed: int) -> None:
     plain, whole = cost_of(model), cost_of(fused(model, layout=False))
     assert whole.macs == plain.macs > 0
     assert whole.unknown == plain.unknown == ()
-    assert len(whole.layers) <= len(plain.layers)
+    assert weighted(whole) <= weighted(plain)
     assert cost_of(fused(model, layout=True)).unknown == ()
 
 
@@ -180,21 +191,3 @@ def test_peak_memory_of_a_chain_is_its_widest_pair() -> None:
     made = [helper.make_node("Relu", [f"t{i}"], [f"t{i + 1}"]) for i in range(3)]
     tensors = {f"t{i}": Tensor((size,), TensorProto.INT8) for i, size in enumerate(sizes)}
     assert peak_bytes(graph(made, {"t0": [1]}, ["t3"]), tensors) == 50
-
-
-@pytest.mark.slow  # exporting all of torchvision's networks takes minutes
-def test_macs_and_parameters_are_torchvisions_own() -> None:
-    import torch
-    from torchvision import models
-
-    from tests_networks import shell
-
-    wrong = []
-    for name in models.list_models(module=models):
-        weights = next(iter(models.get_model_weights(name)))
-        smallest = min(models.get_model_weights(name), key=lambda entry: entry.meta["_ops"])
-        cost = cost_of(shell(name, int(smallest.transforms().crop_size[0])))
-        if cost.parameters != weights.meta["num_params"] or abs(cost.macs / 1e9 - smallest.meta["_ops"]) > 0.001 + 0.002 * cost.macs / 1e9:
-            wrong.append((name, cost.parameters, weights.meta["num_params"], cost.macs / 1e9, smallest.meta["_ops"]))
-    assert wrong == []
-    assert torch.__version__

@@ -20,7 +20,7 @@ CONVOLUTIONS = ("Conv", "FusedConv", "NhwcFusedConv", "QLinearConv", "ConvIntege
 PRODUCTS = ("Gemm", "FusedGemm", "QGemm", "MatMul", "FusedMatMul", "QLinearMatMul", "MatMulInteger")
 POOLS = (
     *("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "NhwcMaxPool", "ReduceMean", "ReduceMax", "ReduceSum"),
-    *("QLinearAveragePool", "QLinearGlobalAveragePool", "QLinearReduceMean"),
+    *("ReduceL2", "QLinearAveragePool", "QLinearGlobalAveragePool", "QLinearReduceMean"),
 )
 # operators that only change how the same bytes are seen: no kernel copies anything
 FREE = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Constant", "Shape", "Dropout")
@@ -142,6 +142,8 @@ def _layer(node: onnx.NodeProto, tensors: Mapping[str, Tensor]) -> Layer:
         return Layer(**common, **_convolution(node, options, tensors))
     if node.op_type in PRODUCTS:
         return Layer(**common, **_product(node, options, tensors))
+    if node.op_type == "Einsum" and len(node.input) == 2 and "..." not in options["equation"]:
+        return Layer(**common, **_einsum(node, options, tensors))
     first = next((t for t in inputs if not t.constant), outputs[0])
     bits = 8 * helper.tensor_dtype_to_np_dtype(first.dtype).itemsize
     area = math.prod(options.get("kernel_shape", ())) or 1
@@ -193,6 +195,31 @@ def _product(node: onnx.NodeProto, options: Mapping[str, Any], tensors: Mapping[
         "inner": inner,
         "outer": outer,
         "groups": groups,
+        "kernel": 1,
+        "stride": 1,
+    }
+
+
+def _einsum(node: onnx.NodeProto, options: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """A product over the axes that the answer lacks, done once for each index that all three have."""
+    first, second, out = options["equation"].replace(" ", "").replace("->", ",").split(",")
+    size: dict[str, int] = {}
+    for term, name in zip((first, second), node.input, strict=True):
+        size |= zip(term, tensors[name].shape, strict=True)
+    a, b, answer = set(first), set(second), set(out)
+
+    def count(axes: set[str]) -> int:
+        return math.prod(size[axis] for axis in axes)
+
+    return {
+        "kind": "gemm",
+        "bits": 8 * helper.tensor_dtype_to_np_dtype(tensors[node.input[1]].dtype).itemsize,
+        "macs": count(a | b),
+        "rows": count((a - b) & answer),
+        "width": count((a - b) & answer),
+        "inner": count((a | b) - answer),
+        "outer": count((b - a) & answer),
+        "groups": count(a & b & answer),
         "kernel": 1,
         "stride": 1,
     }

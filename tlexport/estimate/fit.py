@@ -58,10 +58,10 @@ def features_of(layer: Layer, resident: float) -> tuple[float, ...]:
         resident: bytes that the whole network works on: whether its weights are still in the cache when they are needed again.
     """
     if layer.kind in WEIGHTED:
-        sizes = (layer.rows, layer.width, layer.inner, layer.outer, layer.groups, layer.kernel, layer.stride, resident)
+        shape = (layer.rows, layer.width, layer.inner, layer.outer, layer.groups, layer.kernel, layer.stride, resident)
         fused = 0.0 if layer.activation in CHEAP else 1.0
         joined = 1.0 if layer.input_bytes > 1.5 * layer.output_bytes and layer.kind == "pointwise" else 0.0
-        return (*(float(np.log2(max(1, size))) for size in sizes), fused, joined)
+        return (*(float(np.log2(max(1, size))) for size in shape), fused, joined)
     sizes = (layer.input_bytes, layer.output_bytes, layer.inner_axis, layer.kernel, resident)
     return tuple(float(np.log2(max(1, size))) for size in sizes)
 

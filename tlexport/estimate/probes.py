@@ -10,14 +10,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from tlexport.estimate.cost import cost_of
+
 OPSET = 17
-MACS = 1.5e9  # of a probe, about; the deepest classifiers repeat their layers, so that nothing larger has to be seen
+MACS = 1.2e9  # of a probe, about; the deepest classifiers repeat their layers, so that nothing larger has to be seen
+MOST_MACS = 3e9  # what came out larger is drawn again: in its place several others are timed
+MOST_WEIGHTS = 3e8  # bytes; far more than any processor's cache
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,7 @@ class Builder:
         self.noise = draw.standard_normal(1 << 16).astype(np.float32)
         self.input = Value("image", (1, channels, size, size))
 
-    def node(self, op: str, inputs: Sequence[Value | str], shape: Sequence[int], **attributes: object) -> Value:
+    def node(self, op: str, inputs: Sequence[Value | str], shape: Sequence[int], **attributes: Any) -> Value:
         """A node with one output."""
         out = Value(f"t{len(self.nodes)}", tuple(shape))
         names = [value.name if isinstance(value, Value) else value for value in inputs]
@@ -73,7 +78,7 @@ class Builder:
         """Convolution with bias and "same" padding, and what follows it."""
         high, wide = (kernel, kernel) if isinstance(kernel, int) else kernel
         fan_in = x.channels // groups * high * wide
-        inputs = [x, self.noisy((out, x.channels // groups, high, wide), math.sqrt(2 / fan_in)), self.noisy((out,), 0.1)]
+        inputs: list[Value | str] = [x, self.noisy((out, x.channels // groups, high, wide), math.sqrt(2 / fan_in)), self.noisy((out,), 0.1)]
         pads = [high // 2, wide // 2] * 2
         sizes = [(x.size + 2 * (k // 2) - k) // stride + 1 for k in (high, wide)]
         options = {"kernel_shape": [high, wide], "strides": [stride] * 2, "pads": pads, "group": groups}
@@ -171,4 +176,8 @@ def probe(seed: int) -> onnx.ModelProto:
     from tlexport.estimate.blocks import FAMILIES  # blocks are written with the Builder above
 
     draw = np.random.default_rng(seed)
-    return FAMILIES[seed % len(FAMILIES)](draw)
+    while True:
+        model = FAMILIES[seed % len(FAMILIES)](draw)
+        cost = cost_of(model)
+        if cost.macs <= MOST_MACS and cost.weight_bytes <= MOST_WEIGHTS:
+            return model

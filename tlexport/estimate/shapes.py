@@ -9,12 +9,16 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import helper, shape_inference
+from onnx import helper, numpy_helper, shape_inference
+from onnx.reference import ReferenceEvaluator
 
 from tlexport.errors import InvalidFile
 
 Shape = tuple[int, ...]
 Attributes = Mapping[str, Any]
+
+FEW = 1024  # numbers; no shape is longer
+INTEGERS = (onnx.TensorProto.INT64, onnx.TensorProto.INT32, onnx.TensorProto.BOOL)
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,31 @@ def infer(model: onnx.ModelProto) -> dict[str, Tensor]:
         standard = node.domain in ("", "ai.onnx") and onnx.defs.has(node.op_type)
         outputs = _standard(node, found, data, opsets, model.ir_version) if standard else _contributed(node, found)
         found.update({name: tensor for name, tensor in zip(node.output, outputs, strict=False) if name})
+        if standard and node.op_type != "Constant" and found[node.output[0]].constant:
+            data.update(_evaluated(node, found, data, opsets))
     return found
+
+
+def _evaluated(
+    node: onnx.NodeProto, found: Mapping[str, Tensor], data: Mapping[str, onnx.TensorProto], opsets: list[onnx.OperatorSetIdProto]
+) -> dict[str, onnx.TensorProto]:
+    """What a node makes of constants, where that may be a shape for a later node: whole numbers, and few."""
+    if node.op_type == "Shape":
+        shape = np.array(found[node.input[0]].shape, np.int64)
+        options = attributes(node)
+        return {node.output[0]: numpy_helper.from_array(shape[options.get("start", 0) : options.get("end")])}
+    used = [name for name in node.input if name]
+    if any(name not in data or math.prod(data[name].dims) > FEW for name in used):
+        return {}
+    made = [name for name in node.output if name]
+    if any(found[name].dtype not in INTEGERS or found[name].elements > FEW for name in made):
+        return {}
+    values = [helper.make_tensor_value_info(name, found[name].dtype, found[name].shape) for name in (*used, *made)]
+    graph = helper.make_graph([node], "constant", values[: len(used)], values[len(used) :])
+    answers = ReferenceEvaluator(helper.make_model(graph, opset_imports=opsets)).run(
+        None, {name: numpy_helper.to_array(data[name]) for name in used}
+    )
+    return {name: numpy_helper.from_array(np.asarray(answer)) for name, answer in zip(made, answers, strict=True)}
 
 
 def _standard(
@@ -79,12 +107,12 @@ def _standard(
     schema = onnx.defs.get_schema(node.op_type, version)
     types = {name: helper.make_tensor_type_proto(found[name].dtype, found[name].shape) for name in node.input if name}
     # only what an operator could read as a shape: weights would be copied for nothing
-    small = {name: data[name] for name in node.input if name in data and math.prod(data[name].dims) <= 1024}
+    small = {name: data[name] for name in node.input if name in data and math.prod(data[name].dims) <= FEW}
     try:
         inferred = shape_inference.infer_node_outputs(schema, node, types, small, opset_imports=opsets, ir_version=ir_version)
     except (shape_inference.InferenceError, RuntimeError) as error:
         raise InvalidFile(f"node {node.name or node.op_type} contradicts its inputs: {str(error).splitlines()[0]}") from None
-    constant = node.op_type == "Constant" or (bool(types) and all(found[name].constant for name in types))
+    constant = node.op_type in ("Constant", "Shape") or (bool(types) and all(found[name].constant for name in types))
     tensors = []
     for name in node.output:
         kind = inferred[name].tensor_type if name in inferred else None
@@ -128,11 +156,12 @@ def windows(shape: Shape, kernel: Sequence[int], options: Attributes, spatial: s
     strides = options.get("strides") or [1] * rank
     dilations = options.get("dilations") or [1] * rank
     pads = options.get("pads") or [0] * (2 * rank)
-    divide = (lambda a, b: -(-a // b)) if options.get("ceil_mode") else (lambda a, b: a // b)
+    up = bool(options.get("ceil_mode"))
     if str(options.get("auto_pad", "NOTSET")).startswith("SAME"):
         return tuple(-(-size // stride) for size, stride in zip(sizes, strides, strict=True))
     axes = zip(sizes, kernel, strides, dilations, pads[:rank], pads[rank:], strict=True)
-    return tuple(divide(size + low + high - dilation * (k - 1) - 1, stride) + 1 for size, k, stride, dilation, low, high in axes)
+    steps = ((size + low + high - dilation * (k - 1) - 1, stride) for size, k, stride, dilation, low, high in axes)
+    return tuple((-(-length // stride) if up else length // stride) + 1 for length, stride in steps)
 
 
 def _spatial(options: Attributes) -> slice:

@@ -15,8 +15,8 @@ import onnx
 from tlexport.errors import StepFailed
 from tlexport.estimate.graph import fused
 
-RUNS = 12  # least number of runs of which the middle is taken
-SECONDS = 0.35  # time spent on one probe, twice: with the profiler and without
+RUNS = 7  # least number of runs of which the middle is taken: more probes say more than more runs of one
+SECONDS = 0.15  # time spent on one probe, twice: with the profiler and without
 
 
 def runnable(model: onnx.ModelProto) -> onnx.ModelProto:
