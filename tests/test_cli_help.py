@@ -33,7 +33,7 @@ LOADED = [
 ]
 # these work anywhere, on what the package carries
 SELF_CONTAINED = ("backbones", "doctor", "profiles")
-SLOW_COMMANDS = ("profiles calibrate",)  # minutes of timing; tests/test_calibrate_profile.py has it
+SLOW_COMMANDS = ("profiles calibrate",)  # minutes of timing; tests/test_calibrate_command.py has it
 
 
 def loaded(*arguments: str, cwd: Path) -> set[str]:

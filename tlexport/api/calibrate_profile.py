@@ -62,6 +62,19 @@ class Place:
         write_tables(self.path, self.text(), [*kept, *new], files)
 
 
+def expect_name(name: str) -> None:
+    """Raises UsageError for what cannot be the name of a profile with tables of its own."""
+    if name.endswith((".json", ".toml")):
+        raise UsageError(
+            f"{name} is a file, and what comes here is the name of a profile",
+            "give its name, without folder and ending; measurements come after --from",
+        )
+    if not re.fullmatch(NAME, name):
+        raise UsageError(
+            f"{name!r} is no name for a profile", "use lower-case letters, digits, '-' and '.', such as line-3; power modes have no tables"
+        )
+
+
 def find_place(name: str, base: str | None, folder: Path | None) -> Place:
     """The file that a profile's tables go into, and what it will extend if it is not there.
 
@@ -69,14 +82,7 @@ def find_place(name: str, base: str | None, folder: Path | None) -> Place:
         UsageError: not a name; it has tables elsewhere; it is there and extends something other than ``base``; no such base.
         InvalidFile: what is there is not a valid profile.
     """
-    if name.endswith((".json", ".toml")):
-        raise UsageError(
-            f"{name} is a file, and what comes here is the name of a profile", "measurements need a --from each: --from A --from B"
-        )
-    if not re.fullmatch(NAME, name):
-        raise UsageError(
-            f"{name!r} is no name for a profile", "use lower-case letters, digits, '-' and '.', such as line-3; power modes have no tables"
-        )
+    expect_name(name)
     known = load_file(name) if name in profile_names() else None
     own = known if known and not is_shipped(known.path) else None
     path = (folder or (own.path.parent if own else FOLDER)) / f"{name}.toml"

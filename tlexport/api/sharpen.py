@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pydantic import ConfigDict, Field, PositiveInt
 
-from tlexport.api.calibrate_profile import find_place
+from tlexport.api.calibrate_profile import expect_name, find_place
 from tlexport.api.estimate import foretell
 from tlexport.api.graphs import Estimable, find_graph
 from tlexport.artifact import Precision
@@ -79,6 +79,7 @@ def sharpen_profile(
     runs = [(file, run) for file in files for run in _runs(file)]
     places = {what} if what else {_place(file, run) for file, run in runs}
     name = name or _target(places)
+    expect_name(name)
     resolve(name)  # a name that is misspelled is not that of a new profile
     place = find_place(name, None, folder)
     target = resolve(name if place.base else str(place.path))
@@ -104,7 +105,10 @@ def _runs(file: Path) -> Iterator[_Run]:
     if not entries or not all(isinstance(entry, dict) and "artifact_sha256" in entry for entry in entries):
         raise InvalidFile(f"{file} is not what tlx bench --json prints", again)
     for entry in entries:
-        yield _Run.parse(entry, str(file))
+        run = _Run.check(entry)
+        if not isinstance(run, _Run):
+            raise InvalidFile(f"{file} is not what tlx bench --json prints:\n" + "\n".join(f"  {mistake}" for mistake in run), again)
+        yield run
 
 
 def _place(file: Path, run: _Run) -> Path:

@@ -178,7 +178,7 @@ def schema_command(out: Path | None, as_json: bool) -> None:
         "tlx profiles calibrate raspberry-pi-5 --from on-the-pi.json --what build/flowers-raspberry-pi-5",
     ),
 )
-@click.argument("name", required=False)
+@click.argument("words", nargs=-1, metavar="[NAME]")
 @click.option("--base", metavar="PROFILE", help="What NAME extends if it is new; default: the shipped profile that fits this machine.")
 @click.option("--precision", "precisions", multiple=True, type=click.Choice(["fp32", "int8"]), help="Only this one; may be repeated.")
 @click.option(
@@ -193,7 +193,7 @@ def schema_command(out: Path | None, as_json: bool) -> None:
 @options.as_json
 @options.verbosity
 def calibrate_command(
-    name: str | None,
+    words: tuple[str, ...],
     base: str | None,
     precisions: tuple[Any, ...],
     threads: tuple[int, ...],
@@ -211,17 +211,22 @@ def calibrate_command(
     there. Without NAME it is the shipped profile that fits this machine, with a file of your own in its place. Nothing else should run
     meanwhile.
 
-    With --from nothing is timed: what was measured on a device is held against what is estimated for it, and the profile corrected. Without
-    NAME it is the profile that the bundle was made for.
+    With --from nothing is timed: what was measured on a device, in one or several .json files, is held against what is estimated for it,
+    and the profile corrected. Without NAME it is the profile that the bundle was made for.
     """
     reporter = progress(verbose, quiet)
+    more = [word for word in words if runs and word.endswith(".json")]  # what a shell makes of --from *.json
+    names = [word for word in words if word not in more]
+    if len(names) > 1:
+        raise click.UsageError(f"one NAME was expected, {len(names)} were given: {', '.join(names)}")
+    name = names[0] if names else None
     if runs:
         timing = {"--base": base, "--precision": precisions, "--threads": threads, "--seconds": seconds}
         if needless := next((option for option, value in timing.items() if value), None):
             raise click.UsageError(f"{needless} says what to time, and with --from nothing is timed")
         from tlexport.api.sharpen import sharpen_profile
 
-        path, corrected = sharpen_profile(name, runs, what, out)
+        path, corrected = sharpen_profile(name, [*runs, *map(Path, more)], what, out)
         answer = "sharpened", [table.model_dump(mode="json") for table in corrected]
         columns = ["precision", "threads", "models", "measured / estimated"]
         rows = [[t.precision, str(t.threads), str(t.n), f"{t.factor:.3f}"] for t in corrected]
