@@ -138,6 +138,7 @@ def test_a_precision_that_the_target_lacks_is_refused_with_those_it_has(profile:
         pytest.param((expected(FP16, 5), expected(INT8, 4)), NONE, "auto", "fp16", id="estimated: they overlap, so FP16"),
         pytest.param((expected(FP32, 5), FP16, expected(INT8, 1)), NONE, "fp32", "fp32", id="estimated, asked for"),
         pytest.param((expected(FP16, 5), *untimed(INT8)), NONE, "auto", "fp16", id="estimated, and nothing is known of the other"),
+        pytest.param((expected(FP32, 9), *untimed(FP16)), replace(NONE, memory_bytes=10**9, asked=True), "auto", "fp32", id="asked: known"),
         pytest.param((expected(FP16, 5), expected(INT8, 4)), replace(NONE, latency_p95_ms=4.5), "auto", "int8", id="an estimate is held"),
         pytest.param(
             (expected(FP16, 5), expected(INT8, 9, memory=1)), replace(NONE, memory_bytes=9), "auto", "int8", id="estimated memory is held"

@@ -25,6 +25,7 @@ class Limits:
     latency_p95_ms: float | None
     memory_bytes: int | None
     drop_points: float
+    asked: bool = False  # for latency or memory by the user: a model of which neither is known does not keep it
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class Wishes:
             latency_p95_ms=self.max_latency_ms if self.max_latency_ms is not None else budget.latency_p95_ms,
             memory_bytes=self.max_memory_bytes if self.max_memory_bytes is not None else budget.memory_bytes,
             drop_points=self.max_drop_points if self.max_drop_points is not None else MAX_DROP_POINTS,
+            asked=(self.max_latency_ms, self.max_memory_bytes) != (None, None),
         )
 
 
@@ -126,6 +128,8 @@ def violations(candidate: Candidate, limits: Limits) -> list[str]:
         broken += too_large("memory", candidate.memory_bytes, limits.memory_bytes)
     if candidate.estimate is not None:
         broken += too_large(TENSORS, candidate.estimate.memory_bytes, limits.memory_bytes) + too_slow(candidate.estimate, limits)
+    elif limits.asked and candidate.p95_ms is None:
+        broken.append("neither measured nor estimated, so it cannot be held against the limit")
     if candidate.drop_points > limits.drop_points:
         broken.append(f"accuracy drop {candidate.drop_points:g} points > {limits.drop_points:g}")
     return broken

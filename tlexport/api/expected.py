@@ -51,21 +51,21 @@ def plan(target: Target, wishes: Wishes) -> tuple[Step, ...]:
     """What an export would do, without doing it.
 
     Raises:
-        Unsupported: the target cannot do the precision; or a limit of latency or memory can neither be measured nor estimated.
+        Unsupported: the target cannot do the precision; or a limit of latency or memory was asked for, and can be held against
+            nothing: of no model that may be chosen can they be measured or estimated.
     """
     timed = target.here and target.profile.runtime == "onnxruntime"  # engines are built from the bundle, after the export
     why = {} if timed else _inestimable(target, wishes.threads or 1)
     steps = plan_export(target.profile, wishes.precision, timed, () if timed else [p for p in PRECISIONS if p not in why])
     limits = {"--max-latency": wishes.max_latency_ms, "--max-memory": wishes.max_memory_bytes}
     asked = " and ".join(option for option, limit in limits.items() if limit is not None)
-    candidates = [step.precision for step in steps if step.action == "check" and wishes.precision in ("auto", step.precision)]
-    unknown = [precision for precision in candidates if precision in why]
-    if asked and unknown:
+    candidates = [p for p in target.profile.precisions.value if wishes.precision in ("auto", p)]
+    if asked and all(precision in why for precision in candidates):
         engine = target.profile.runtime == "tensorrt"
         raise Unsupported(
             f"{asked} cannot be held against {target.profile.target}: "
             f"{'its engines are built from the bundle, after the export' if engine else 'this machine is not one'}; "
-            f"and {why[unknown[0]].message}",
+            f"and {why[candidates[0]].message}",
             f"leave it out, copy the bundle to the device and run there: {'sh build_engine.sh' if engine else 'tlx bench BUNDLE --check'}",
         )
     return steps
