@@ -38,7 +38,7 @@ def test_estimates_choose_and_are_called_so(checkpoint: Path, capfd: pytest.Capt
     assert fast.high_ms < slow.low_ms
     assert manifest.model("fp32").latency is None
     assert f"about {slow.latency.replace(' ms', '')}" in out
-    assert "latency: estimated for line, not measured: calibrated on Test CPU" in out
+    assert "latency of fp32, int8: estimated for line, not measured: calibrated on Test CPU" in out
     for precision in ("fp32", "int8"):
         answer = here(capfd, "estimate", "out", "-t", "line", "--precision", precision, "--json")
         told = manifest.model(precision).latency_json()
@@ -49,7 +49,7 @@ def test_estimates_choose_and_are_called_so(checkpoint: Path, capfd: pytest.Capt
     if "fp16" in estimates:  # of which nothing is known
         assert estimates["fp16"] is None
         assert reasons["fp16"] == "neither measured nor estimated, so it cannot be held against the limit"
-        assert "latency: not known; this machine is not the target" in out
+        assert "latency of fp16: not known; this machine is not the target" in out
 
 
 def test_a_limit_is_held_against_the_estimate(checkpoint: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -89,5 +89,5 @@ def test_what_is_measured_is_said_to_be(bundle: Path, checkpoint: Path, capfd: p
     assert all(model.estimate is None for model in manifest.models)
     ended = here(capfd, "export", checkpoint, "-t", manifest.target, "-o", "out", "--precision", "fp32")
     assert ended.code == 0, ended.err
-    assert "latency: measured on this machine, CPUExecutionProvider, 1 CPU thread" in ended.out
+    assert "latency of fp32: measured on this machine, CPUExecutionProvider, 1 CPU thread" in ended.out
     assert "estimated" not in ended.out

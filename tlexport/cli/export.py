@@ -112,17 +112,19 @@ def _show_models(exported: Exported) -> None:
     print_table("", ("model", "size", "top-1", "drop, points", "latency, ms"), rows)
     for m in models:
         click.echo(f"{m.artifact.precision}: {'chosen, ' if m.chosen else ''}{m.reason}")
-    for line in dict.fromkeys(_origin(m) for m in models):
-        click.echo(line)
+    origins = [_origin(m) for m in models]
+    for origin in dict.fromkeys(origins):
+        of = ", ".join(m.artifact.precision for m, its in zip(models, origins, strict=True) if its == origin)
+        click.echo(f"latency of {of}: {origin}")
 
 
 def _origin(model: Model) -> str:
     """Where a model's latency comes from."""
     if model.latency:
-        return f"latency: measured on this machine, {model.latency.provider}, {model.latency.threads} CPU thread(s)"
+        return f"measured on this machine, {model.latency.provider}, {model.latency.threads} CPU thread(s)"
     if model.estimate:
-        return f"latency: estimated for {model.estimate.target}, not measured: {model.estimate.basis}"
-    return "latency: not known; this machine is not the target, and there is nothing to estimate by"
+        return f"estimated for {model.estimate.target}, not measured: {model.estimate.basis}"
+    return "not known; this machine is not the target, and there is nothing to estimate by"
 
 
 def _show_plan(steps: tuple[Step, ...], as_json: bool) -> None:
