@@ -62,7 +62,8 @@ def figures_of(fitted: Fitted) -> dict[str, list[BoardRates]]:
     for device, target in BOARDS.items():
         found[split_mode(target)[0]] = list(_own(fitted, device, load_profile(target)))
     for name, relative in RELATIVES.items():
-        found[name] = [_lent(figures, load_profile(name)) for figures in found[relative]]
+        profile = load_profile(name)
+        found[name] = [_lent(figures, profile) for figures in found[relative] if _comparable(figures, profile)]
     return {name: [one for one in many if one.precision in load_profile(name).precisions.value] for name, many in found.items()}
 
 
@@ -118,6 +119,12 @@ def _doubled(figures: BoardRates, profile: Profile) -> BoardRates:
             }
         )
     )
+
+
+def _comparable(figures: BoardRates, profile: Profile) -> bool:
+    """Whether both processors have arithmetic of their own for this precision, or neither has: what one lacks says nothing of it."""
+    here = conditions(profile.hardware, figures.precision, figures.threads is None)
+    return (figures.at.tops is None) == (here.tops is None)
 
 
 def _lent(figures: BoardRates, profile: Profile) -> BoardRates:

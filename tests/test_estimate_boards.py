@@ -338,3 +338,12 @@ def test_the_readme_says_what_was_scored() -> None:
     assert f"fitted to {whole['rows']} latencies" in readme
     error, coverage = f"{100 * whole['median_error']:.0f} %", f"{100 * whole['coverage']:.0f} %"
     assert f"the median error is {error}, and {coverage} lie in the 80 % interval" in readme
+
+
+def test_figures_are_lent_only_where_both_compute_in_the_precision(real: dict[str, GraphCost]) -> None:
+    """The N5105 has no 8-bit arithmetic to speak of: what was published for it in INT8 says nothing of an N100."""
+    lent = script("board_figures").RELATIVES
+    profile = load_profile("intel-n100")
+    assert lent[profile.name] == "intel-n5105" and "int8" in profile.precisions.value
+    assert {one.precision for one in profile.latency} == {"fp32"}
+    assert "for FP32, not for INT8: a proxy" in predict(real["fp32"], profile, "int8").basis

@@ -31,8 +31,8 @@ SAME = 0.02  # hardware whose figures differ by less is the same, rounded otherw
 # Factors by which an 80 % interval gets wider, from benchmarks/results/boards.json ("wider"): for figures that are scaled to other
 # clocks or another board, of a CPU or of a GPU, and for figures of another runtime, precision or number of threads.
 SCALED_CPU = 1.6
-SCALED_GPU = 2.2
-PROXY = 2.0
+SCALED_GPU = 2.4
+PROXY = 2.1
 
 
 @dataclass(frozen=True)
