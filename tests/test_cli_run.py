@@ -207,7 +207,8 @@ def test_export_for_a_jetson(work: Path, checkpoint: Path, capfd: pytest.Capture
     assert (manifest.target, manifest.model().artifact.precision) == ("jetson-orin-nano", "fp16")
     assert not list(Path("for_jetson").glob("*.engine"))
     assert [line for line in ended.out.splitlines() if line.startswith("* fp16")]
-    assert [line for line in ended.out.splitlines() if line == "fp16: chosen, asked for; within the budget"]
+    assert [line for line in ended.out.splitlines() if line.startswith("fp16: chosen, asked for; within the budget")]
+    assert re.search(r"^latency of (fp32, )?fp16: estimated for jetson-orin-nano, not measured: ", ended.out, re.MULTILINE)
 
 
 def test_a_dry_run_says_what_would_be_done(work: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -220,6 +221,8 @@ def test_a_dry_run_says_what_would_be_done(work: Path, capfd: pytest.CaptureFixt
         ("quantize", "fp16"),
         ("check", "fp32"),
         ("check", "fp16"),
+        ("estimate", "fp32"),
+        ("estimate", "fp16"),
         ("choose", None),
         ("write", None),
     ]
