@@ -4,30 +4,33 @@
     python benchmarks/estimate.py /tmp/networks
 
 For each precision and number of threads: the layers of probe networks are timed (``tlx profiles calibrate`` does the same), a model
-is fitted, every network is predicted without being run, and then measured in a process of its own, as ``tlx bench`` does.
+is fitted, every network is predicted without being run, and then measured.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
+from tlexport import plugins
 from tlexport.api.calibrate import calibrate
+from tlexport.bench.clock import time_runner
 from tlexport.bench.environment import describe
-from tlexport.bench.process import BenchRequest, measure
 from tlexport.device_model import DeviceModel
-from tlexport.errors import TlxError
 from tlexport.estimate.cost import cost_of
 from tlexport.estimate.graph import fused, read
 from tlexport.estimate.layer_times import predict
-from tlexport.files import sha256_of
+from tlexport.ports import RunOptions, Runtime
 from tlexport.target import load_profile
 
+VISITS = 3
 RESULT = Path(__file__).parent / "results" / "estimate.json"
 
 
@@ -49,20 +52,18 @@ def predictions(files: dict[str, Path], models: Sequence[DeviceModel]) -> dict[s
     return found
 
 
-def measured(path: Path, precision: str, threads: int) -> float:
-    """Median latency, ms, in a fresh process."""
-    request = BenchRequest(
-        what=path.name,
-        path=path,
-        runtime="onnxruntime",
-        threads=threads,
-        artifact_sha256=sha256_of(path),
-        precision=precision,  # type: ignore[arg-type]  # one of the two
-        size_bytes=path.stat().st_size,
-        min_runs=20,
-        min_seconds=0.7,
-    )
-    return measure(request).percentile_ms(50)
+def measured(path: Path, threads: Sequence[int]) -> dict[int, float]:
+    """Median latency, ms, for each number of threads; of three visits in turn the least disturbed one counts, as in calibration."""
+    runtime = cast(Runtime, plugins.load("runtimes", "onnxruntime"))
+    with contextlib.ExitStack() as stack:
+        runners = {count: stack.enter_context(runtime.open_model(path, RunOptions(threads=count, batch=1))) for count in threads}
+        draw = np.random.default_rng(0)
+        feeds = [{spec.name: draw.standard_normal(spec.shape, np.float32) for spec in runners[threads[0]].inputs}]
+        visits = [
+            {count: statistics.median(time_runner(runner, feeds, 5, 0.3, 500, 0.15)[1]) for count, runner in runners.items()}
+            for _ in range(VISITS)
+        ]
+    return {count: min(visit[count] for visit in visits) / 1e6 for count in threads}
 
 
 def summary(rows: dict[str, dict[str, float]]) -> dict[str, float]:
@@ -84,18 +85,17 @@ def run(folder: Path, precision: str, threads: Sequence[int], seconds: float) ->
     models = calibrate(load_profile("cpu-x86"), precision, threads, seconds)  # type: ignore[arg-type]  # one of the two
     files = networks(folder, precision)
     predicted = predictions(files, models)
+    found = {}
+    for name, path in files.items():
+        found[name] = measured(path, threads)
+        told = ", ".join(f"{ms:.2f} ms, predicted {p50:.2f}" for ms, (p50, _, _) in zip(found[name].values(), predicted[name], strict=True))
+        print(f"{precision} {name}: {told}", flush=True)
     results = []
     for index, model in enumerate(models):
         rows = {}
-        for name, path in files.items():
-            p50, low, high = predicted[name][index]
-            try:
-                found = measured(path, precision, model.threads)
-            except TlxError as error:
-                print(f"{name} {precision}: {error.message[:200]}", flush=True)
-                continue
-            rows[name] = {"measured_ms": found, "predicted_ms": p50, "low_ms": low, "high_ms": high}
-            print(f"{precision} {model.threads} {name}: {found:.2f} ms, predicted {p50:.2f} ({100 * (p50 / found - 1):+.0f} %)", flush=True)
+        for name, answers in predicted.items():
+            p50, low, high = answers[index]
+            rows[name] = {"measured_ms": found[name][model.threads], "predicted_ms": p50, "low_ms": low, "high_ms": high}
         calibration = {"probes": model.probes, "error": model.error, "within_10": model.within_10, "low": model.low, "high": model.high}
         results.append({"precision": precision, "threads": model.threads, **summary(rows), "calibration": calibration, "rows": rows})
         print(json.dumps({k: v for k, v in results[-1].items() if k != "rows"}), flush=True)

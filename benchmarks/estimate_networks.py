@@ -14,12 +14,12 @@ import torch
 from torchvision import models
 
 from tlexport.contract import Preprocess
-from tlexport.export.rewrite import clean, lower
+from tlexport.export.rewrite import clean
 from tlexport.ports import QuantizeRequest
 from tlexport.quantizers import int8_onnxruntime
 
 MOST_GMACS = 25.0
-OPSET = 17
+OPSET = 18
 
 
 def names() -> list[str]:
@@ -50,12 +50,12 @@ def export(name: str, folder: Path) -> Path:
                 net,
                 (torch.zeros(1, 3, side, side),),
                 dynamo=True,
-                opset_version=18,
+                opset_version=OPSET,
                 input_names=["image"],
                 external_data=False,
                 verbose=False,
             )
-        onnx.save(lower(clean(program.model_proto), OPSET), path)
+        onnx.save(clean(program.model_proto), path)
     return path
 
 

@@ -100,6 +100,22 @@ def speed_table() -> str:
     return "\n".join(lines)
 
 
+def calibrated_table() -> str:
+    """How far off a calibrated machine's predictions are, from benchmarks/results/estimate.json."""
+    result = json.loads((RESULTS / "estimate.json").read_text(encoding="utf-8"))
+    lines = ["| | threads | networks | within 10 %, % | within 25 %, % | median error, % | worst, % | in the 80 % interval, % |"]
+    lines.append("|---|---:|---:|---:|---:|---:|---:|---:|")
+    for found in result["results"]:
+        shares = [found[name] for name in ("within_10", "within_25", "median_error", "worst_error", "interval_covers")]
+        figures = " | ".join(f"{100 * share:.0f}" for share in shares)
+        lines.append(f"| {found['precision'].upper()} | {found['threads']} | {found['networks']} | {figures} |")
+    where = result["environment"]
+    versions = where["versions"]
+    runtime = versions.get("onnxruntime") or versions["onnxruntime-gpu"]
+    lines += ["", f"ONNX Runtime {runtime}, {where['cpu']} with {where['cores']} cores (`python benchmarks/estimate.py`)."]
+    return "\n".join(lines)
+
+
 def boards_table() -> str:
     """How far off the boards' figures are for networks left out, from benchmarks/results/boards.json."""
     result = json.loads((RESULTS / "boards.json").read_text(encoding="utf-8"))
@@ -120,7 +136,7 @@ def _left_out(found: dict[str, float]) -> str:
 
 def readme(text: str) -> str:
     """The README with its generated parts made anew."""
-    return _with_tables(text, {"demo": demo_table, "transfer": transfer_table, "speed": speed_table})
+    return _with_tables(text, {"demo": demo_table, "transfer": transfer_table, "speed": speed_table, "calibrated": calibrated_table})
 
 
 def estimates(text: str) -> str:

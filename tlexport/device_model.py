@@ -43,5 +43,4 @@ class DeviceModel(Record):
     error: float = Field(ge=0, description="median of |predicted / measured - 1| over the probes, each predicted from others")
     within_10: float = Field(ge=0, le=1, description="share of the probes predicted within 10 %")
     probes: PositiveInt
-    sharpened: float = Field(1.0, gt=0, description="factor from real runs: tlx profiles calibrate --from")
     environment: Environment

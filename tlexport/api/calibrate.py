@@ -24,7 +24,7 @@ from tlexport.profile import Profile
 if TYPE_CHECKING:
     import onnx
 
-FITTING = 0.2  # share of the time that is kept for fitting
+FITTING = 0.12  # share of the time that is kept for fitting
 
 
 def calibrate(

@@ -81,7 +81,7 @@ def residual(draw: np.random.Generator) -> onnx.ModelProto:
     if x.size > 60 and draw.random() < 0.6:
         x = b.pool(x, "MaxPool", 3, 2)
     bottleneck, squeeze = draw.random() < 0.6, draw.random() < 0.3
-    group_width = _pick(draw, 0, 0, 0, 4, 8, 16, 24, 32, 48, 64)
+    group_width = _pick(draw, *[0] * 9, 4, 8, 16, 24, 24, 32, 40, 48, 56, 64, 112, 120, 168)
     expansion = _pick(draw, 1, 2, 4)
     while b.macs < b.limit and len(b.nodes) < 90:
         out, stride = _grow(b, draw, x, 2048, 1.3, 2.5)
@@ -176,7 +176,7 @@ def shuffled(draw: np.random.Generator) -> onnx.ModelProto:
             b.nodes.append(onnx.helper.make_node("Split", [x.name, sizes], names, name=f"n{len(b.nodes)}", axis=1))
             left = Value(names[0], shape)
             inner = b.conv(Value(names[1], shape), half, act="relu")
-        stride = inner.size // left.size
+        stride = -(-inner.size // left.size)
         right = b.conv(b.conv(inner, half, 3, stride, half), half, act="relu")
         x = b.concat([left, right])
         _, channels, height, width = x.shape
@@ -216,20 +216,31 @@ def attention(draw: np.random.Generator) -> onnx.ModelProto:
         kept = [b.constant(np.array([number], np.int64)) for number in (0, windows * window, 1)]
         tokens = b.node("Slice", [tokens, *kept], (1, windows * window, width))
     length = window or count
-    while b.macs < b.limit and len(b.nodes) < 150:
-        normal = b.norm(tokens)
-        packed = b.reshape(b.linear(normal, 3 * width), (windows, length, 3, heads, head))
-        packed = b.transpose(packed, (2, 0, 3, 1, 4))
-        parts = []
-        for index in range(3):
-            at = b.constant(np.array(index, np.int64))
-            parts.append(b.node("Gather", [packed, at], (windows, heads, length, head), axis=0))
-        query = b.node("Mul", [parts[0], b.scalar(head**-0.5)], parts[0].shape)
-        scores = b.matmul(query, b.transpose(parts[1], (0, 1, 3, 2)))
+    tokens_lead = not window and draw.random() < 0.5
+
+    def heads_first(packed: Value) -> Value:
+        """Axes (window, head, token, feature), as most write it."""
+        split = b.transpose(b.reshape(packed, (windows, length, 3, heads, head)), (2, 0, 3, 1, 4))
+        query, key, value = (b.take(split, index, 0) for index in range(3))
+        scores = b.matmul(b.node("Mul", [query, b.scalar(head**-0.5)], query.shape), b.transpose(key, (0, 1, 3, 2)))
         if window:
             scores = b.node("Add", [scores, b.noisy((1, heads, length, length), 0.1)], scores.shape)
-        mixed = b.matmul(b.node("Softmax", [scores], scores.shape, axis=-1), parts[2])
-        joined = b.reshape(b.transpose(mixed, (0, 2, 1, 3)), (1, windows * length, width))
+        mixed = b.matmul(b.node("Softmax", [scores], scores.shape, axis=-1), value)
+        return b.reshape(b.transpose(mixed, (0, 2, 1, 3)), (1, windows * length, width))
+
+    def tokens_first(packed: Value) -> Value:
+        """Axes (token, head, feature), as torch.nn.MultiheadAttention has it."""
+        split = b.reshape(packed, (length, 3, heads, head))
+        query, key, value = (b.take(split, index, 1) for index in range(3))
+        scaled = b.node("Mul", [b.transpose(query, (1, 0, 2)), b.scalar(head**-0.5)], (heads, length, head))
+        scores = b.matmul(scaled, b.transpose(key, (1, 2, 0)))
+        mixed = b.matmul(b.node("Softmax", [scores], scores.shape, axis=-1), b.transpose(value, (1, 0, 2)))
+        return b.reshape(b.transpose(mixed, (1, 0, 2)), (1, length, width))
+
+    while b.macs < b.limit and len(b.nodes) < 150:
+        normal = b.norm(tokens)
+        packed = b.linear(normal, 3 * width)
+        joined = tokens_first(packed) if tokens_lead else heads_first(packed)
         tokens = b.add(tokens, b.linear(joined, width))
         tokens = b.add(tokens, b.linear(b.act(b.linear(b.norm(tokens), 4 * width), "gelu"), width))
     mean = b.node("ReduceMean", [b.norm(tokens)], (1, width), axes=[1], keepdims=0)

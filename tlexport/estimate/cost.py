@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import onnx
 from onnx import helper
 
 from tlexport.estimate.memory import peak_bytes
-from tlexport.estimate.shapes import Tensor, attributes, infer
+from tlexport.estimate.shapes import Tensor, attributes, factors, infer
 
 Kind = Literal["conv", "pointwise", "depthwise", "grouped", "se", "gemm", "pool", "elementwise", "move", "unknown"]
 
@@ -51,14 +51,15 @@ class Layer:
     input_bytes: int  # activations read
     output_bytes: int
     rows: int = 0  # output pixels, or rows of a product, over the whole batch
-    width: int = 0  # output pixels of one image row
+    width: int = 0  # output pixels of one image row; last axis of what a transposition gives
     inner: int = 0  # input channels of one group
     outer: int = 0  # output channels
     groups: int = 0
     kernel: int = 0  # area of the kernel
     stride: int = 0
     activation: str = ""  # what is fused behind it
-    inner_axis: int = 0  # length of the last axis, which is what a copying or normalising kernel walks along
+    inner_axis: int = 0  # length of the last axis, which a copying or normalising kernel walks along; what a transposition leaves together
+    since: int = 0  # MACs since its largest input was last touched, that layer's own included: what is old has left the cache
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def cost_of(model: onnx.ModelProto) -> GraphCost:
         InvalidFile: the shapes contradict each other or depend on values.
     """
     tensors = infer(model)
-    layers = tuple(_layer(node, tensors) for node in model.graph.node if _costs(node, tensors))
+    layers = _layers(model, tensors)
     return GraphCost(
         layers,
         macs=sum(layer.macs for layer in layers),
@@ -110,6 +111,24 @@ def count_parameters(model: onnx.ModelProto) -> int:
         most = {"BatchNormalization": 3, "QuantizeLinear": 0, "DequantizeLinear": 1}.get(node.op_type, len(node.input))
         counted.update(name for name in node.input[:most] if constants.get(name, 0) > 1)
     return sum(constants[name] for name in counted)
+
+
+def _layers(model: onnx.ModelProto, tensors: Mapping[str, Tensor]) -> tuple[Layer, ...]:
+    """The layers in the order of the graph, each told how long ago its input was touched."""
+    layers: list[Layer] = []
+    done = 0
+    touched: dict[str, int] = {}  # MACs done when the last layer to read or write a tensor began
+    for node in model.graph.node:
+        used = [name for name in node.input if name and not tensors[name].constant]
+        if not _costs(node, tensors):
+            touched.update({name: touched[used[0]] for name in node.output if used and used[0] in touched})
+            continue
+        layer = _layer(node, tensors)
+        largest = max(used, key=lambda name: tensors[name].bytes, default="")
+        layers.append(replace(layer, since=done - touched.get(largest, 0)))
+        touched.update(dict.fromkeys((*used, *node.output), done))
+        done += layer.macs
+    return tuple(layers)
 
 
 def _costs(node: onnx.NodeProto, tensors: Mapping[str, Tensor]) -> bool:
@@ -147,7 +166,20 @@ def _layer(node: onnx.NodeProto, tensors: Mapping[str, Tensor]) -> Layer:
     first = next((t for t in inputs if not t.constant), outputs[0])
     bits = 8 * helper.tensor_dtype_to_np_dtype(first.dtype).itemsize
     area = math.prod(options.get("kernel_shape", ())) or 1
+    if node.op_type == "Transpose":
+        common |= {"inner_axis": _kept(first.shape, options.get("perm")), "width": outputs[0].shape[-1]}
     return Layer(**common, kind=kind_of(node.op_type), bits=bits, macs=0, kernel=area, rows=math.prod(outputs[0].shape))
+
+
+def _kept(shape: tuple[int, ...], order: Sequence[int] | None) -> int:
+    """Neighbours that a transposition leaves side by side."""
+    last = len(shape) - 1
+    order = order or list(range(last, -1, -1))
+    kept = 1
+    while last >= 0 and order[last] == last:
+        kept *= shape[last]
+        last -= 1
+    return kept
 
 
 def _convolution(node: onnx.NodeProto, options: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -181,7 +213,7 @@ def _convolution(node: onnx.NodeProto, options: Mapping[str, Any], tensors: Mapp
 def _product(node: onnx.NodeProto, options: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     second = tensors[node.input[3 if node.op_type in ("QGemm", "QLinearMatMul") else 1]]
     first, output = tensors[node.input[0]], tensors[node.output[0]]
-    inner = first.shape[-2] if options.get("transA") else first.shape[-1]
+    inner = factors(first.shape, second.shape, options)[0][-1]
     outer = output.shape[-1]
     # a product with a constant is one gemm over all rows; one of two activations is as many as there are heads and windows
     groups = 1 if second.constant else math.prod(output.shape[:-2])

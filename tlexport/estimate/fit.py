@@ -10,10 +10,10 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 import numpy as np
 import numpy.typing as npt
-from scipy.linalg import cho_factor, cho_solve
 from scipy.optimize import nnls
 
 from tlexport.device_model import LayerModel
@@ -22,11 +22,15 @@ from tlexport.estimate.cost import GraphCost, Layer
 Numbers = npt.NDArray[np.float64]
 Lengths = tuple[Numbers, float, float]  # length scales, spread, noise
 
-MOST_ROWS = 350  # of one kind: the correction's cost grows with the cube of it
+MOST_ROWS = 450  # of one kind: the correction's cost grows with the cube of it
 LENGTH_ROWS = 160  # of them, those that the length scales are found with
-FEWEST_ROWS = 12  # of which a kind is told apart from its like
+FEWEST_ROWS = 6  # of which a kind is told apart from its like
+OWN_LENGTHS = 30  # rows of which it has length scales of its own; those with fewer take their kind's
 WEIGHTED = ("conv", "pointwise", "depthwise", "grouped", "se", "gemm")
+OUTLIER = 4.0  # spreads above the middle, beyond which a time was not the layer's alone; none is ever too short
 LEAST_US = 0.3  # no layer is shorter: the profiler counts whole microseconds
+AROUND = (4.0, 60.0)  # bounds of the length scales, octaves, of what is the same for all layers of a network: shorter ones would let the
+# correction tell the timed networks apart, and learn how busy the machine was while each was timed
 CHEAP = ("", "Relu", "Clip")  # activations that a convolution applies at no cost to speak of
 
 
@@ -38,6 +42,7 @@ class Row:
     costs: tuple[float, ...]  # what the line adds up
     features: tuple[float, ...]  # what the correction looks at, base-2 logarithms
     us: float
+    count: int = 1  # how often the network has it
 
 
 def group_of(layer: Layer) -> str:
@@ -50,35 +55,26 @@ def costs_of(layer: Layer) -> tuple[float, ...]:
     return 1.0, layer.macs / 1e6, (layer.input_bytes + layer.output_bytes) / 1e6, layer.weight_bytes / 1e6
 
 
-def features_of(layer: Layer, resident: float) -> tuple[float, ...]:
-    """What decides how fast a layer of a kind is.
-
-    Args:
-        layer: the layer.
-        resident: bytes that the whole network works on: whether its weights are still in the cache when they are needed again.
-    """
+def features_of(layer: Layer, cost: GraphCost) -> tuple[float, ...]:
+    """What decides how fast a layer of a kind is. The first two say what the whole network works on, and so what is still in the cache."""
+    around = (cost.weight_bytes, cost.peak_activation_bytes)
+    since = float(np.log2(1 + layer.since / 1e5))
     if layer.kind in WEIGHTED:
-        shape = (layer.rows, layer.width, layer.inner, layer.outer, layer.groups, layer.kernel, layer.stride, resident)
+        sizes = (*around, layer.rows, layer.width, layer.inner, layer.outer, layer.groups, layer.kernel, layer.stride)
         fused = 0.0 if layer.activation in CHEAP else 1.0
         joined = 1.0 if layer.input_bytes > 1.5 * layer.output_bytes and layer.kind == "pointwise" else 0.0
-        return (*(float(np.log2(max(1, size))) for size in shape), fused, joined)
-    sizes = (layer.input_bytes, layer.output_bytes, layer.inner_axis, layer.kernel, resident)
-    return tuple(float(np.log2(max(1, size))) for size in sizes)
-
-
-def resident_bytes(cost: GraphCost) -> float:
-    """Bytes that a network touches in every run."""
-    return cost.weight_bytes + cost.peak_activation_bytes
+        return (*(float(np.log2(max(1, size))) for size in sizes), since, fused, joined)
+    ends = (*around, layer.input_bytes, layer.output_bytes, layer.inner_axis, layer.width, layer.kernel)
+    return (*(float(np.log2(max(1, size))) for size in ends), since)
 
 
 def rows_of(cost: GraphCost, node_us: Mapping[str, float]) -> list[Row]:
-    """The timed layers of a network."""
-    resident = resident_bytes(cost)
-    return [
-        Row(group_of(layer), costs_of(layer), features_of(layer, resident), max(LEAST_US, node_us[layer.name]))
-        for layer in cost.layers
-        if layer.name in node_us
-    ]
+    """The timed layers of a network; those that repeat are one row, with their mean time: they say no more than one."""
+    found: dict[tuple[str, tuple[float, ...], tuple[float, ...]], list[float]] = {}
+    for layer in cost.layers:
+        if layer.name in node_us:
+            found.setdefault((group_of(layer), costs_of(layer), features_of(layer, cost)), []).append(node_us[layer.name])
+    return [Row(*row, us=max(LEAST_US, fmean(times)), count=len(times)) for row, times in found.items()]
 
 
 @dataclass(frozen=True)
@@ -121,9 +117,28 @@ def fit_kind(rows: Sequence[Row], lengths: Lengths | None = None) -> KindModel:
     left = np.log(times) - np.log(np.maximum(costs @ line, LEAST_US))
     few = np.random.default_rng(0).permutation(len(rows))[:LENGTH_ROWS]
     scales, spread, noise = lengths or _lengths(features[few], left[few])
-    matrix = _kernel(features, features, scales, spread) + noise**2 * np.eye(len(rows))
-    weights = cho_solve(cho_factor(matrix), left)
+    for last in (False, True):
+        inverse = np.linalg.inv(_kernel(features, features, scales, spread) + noise**2 * np.eye(len(left)))
+        weights = inverse @ left
+        # what each row is beyond what the others foretell (equation 5.12): the machine was busy with something else
+        beyond = weights / np.diag(inverse)
+        kept = beyond - np.median(beyond) <= OUTLIER * spread_of(beyond)
+        if last or kept.all():
+            break
+        features, left = features[kept], left[kept]
     return KindModel(line, scales, spread, noise, features, weights)
+
+
+def spread_of(values: Numbers) -> float:
+    """Standard deviation that outliers do not move: from the median of absolute deviations."""
+    return 1.4826 * float(np.median(np.abs(values - np.median(values)))) + 1e-9
+
+
+def weighted_median(values: Numbers, weights: Numbers) -> float:
+    """The value below which half of the weight lies."""
+    order = np.argsort(values)
+    passed = np.cumsum(weights[order])
+    return float(values[order][np.searchsorted(passed, passed[-1] / 2)])
 
 
 def _kernel(a: Numbers, b: Numbers, scales: Numbers, spread: float) -> Numbers:
@@ -140,7 +155,8 @@ def _lengths(features: Numbers, left: Numbers) -> Lengths:
     from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
     width = features.shape[1]
-    kernel = ConstantKernel(0.1, (1e-3, 10)) * Matern([3.0] * width, (0.3, 60), nu=1.5) + WhiteKernel(0.005, (1e-4, 0.3))
+    bounds = [AROUND] * 2 + [(0.3, 60.0)] * (width - 2)
+    kernel = ConstantKernel(0.1, (1e-3, 10)) * Matern([5.0] * width, bounds, nu=1.5) + WhiteKernel(0.005, (1e-4, 0.3))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # a feature that never changes has no length to converge to
         found = GaussianProcessRegressor(kernel).fit(features, left).kernel_
@@ -163,11 +179,11 @@ def fit_layers(rows: Sequence[Row], known: Mapping[str, KindModel] | None = None
     """
     by_group: dict[str, list[Row]] = {}
     for row in rows:
-        by_group.setdefault(row.group, []).append(row)
         by_group.setdefault(row.group.partition("/")[0], []).append(row)
-    fitted = {}
-    for group, found in sorted(by_group.items()):
-        before = (known or {}).get(group)
+        by_group.setdefault(row.group, []).append(row)
+    fitted: dict[str, KindModel] = {}
+    for group, found in sorted(by_group.items()):  # a kind comes before its groups
+        like = (known or {}).get(group) or (fitted.get(group.partition("/")[0]) if len(found) < OWN_LENGTHS else None)
         if len(found) >= FEWEST_ROWS:
-            fitted[group] = fit_kind(thin(found), (before.scales, before.spread, before.noise) if before else None)
+            fitted[group] = fit_kind(thin(found), (like.scales, like.spread, like.noise) if like else None)
     return fitted

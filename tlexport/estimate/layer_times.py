@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.optimize import nnls
@@ -11,7 +11,21 @@ from scipy.optimize import nnls
 from tlexport.device_model import DeviceModel
 from tlexport.errors import StepFailed
 from tlexport.estimate.cost import GraphCost
-from tlexport.estimate.fit import WEIGHTED, KindModel, Numbers, Row, costs_of, features_of, fit_layers, group_of, resident_bytes, rows_of
+from tlexport.estimate.fit import (
+    LEAST_US,
+    OUTLIER,
+    WEIGHTED,
+    KindModel,
+    Numbers,
+    Row,
+    costs_of,
+    features_of,
+    fit_layers,
+    group_of,
+    rows_of,
+    spread_of,
+    weighted_median,
+)
 from tlexport.measurement import Environment
 
 FOLDS = 5
@@ -26,6 +40,15 @@ class Probe:
     rows: tuple[Row, ...]
     nodes: int  # that run, free ones included
     whole_us: float
+
+    @property
+    def timed(self) -> int:
+        """Layers that the rows stand for."""
+        return sum(row.count for row in self.rows)
+
+    def without(self, overhead_us: float) -> Probe:
+        """The probe with so much less for each layer."""
+        return replace(self, rows=tuple(replace(row, us=max(LEAST_US, row.us - overhead_us)) for row in self.rows))
 
 
 @dataclass(frozen=True)
@@ -51,11 +74,13 @@ def fit_device(probes: Sequence[Probe], precision: str, threads: int, environmen
     """
     if len(probes) < FEWEST_PROBES:
         raise StepFailed(f"only {len(probes)} probe networks were timed; {FEWEST_PROBES} are needed", "give it more time: --seconds 300")
+    overhead_us = profiler_us(probes)
+    probes = [probe.without(overhead_us) for probe in probes]
     kinds = fit_layers([row for probe in probes for row in probe.rows])
     sums = _left_out(probes, kinds)
     measured = np.array([probe.whole_us for probe in probes])
     terms = np.stack([sums, np.array([probe.nodes for probe in probes]), np.ones(len(probes))], axis=1)
-    whole, _ = nnls(terms / measured[:, None], np.ones(len(probes)))
+    whole = _whole(terms, measured)
     ratios = measured / (terms @ whole)
     low, high = np.quantile(ratios, [(1 - COVERED) / 2, (1 + COVERED) / 2])
     errors = np.abs(1 / ratios - 1)
@@ -74,6 +99,24 @@ def fit_device(probes: Sequence[Probe], precision: str, threads: int, environmen
     )
 
 
+def profiler_us(probes: Sequence[Probe]) -> float:
+    """What the profiler adds to the time of each layer, µs: what the layers of the probes sum up to beyond whole runs without it."""
+    sums = np.array([sum(row.us * row.count for row in probe.rows) for probe in probes])
+    whole, layers = np.array([probe.whole_us for probe in probes]), np.array([probe.timed for probe in probes])
+    return max(0.0, weighted_median((sums - whole) / layers, layers / whole))
+
+
+def _whole(terms: Numbers, measured: Numbers) -> Numbers:
+    """Factors of the sum of layers, of each node and of each run; probes that were timed while the machine was busy are left out."""
+    kept = np.ones(len(measured), bool)
+    for _ in range(3):
+        whole, _ = nnls(terms[kept] / measured[kept, None], np.ones(int(kept.sum())))
+        left = np.log(measured / (terms @ whole))
+        kept = left - np.median(left) <= OUTLIER * spread_of(left)
+    # least squares of relative errors come out low when times scatter upwards; the middle does not
+    return np.asarray(whole * np.exp(np.median(left[kept])), dtype=np.float64)
+
+
 def _left_out(probes: Sequence[Probe], kinds: Mapping[str, KindModel]) -> Numbers:
     """The summed layers of each probe, µs, as a model says that has not seen it: (probe,)."""
     sums = np.empty(len(probes))
@@ -81,23 +124,23 @@ def _left_out(probes: Sequence[Probe], kinds: Mapping[str, KindModel]) -> Number
         others = [row for index, probe in enumerate(probes) if index % FOLDS != fold for row in probe.rows]
         model = fit_layers(others, kinds)
         for index in range(fold, len(probes), FOLDS):
-            sums[index] = sum(_times(probes[index].rows, model))
+            sums[index] = _sum(probes[index].rows, model)
     return sums
 
 
-def _times(rows: Sequence[Row], kinds: Mapping[str, KindModel]) -> list[float]:
-    """Time of each layer, µs, group by group."""
+def _sum(rows: Sequence[Row], kinds: Mapping[str, KindModel]) -> float:
+    """Time of all layers, µs, group by group."""
     groups: dict[str, list[Row]] = {}
     for row in rows:
         groups.setdefault(row.group, []).append(row)
-    times = []
+    total = 0.0
     for group, members in groups.items():
         model = _model_for(group, kinds)
         if model is None:
             continue
         costs, features = np.array([row.costs for row in members]), np.array([row.features for row in members])
-        times += list(np.exp(model.log_us(costs, features)))
-    return times
+        total += float(np.exp(model.log_us(costs, features)) @ [row.count for row in members])
+    return total
 
 
 def _model_for(group: str, kinds: Mapping[str, KindModel]) -> KindModel | None:
@@ -115,9 +158,8 @@ def predict(cost: GraphCost, nodes: int, model: DeviceModel) -> Prediction:
         model: of the device.
     """
     kinds = {group: KindModel.from_record(record) for group, record in model.kinds.items()}
-    resident = resident_bytes(cost)
-    rows = [Row(group_of(layer), costs_of(layer), features_of(layer, resident), 0.0) for layer in cost.layers]
-    total = float(np.array([sum(_times(rows, kinds)), nodes, 1.0]) @ np.array(model.whole)) * model.sharpened / 1e3
+    rows = [Row(group_of(layer), costs_of(layer), features_of(layer, cost), 0.0) for layer in cost.layers]
+    total = float(np.array([_sum(rows, kinds), nodes, 1.0]) @ np.array(model.whole)) / 1e3
     strange = [layer for layer in cost.layers if group_of(layer) not in kinds and layer.kind not in kinds]
     wider = 1 + len(strange) / max(1, len(cost.layers))
     unknown = tuple(sorted({layer.op for layer in strange} | set(cost.unknown)))

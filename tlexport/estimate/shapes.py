@@ -216,11 +216,23 @@ def _gemm(given: Given, options: Attributes) -> Tensor:
     return Tensor((rows, columns), quantized.dtype if quantized else onnx.TensorProto.FLOAT)
 
 
+def factors(a: Shape, b: Shape, options: Attributes) -> tuple[Shape, Shape]:
+    """Shapes of the two factors of a matrix product, (batch..., row, column), after the transpositions that are fused into it.
+
+    ``transBatchA`` moves the first axis behind the other batch axes, before ``transA`` swaps the last two (FusedMatMul).
+    """
+
+    def turned(shape: Shape, batch: str, last: str) -> Shape:
+        if options.get(batch):
+            shape = (*shape[1:-1], shape[0], shape[-1])
+        return (*shape[:-2], shape[-1], shape[-2]) if options.get(last) else shape
+
+    return turned(a, "transBatchA", "transA"), turned(b, "transBatchB", "transB")
+
+
 def _matmul(given: Given, options: Attributes) -> Tensor:
-    a, b = need(given, 0), need(given, 1)
-    rows = a.shape[-1] if options.get("transA") else a.shape[-2]
-    columns = b.shape[-2] if options.get("transB") else b.shape[-1]
-    return Tensor((*np.broadcast_shapes(a.shape[:-2], b.shape[:-2]), rows, columns), a.dtype)
+    a, b = factors(need(given, 0).shape, need(given, 1).shape, options)
+    return Tensor((*np.broadcast_shapes(a[:-2], b[:-2]), a[-2], b[-1]), need(given, 0).dtype)
 
 
 def _reorder_output(given: Given, options: Attributes) -> Tensor:

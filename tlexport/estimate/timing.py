@@ -15,8 +15,10 @@ import onnx
 from tlexport.errors import StepFailed
 from tlexport.estimate.graph import fused
 
-RUNS = 7  # least number of runs of which the middle is taken: more probes say more than more runs of one
-SECONDS = 0.15  # time spent on one probe, twice: with the profiler and without
+VISITS = 3  # the least disturbed of them counts: what else a machine does only ever adds time
+RUNS = 3  # least number of runs in a visit: more probes say more than more runs of one
+SECONDS = 0.04  # of a visit, at least
+MOST_RUNS = 100  # in a visit
 
 
 def runnable(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -38,11 +40,14 @@ def time_nodes(graph: onnx.ModelProto, threads: int) -> tuple[dict[str, float], 
     """
     feeds = _feeds(graph)
     with tempfile.TemporaryDirectory(prefix="tlx-calibrate-") as folder:
-        whole = _run(_session(graph, threads, None), feeds)
+        # one after the other: the threads of an idle session keep a core busy for a while
         session = _session(graph, threads, Path(folder) / "profile")
-        runs = len(_run(session, feeds))
+        profiled = [len(_visit(session, feeds)) for _ in range(VISITS)]
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
-    return _medians(events, runs), statistics.median(whole) / 1e3
+        del session
+    session = _session(graph, threads, None)
+    whole = min(statistics.median(_visit(session, feeds)) for _ in range(VISITS))
+    return _node_us(events, profiled), whole / 1e3
 
 
 def _session(model: onnx.ModelProto, threads: int, profile: Path | None) -> Any:
@@ -73,24 +78,33 @@ def _feeds(model: onnx.ModelProto) -> dict[str, Any]:
     return feeds
 
 
-def _run(session: Any, feeds: dict[str, Any]) -> list[int]:
-    """Durations of single runs, ns, after two for warming up."""
-    for _ in range(2):
-        session.run(None, feeds)
+def _visit(session: Any, feeds: dict[str, Any]) -> list[int]:
+    """Durations of single runs, ns, after one for warming up."""
+    session.run(None, feeds)
     samples: list[int] = []
     begin = perf_counter()
-    while len(samples) < RUNS or (perf_counter() - begin < SECONDS and len(samples) < 500):
+    while len(samples) < RUNS or (perf_counter() - begin < SECONDS and len(samples) < MOST_RUNS):
         start = perf_counter_ns()
         session.run(None, feeds)
         samples.append(perf_counter_ns() - start)
     return samples
 
 
-def _medians(events: list[dict[str, Any]], runs: int) -> dict[str, float]:
-    """Time of each node: the mean of the middle half of its runs, since single times are whole microseconds."""
+def _node_us(events: list[dict[str, Any]], runs: list[int]) -> dict[str, float]:
+    """Time of each node in the visit that was least disturbed; the mean of its middle runs, since single times are whole microseconds.
+
+    Args:
+        events: of the profiler: each node has one for each run, the warm-up of each visit included.
+        runs: of each visit, without its warm-up.
+    """
     found: dict[str, list[int]] = {}
     for event in events:
         if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
             found.setdefault(event["name"].removesuffix("_kernel_time"), []).append(event["dur"])
-    middle = slice(runs // 4, max(runs // 4 + 1, runs - runs // 4))
-    return {name: statistics.fmean(sorted(times[-runs:])[middle]) for name, times in found.items()}
+    visits = []
+    begin = 0
+    for count in runs:
+        middle = slice(count // 4, max(count // 4 + 1, count - count // 4))
+        visits.append({name: statistics.fmean(sorted(times[begin + 1 : begin + 1 + count])[middle]) for name, times in found.items()})
+        begin += 1 + count
+    return min(visits, key=lambda visit: sum(visit.values()))
