@@ -70,6 +70,42 @@ def test_a_product_written_as_einsum_costs_what_it_multiplies() -> None:
     assert (layer.kind, layer.macs, layer.rows, layer.inner, layer.outer, layer.groups) == ("gemm", 4 * 10 * 12 * 8, 10, 8, 12, 4)
 
 
+@pytest.mark.parametrize("options", [{}, {"transB": 1}, {"transBatchA": 1}, {"transBatchA": 1, "transBatchB": 1, "transB": 1}])
+def test_a_product_with_fused_transpositions_gives_what_onnx_runtime_gives(options: dict[str, int]) -> None:
+    import onnxruntime as ort
+
+    a = [3, 2, 5] if "transBatchA" in options else [2, 3, 5]
+    rows = [4, 5] if "transB" in options else [5, 4]
+    b = [rows[0], 2, rows[1]] if "transBatchB" in options else [2, *rows]
+    node = helper.make_node("FusedMatMul", ["x", "y"], ["z"], domain="com.microsoft", **options)
+    model = graph([node], {"x": list(a), "y": list(b)}, ["z"])
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    (answer,) = session.run(None, {"x": np.ones(a, np.float32), "y": np.ones(b, np.float32)})
+    assert infer(model)["z"].shape == answer.shape
+    assert cost_of(model).macs == 2 * 3 * 5 * 4
+
+
+def test_a_transposition_is_told_by_what_it_leaves_together() -> None:
+    kept = {}
+    for order in ([0, 2, 1, 3], [0, 3, 1, 2]):
+        (layer,) = cost_of(graph([helper.make_node("Transpose", ["x"], ["y"], perm=order)], {"x": [1, 4, 6, 8]}, ["y"])).layers
+        kept[order[-1]] = (layer.inner_axis, layer.width)
+    assert kept == {3: (8, 8), 2: (1, 6)}
+
+
+def test_a_layer_knows_how_much_was_computed_since_its_input_was_touched() -> None:
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"]),
+        helper.make_node("Conv", ["a", "w"], ["b"]),
+        helper.make_node("Add", ["x", "b"], ["c"]),  # b is as large as x and came last, but x is named first
+        helper.make_node("Relu", ["a"], ["d"]),
+    ]
+    layers = cost_of(graph(nodes, {"x": [1, 8, 4, 4]}, ["c", "d"], w=[8, 8, 1, 1])).layers
+    each = 8 * 8 * 16
+    assert [layer.since for layer in layers] == [0, each, 2 * each, each]
+
+
 def test_what_depends_on_constants_alone_costs_nothing() -> None:
     nodes = [helper.make_node("Add", ["w", "w"], ["v"]), helper.make_node("Mul", ["x", "v"], ["y"])]
     assert [layer.op for layer in cost_of(graph(nodes, {"x": [1, 4]}, ["y"], w=[4])).layers] == ["Mul"]

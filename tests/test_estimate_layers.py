@@ -59,13 +59,21 @@ def test_a_fit_foretells_layers_that_it_has_not_seen() -> None:
     assert np.quantile(np.abs(ratios - 1), 0.9) < 0.1
 
 
-def device(probes: int = 24) -> tuple[list[Probe], DeviceModel]:
-    """A made-up device whose layers take exactly 3 µs and 1 ns for each 100 MACs, and a run 20 µs more."""
+def device(probes: int = 24, profiler_us: float = 0.0, busy: int = 0) -> tuple[list[Probe], DeviceModel]:
+    """A made-up device whose layers take exactly 3 µs and 1 ns for each 100 MACs, and a run 20 µs more.
+
+    Args:
+        probes: how many were timed.
+        profiler_us: what its profiler adds to each layer.
+        busy: during how many of them the machine was busy, and took three times as long.
+    """
     timed = []
     for seed in range(probes):
         cost = cost_of(probe(seed))
-        node_us = {layer.name: 3 + layer.macs / 1e5 for layer in cost.layers}
-        timed.append(probe_of(cost, len(cost.layers), node_us, sum(node_us.values()) + 20))
+        slower = 3 if seed < busy else 1
+        node_us = {layer.name: slower * (3 + layer.macs / 1e5) for layer in cost.layers}
+        whole_us = sum(node_us.values()) + 20
+        timed.append(probe_of(cost, len(cost.layers), {name: time + profiler_us for name, time in node_us.items()}, whole_us))
     return timed, fit_device(timed, "fp32", 1, describe("cpu"))
 
 
@@ -80,6 +88,14 @@ def test_a_device_is_foretold_from_its_layers_and_its_file_says_the_same(tmp_pat
     assert told.unknown == ()
     model.write(tmp_path / "model.json")
     assert predict(cost, len(cost.layers), DeviceModel.read(tmp_path / "model.json")) == told
+
+
+@pytest.mark.parametrize(("profiler_us", "busy"), [(2.0, 0), (0.0, 2)])
+def test_what_the_profiler_adds_and_busy_moments_are_no_part_of_it(profiler_us: float, busy: int) -> None:
+    _, model = device(30, profiler_us, busy)
+    cost = cost_of(probe(107))  # many small layers
+    exact = (sum(3 + layer.macs / 1e5 for layer in cost.layers) + 20) / 1e3
+    assert predict(cost, len(cost.layers), model).p50_ms == pytest.approx(exact, rel=0.15)
 
 
 def test_an_operator_that_was_never_timed_is_named_and_widens_the_interval() -> None:
@@ -103,6 +119,18 @@ def test_too_few_probes_are_not_made_into_a_model() -> None:
 def test_what_cannot_be_calibrated_is_said(name: str, precision: str) -> None:
     with pytest.raises(Unsupported, match=precision):
         calibrate(load_profile(name), precision, [1])  # type: ignore[arg-type]  # a precision
+
+
+def test_a_model_of_another_version_is_refused() -> None:
+    _, model = device()
+    older = {
+        name: kind.model_copy(update={"scales": kind.scales[1:], "points": tuple(point[1:] for point in kind.points)})
+        for name, kind in model.kinds.items()
+    }
+    cost = cost_of(probe(100))
+    with pytest.raises(InvalidFile, match="another version") as caught:
+        predict(cost, len(cost.layers), model.model_copy(update={"kinds": older}))
+    assert "tlx profiles calibrate" in caught.value.hint
 
 
 def test_a_file_whose_parts_do_not_fit_together_is_refused(tmp_path: Path) -> None:

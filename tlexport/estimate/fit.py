@@ -17,6 +17,7 @@ import numpy.typing as npt
 from scipy.optimize import nnls
 
 from tlexport.device_model import LayerModel
+from tlexport.errors import InvalidFile
 from tlexport.estimate.cost import GraphCost, Layer
 
 Numbers = npt.NDArray[np.float64]
@@ -103,7 +104,13 @@ class KindModel:
         )
 
     def log_us(self, costs: Numbers, features: Numbers) -> Numbers:
-        """Natural logarithm of the time of layers: (layer, cost), (layer, feature) -> (layer,)."""
+        """Natural logarithm of the time of layers: (layer, cost), (layer, feature) -> (layer,).
+
+        Raises:
+            InvalidFile: the model was fitted to other features, by another version.
+        """
+        if features.shape[1] != len(self.scales):
+            raise InvalidFile("the calibration was made by another version of tlexport", "calibrate again: tlx profiles calibrate")
         base = np.log(np.maximum(costs @ self.line, LEAST_US))
         correction: Numbers = _kernel(features, self.points, self.scales, self.spread) @ self.weights
         return np.asarray(base + correction, dtype=np.float64)
