@@ -59,6 +59,20 @@ def test_a_fit_foretells_layers_that_it_has_not_seen() -> None:
     assert np.quantile(np.abs(ratios - 1), 0.9) < 0.1
 
 
+def test_layers_that_are_too_short_for_the_clock_say_nothing_of_long_ones() -> None:
+    """100 µs for each MB, and what takes less than the profiler's microseconds is read as anything."""
+    draw = np.random.default_rng(0)
+    rows = []
+    for size in np.exp(draw.uniform(np.log(1e-5), np.log(5), 140)):
+        us = np.exp(draw.normal(0, 1.2)) if size < 0.02 else 100 * size * np.exp(draw.normal(0, 0.03))
+        around = draw.uniform(18, 24), draw.uniform(15, 24)
+        rows.append(Row("move/Copy", (1.0, 0.0, size, 0.0), (*around, np.log2(1e6 * size), draw.integers(3, 10)), max(us, 0.3)))
+    model = fit_kind(rows)
+    assert model.noise < 0.1
+    long = np.array([[1.0, 0.0, 8.0, 0.0]]), np.array([[21.0, 24.0, np.log2(8e6), 6.0]])
+    assert np.exp(model.log_us(*long)) == pytest.approx(800, rel=0.03)
+
+
 def device(probes: int = 24, profiler_us: float = 0.0, busy: int = 0) -> tuple[list[Probe], DeviceModel]:
     """A made-up device whose layers take exactly 3 µs and 1 ns for each 100 MACs, and a run 20 µs more.
 

@@ -29,6 +29,7 @@ FEWEST_ROWS = 6  # of which a kind is told apart from its like
 OWN_LENGTHS = 30  # rows of which it has length scales of its own; those with fewer take their kind's
 WEIGHTED = ("conv", "pointwise", "depthwise", "grouped", "se", "gemm")
 OUTLIER = 4.0  # spreads above the middle, beyond which a time was not the layer's alone; none is ever too short
+TICK_US = 1.0  # how coarse the profiler's clock is, and how uncertain what it adds
 LEAST_US = 0.3  # no layer is shorter: the profiler counts whole microseconds
 AROUND = (4.0, 60.0)  # bounds of the length scales, octaves, of what is the same for all layers of a network: shorter ones would let the
 # correction tell the timed networks apart, and learn how busy the machine was while each was timed
@@ -120,19 +121,21 @@ def fit_kind(rows: Sequence[Row], lengths: Lengths | None = None) -> KindModel:
     """Fit one kind's model; ``lengths`` from an earlier fit of the same kind save most of the time."""
     costs, features = np.array([row.costs for row in rows]), np.array([row.features for row in rows])
     times = np.array([row.us for row in rows])
-    line, _ = nnls(costs / times[:, None], np.ones(len(rows)))  # relative errors
+    tick = TICK_US / times
+    scale = np.hypot(times, TICK_US)
+    line, _ = nnls(costs / scale[:, None], times / scale)  # relative errors
     left = np.log(times) - np.log(np.maximum(costs @ line, LEAST_US))
     few = np.random.default_rng(0).permutation(len(rows))[:LENGTH_ROWS]
-    scales, spread, noise = lengths or _lengths(features[few], left[few])
+    scales, spread, noise = lengths or _lengths(features[few], left[few], tick[few])
     for last in (False, True):
-        inverse = np.linalg.inv(_kernel(features, features, scales, spread) + noise**2 * np.eye(len(left)))
+        inverse = np.linalg.inv(_kernel(features, features, scales, spread) + np.diag(noise**2 + tick**2))
         weights = inverse @ left
         # what each row is beyond what the others foretell (equation 5.12): the machine was busy with something else
         beyond = weights / np.diag(inverse)
         kept = beyond - np.median(beyond) <= OUTLIER * spread_of(beyond)
         if last or kept.all():
             break
-        features, left = features[kept], left[kept]
+        features, left, tick = features[kept], left[kept], tick[kept]
     return KindModel(line, scales, spread, noise, features, weights)
 
 
@@ -155,7 +158,7 @@ def _kernel(a: Numbers, b: Numbers, scales: Numbers, spread: float) -> Numbers:
     return np.asarray(spread**2 * (1 + distance) * np.exp(-distance), dtype=np.float64)
 
 
-def _lengths(features: Numbers, left: Numbers) -> Lengths:
+def _lengths(features: Numbers, left: Numbers, tick: Numbers) -> Lengths:
     """Length scales, spread and noise that make the rows likeliest (scikit-learn's optimiser)."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.gaussian_process import GaussianProcessRegressor
@@ -166,7 +169,7 @@ def _lengths(features: Numbers, left: Numbers) -> Lengths:
     kernel = ConstantKernel(0.1, (1e-3, 10)) * Matern([5.0] * width, bounds, nu=1.5) + WhiteKernel(0.005, (1e-4, 0.3))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # a feature that never changes has no length to converge to
-        found = GaussianProcessRegressor(kernel).fit(features, left).kernel_
+        found = GaussianProcessRegressor(kernel, alpha=tick**2).fit(features, left).kernel_
     return np.asarray(found.k1.k2.length_scale), float(np.sqrt(found.k1.k1.constant_value)), float(np.sqrt(found.k2.noise_level))
 
 
