@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -549,7 +550,12 @@ def test_batches_are_loaded_ahead_and_come_in_order() -> None:
     inputs = Inputs(load, as_is, torch.arange(10), torch.device("meta"))  # any that is not the CPU
     coming = inputs.loaded(torch.arange(10).split(1), 3)
     seen = [next(coming)]
-    assert len(asked) >= LOADED_AHEAD  # while the first is being used; the last that was asked for may still be under way
+    end = time.monotonic() + 60
+    while (
+        len(asked) < LOADED_AHEAD and time.monotonic() < end
+    ):  # nobody asks for a second one: another thread loads ahead when it gets to run
+        time.sleep(0.01)
+    assert len(asked) >= LOADED_AHEAD
     seen += coming
     assert [int(indices) for indices, _ in seen] == asked == list(range(10))
     assert [int(loaded) for _, loaded in seen] == list(range(0, 30, 3))
