@@ -550,10 +550,10 @@ def test_batches_are_loaded_ahead_and_come_in_order() -> None:
     inputs = Inputs(load, as_is, torch.arange(10), torch.device("meta"))  # any that is not the CPU
     coming = inputs.loaded(torch.arange(10).split(1), 3)
     seen = [next(coming)]
-    end = time.monotonic() + 60
+    end = time.monotonic() + 60  # another thread loads ahead, when it gets to run
     while (
         len(asked) < LOADED_AHEAD and time.monotonic() < end
-    ):  # nobody asks for a second one: another thread loads ahead when it gets to run
+    ):
         time.sleep(0.01)
     assert len(asked) >= LOADED_AHEAD
     seen += coming
