@@ -551,9 +551,7 @@ def test_batches_are_loaded_ahead_and_come_in_order() -> None:
     coming = inputs.loaded(torch.arange(10).split(1), 3)
     seen = [next(coming)]
     end = time.monotonic() + 60  # another thread loads ahead, when it gets to run
-    while (
-        len(asked) < LOADED_AHEAD and time.monotonic() < end
-    ):
+    while len(asked) < LOADED_AHEAD and time.monotonic() < end:
         time.sleep(0.01)
     assert len(asked) >= LOADED_AHEAD
     seen += coming
