@@ -27,10 +27,10 @@ from tlexport.device_model import DeviceModel
 from tlexport.estimate.cost import cost_of
 from tlexport.estimate.graph import fused, read
 from tlexport.estimate.layer_times import predict
+from tlexport.estimate.timing import VISITS
 from tlexport.ports import RunOptions, Runtime
 from tlexport.target import load_profile
 
-VISITS = 3
 RESULT = Path(__file__).parent / "results" / "estimate.json"
 
 

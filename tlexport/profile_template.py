@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from tlexport.profile import Fact, Profile
+from tlexport.errors import UsageError
+from tlexport.profile import NAME, Fact, Profile
 from tlexport.profile_schema import FILE
 from tlexport.record import Record
+from tlexport.target import load_profile
+
+
+def expect_name(name: str, more: str = "") -> None:
+    """Raises UsageError for what cannot be the name of a profile; ``more`` is told behind the hint."""
+    if not re.fullmatch(NAME, name):
+        raise UsageError(f"{name!r} is no name for a profile", f"use lower-case letters, digits, '-' and '.', such as line-3{more}")
+
+
+def load_parent(name: str, option: str) -> Profile:
+    """The profile that a new one is to extend, which a name finds wherever the new one lies. Raises UsageError for a path."""
+    if name.endswith(".toml") or "/" in name:
+        raise UsageError(f"{option} takes the name of a profile, and {name!r} is a path", "copy that file instead")
+    return load_profile(name)
 
 
 def profile_text(name: str, parent: Profile, folder: Path) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -17,9 +16,9 @@ from tlexport.calibration import CalibratedModel, Sharpened
 from tlexport.device_model import DeviceModel
 from tlexport.errors import StepFailed, Unsupported, UsageError
 from tlexport.ports import Progress, Silent
-from tlexport.profile import NAME, Profile
+from tlexport.profile import Profile
 from tlexport.profile_calibration import write_tables
-from tlexport.profile_template import profile_text
+from tlexport.profile_template import expect_name, load_parent, profile_text
 from tlexport.target import is_here, is_shipped, load_file, load_profile, profile_names, shipped_here
 
 FOLDER = Path("profiles")  # the first one where profiles are looked for
@@ -62,17 +61,14 @@ class Place:
         write_tables(self.path, self.text(), [*kept, *new], files)
 
 
-def expect_name(name: str) -> None:
+def expect_own_name(name: str) -> None:
     """Raises UsageError for what cannot be the name of a profile with tables of its own."""
     if name.endswith((".json", ".toml")):
         raise UsageError(
             f"{name} is a file, and what comes here is the name of a profile",
             "give its name, without folder and ending; measurements come after --from",
         )
-    if not re.fullmatch(NAME, name):
-        raise UsageError(
-            f"{name!r} is no name for a profile", "use lower-case letters, digits, '-' and '.', such as line-3; power modes have no tables"
-        )
+    expect_name(name, "; power modes have no tables")
 
 
 def find_place(name: str, base: str | None, folder: Path | None) -> Place:
@@ -82,7 +78,7 @@ def find_place(name: str, base: str | None, folder: Path | None) -> Place:
         UsageError: not a name; it has tables elsewhere; it is there and extends something other than ``base``; no such base.
         InvalidFile: what is there is not a valid profile.
     """
-    expect_name(name)
+    expect_own_name(name)
     known = load_file(name) if name in profile_names() else None
     own = known if known and not is_shipped(known.path) else None
     path = (folder or (own.path.parent if own else FOLDER)) / f"{name}.toml"
@@ -96,9 +92,7 @@ def find_place(name: str, base: str | None, folder: Path | None) -> Place:
             f"{name} is {own.path}, whose calibration would not hold in {path}", f"leave out --out, or: --out {own.path.parent}"
         )
     base = base or (name if known else shipped_here())
-    if base.endswith(".toml") or "/" in base:
-        raise UsageError(f"--base takes the name of a profile, and {base!r} is a path", "copy that file instead")
-    return Place(path, load_profile(base), base)
+    return Place(path, load_parent(base, "--base"), base)
 
 
 def calibrate_profile(name: str | None, settings: Settings, progress: Progress | None = None) -> tuple[Path, tuple[CalibratedModel, ...]]:

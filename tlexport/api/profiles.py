@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 
 from tlexport.errors import InvalidFile, UsageError
 from tlexport.files import new_file
-from tlexport.profile import NAME
 from tlexport.profile_schema import json_schema
-from tlexport.profile_template import profile_text
+from tlexport.profile_template import expect_name, load_parent, profile_text
 from tlexport.record import read_json
-from tlexport.target import load_profile
 
 
 def new_profile(name: str, parent: str, folder: Path) -> Path:
@@ -29,12 +26,10 @@ def new_profile(name: str, parent: str, folder: Path) -> Path:
     Raises:
         UsageError: not a name; there is no such parent; the file exists.
     """
-    if not re.fullmatch(NAME, name):
-        raise UsageError(f"{name!r} is no name for a profile", "use lower-case letters, digits, '-' and '.', such as line-3")
-    if parent.endswith(".toml") or "/" in parent:
-        raise UsageError(f"--from takes the name of a profile, and {parent!r} is a path", "copy that file instead")
+    expect_name(name)
+    extended = load_parent(parent, "--from")
     path = folder / f"{name}.toml"
-    text = profile_text(name, load_profile(parent), folder)
+    text = profile_text(name, extended, folder)
     if path.exists():
         raise UsageError(f"{path} exists, and is left as it is", "choose another name, or remove it first")
     with new_file(path) as file:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pydantic import ConfigDict, Field, PositiveInt
 
-from tlexport.api.calibrate_profile import expect_name, find_place
+from tlexport.api.calibrate_profile import expect_own_name, find_place
 from tlexport.api.estimate import foretell
 from tlexport.api.graphs import Estimable, find_graph
 from tlexport.artifact import Precision
@@ -79,7 +79,7 @@ def sharpen_profile(
     runs = [(file, run) for file in files for run in _runs(file)]
     places = {what} if what else {_place(file, run) for file, run in runs}
     name = name or _target(places)
-    expect_name(name)
+    expect_own_name(name)
     resolve(name)  # a name that is misspelled is not that of a new profile
     place = find_place(name, None, folder)
     target = resolve(name if place.base else str(place.path))
