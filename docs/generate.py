@@ -61,7 +61,7 @@ def demo_table() -> str:
 
 
 def _onnxruntime(versions: dict[str, str]) -> str:
-    return versions.get("onnxruntime-gpu") or versions["onnxruntime"]
+    return versions.get("onnxruntime") or versions["onnxruntime-gpu"]
 
 
 def transfer_table() -> str:
@@ -80,8 +80,8 @@ def speed_table() -> str:
     """Wall times of fine-tuning, from benchmarks/results/finetune_speed.json."""
     runs = json.loads((RESULTS / "finetune_speed.json").read_text(encoding="utf-8"))["runs"]
     lines = [
-        "| images | trained | | whole process, s | `tlx` is faster by | top-1, % | peak memory, MB |",
-        "|---:|---|---|---:|---:|---:|---:|",
+        "| images | trained | epochs | | whole process, s | `tlx` is faster by | top-1, % | peak memory, MB |",
+        "|---:|---|---:|---|---:|---:|---:|---:|",
     ]
     for run in sorted(runs, key=lambda run: (run["mode"], run["images"])):
         for name, row in run["contenders"].items():
@@ -89,11 +89,11 @@ def speed_table() -> str:
             factor = "" if name == "tlx" else f"{seconds / ours:.1f}"
             memory = max(row["peak_pss_bytes"]) / 1e6
             figures = f"{seconds:.1f} | {factor} | {100 * statistics.fmean(row['top1']):.1f} | {memory:.0f}"
-            lines.append(f"| {run['images']:,} | {TRAINED[run['mode']]} | {CONTENDERS[name]} | {figures} |")
+            lines.append(f"| {run['images']:,} | {TRAINED[run['mode']]} | {run['epochs']} | {CONTENDERS[name]} | {figures} |")
     last = runs[-1]
     versions = last["contenders"]["tlx"]["versions"]
     lines.append(
-        f"\n{last['backbone']}, {last['epochs']} epochs at {last['image_size']} pixels, batches of {last['batch_size']}; torch "
+        f"\n{last['backbone']} at {last['image_size']} pixels, batches of {last['batch_size']}; torch "
         f"{versions['torch']}, {last['environment']['cpu']} with {last['environment']['cores']} cores. Memory shared by several processes "
         "is counted once (`python benchmarks/finetune_speed.py`, whose first lines say what everyone is given)."
     )
@@ -110,8 +110,7 @@ def calibrated_table() -> str:
         figures = " | ".join(f"{100 * share:.0f}" for share in shares)
         lines.append(f"| {found['precision'].upper()} | {found['threads']} | {found['networks']} | {figures} |")
     where = result["environment"]
-    versions = where["versions"]
-    runtime = versions.get("onnxruntime") or versions["onnxruntime-gpu"]
+    runtime = _onnxruntime(where["versions"])
     lines += ["", f"ONNX Runtime {runtime}, {where['cpu']} with {where['cores']} cores (`python benchmarks/estimate.py`)."]
     return "\n".join(lines)
 
