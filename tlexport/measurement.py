@@ -25,6 +25,11 @@ class Environment(Record):
     python: str
     versions: dict[str, str]
 
+    @property
+    def onnxruntime(self) -> str:
+        """Version of ONNX Runtime, whichever of its distributions was installed. Raises KeyError where none was."""
+        return self.versions.get("onnxruntime") or self.versions["onnxruntime-gpu"]
+
 
 class Measurement(Record):
     """Raw latencies of one artifact under one setting."""

@@ -152,7 +152,6 @@ def _expect_writable(folder: Path) -> None:
 
 
 def _table(model: DeviceModel, precision: Precision, file: str, sha256: str) -> CalibratedModel:
-    versions = model.environment.versions
     return CalibratedModel(
         runtime="onnxruntime",
         precision=precision,
@@ -162,7 +161,7 @@ def _table(model: DeviceModel, precision: Precision, file: str, sha256: str) -> 
         date=date.today().isoformat(),
         cpu=model.environment.cpu,
         cores=model.environment.cores,
-        version=versions.get("onnxruntime") or versions["onnxruntime-gpu"],
+        version=model.environment.onnxruntime,
         probes=model.probes,
         error=round(model.error, 4),
         within_10=round(model.within_10, 4),
