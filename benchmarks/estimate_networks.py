@@ -13,7 +13,7 @@ import onnx
 import torch
 from torchvision import models
 
-from tlexport.contract import Preprocess
+from tlexport.export.ranges import Ranges
 from tlexport.export.rewrite import clean
 from tlexport.ports import QuantizeRequest
 from tlexport.quantizers import int8_onnxruntime
@@ -66,9 +66,7 @@ def quantize(path: Path) -> Path:
         model = onnx.load(path)
         shape = [axis.dim_value for axis in model.graph.input[0].type.tensor_type.shape.dim]
         samples = np.random.default_rng(0).integers(0, 3, (2, *shape[1:]), dtype=np.uint8)
-        side = shape[-1]
-        preprocess = Preprocess(size=side, resize=side, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-        onnx.save(int8_onnxruntime.quantize(QuantizeRequest(model, samples, preprocess, "uint8")), out)
+        onnx.save(int8_onnxruntime.quantize(QuantizeRequest(model, Ranges(model, samples).whole, "uint8")), out)
     return out
 
 

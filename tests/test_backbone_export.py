@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from io import BytesIO
 from itertools import accumulate
@@ -21,13 +22,17 @@ from variants import light_variants, parameters, settle
 
 from tlexport import plugins
 from tlexport.cache import ArrayCache
-from tlexport.contract import Preprocess
+from tlexport.contract import Preprocess, TensorSpec
 from tlexport.device.image import prepare
 from tlexport.errors import InvalidFile, UsageError
+from tlexport.export.checks import check_graph
+from tlexport.export.ranges import Ranges
 from tlexport.export.rewrite import lower
+from tlexport.export.tensorrt_rules import check_tensorrt
 from tlexport.export.to_onnx import EXPORTER_OPSET, to_onnx
 from tlexport.network import Classifier, Contract, Network, backbone_names, build, traits_of
-from tlexport.ports import Silent
+from tlexport.ports import QuantizeRequest, Silent
+from tlexport.quantizers import fp16, int8_tensorrt
 from tlexport.recipe import Recipe
 from tlexport.train.distributed import Workers
 from tlexport.train.fit import Images, Trainer
@@ -103,6 +108,40 @@ def test_every_opset_computes_what_torch_computes(exported: Exported, opset: int
     spread = float(exported.expected.std(axis=0).max())
     assert spread > 5e-4  # the images do get through
     np.testing.assert_allclose(run(exported.graphs[opset], exported.pixels), exported.expected, atol=min(1e-4, spread / 100))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("opset", [17, 20])
+def test_int8_for_tensorrt_keeps_its_rules(exported: Exported, opset: int) -> None:
+    graph = exported.graphs[opset]
+    quantized = int8_tensorrt.quantize(QuantizeRequest(graph, Ranges(graph, exported.pixels).whole, "int8"))
+    check_graph(quantized, "int8", _tensors(graph.graph.input), _tensors(graph.graph.output))
+    check_tensorrt(quantized)
+    convolutions = [node for node in quantized.graph.node if node.op_type == "Conv"]
+    made_by = {name: node.op_type for node in quantized.graph.node for name in node.output}
+    assert all(made_by[name] == "DequantizeLinear" for node in convolutions for name in node.input[:2])
+    spread = float(exported.expected.std(axis=0).max())
+    outputs = run(quantized, exported.pixels, as_written=True)
+    assert np.abs(outputs - exported.expected).mean() < spread  # random weights: what is told of the images is not lost
+
+
+@pytest.mark.slow
+def test_fp16_computes_the_same(exported: Exported) -> None:
+    graph = exported.graphs[20]
+    halved = fp16.quantize(QuantizeRequest(graph, Ranges(graph, exported.pixels).whole, "int8"))
+    check_graph(halved, "fp16", _tensors(graph.graph.input), _tensors(graph.graph.output))
+    np.testing.assert_allclose(run(halved, exported.pixels), exported.expected, atol=0.02)
+
+
+def _tensors(values: Iterable[onnx.ValueInfoProto]) -> list[TensorSpec]:
+    """The tensors of a graph's border, as its record would have them."""
+    found = []
+    for value in values:
+        tensor = value.type.tensor_type
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
+        shape = tuple(axis.dim_param or axis.dim_value for axis in tensor.shape.dim)
+        found.append(TensorSpec.model_validate({"name": value.name, "dtype": dtype, "shape": shape}))
+    return found
 
 
 @pytest.mark.slow

@@ -30,11 +30,11 @@ FLAGS = {
 VERSIONS = ["8.2.1", "8.4.1", "8.5.2.2", "8.6.2", "10.3.0.30", "10.7.0", "10.13.3.9", "10.16.2.10", "11.0.0", "11.4.1"]
 
 
-def with_tensorrt(version: str) -> Profile:
+def with_tensorrt(version: str, opset: int = 20) -> Profile:
     fact = JETSON.software.tensorrt
     assert fact is not None
     software = JETSON.software.model_copy(update={"tensorrt": fact.model_copy(update={"value": version})})
-    return JETSON.model_copy(update={"software": software})
+    return JETSON.model_copy(update={"software": software, "opset": JETSON.opset.model_copy(update={"value": opset})})
 
 
 def numbers(version: str) -> tuple[int, ...]:
@@ -58,13 +58,17 @@ def test_every_flag_exists_in_that_version(version: str, precision: Precision) -
     assert len(set(used)) == len(used)
 
 
+@pytest.mark.parametrize("opset", [13, 17, 18, 19, 20])
 @pytest.mark.parametrize("version", VERSIONS)
-def test_a_precision_is_allowed_where_it_is_wanted_and_nowhere_else(version: str) -> None:
+def test_a_precision_is_allowed_where_it_is_wanted_and_nowhere_else(version: str, opset: int) -> None:
     """A builder that may use lower precision than asked for does; one that may not ignores what the graph is for."""
-    flags = {precision: set(names(trtexec_command(with_tensorrt(version), "model.onnx", precision, 64))) for precision in PRECISIONS}
+    profile = with_tensorrt(version, opset)
+    flags = {precision: set(names(trtexec_command(profile, "model.onnx", precision, 64))) for precision in PRECISIONS}
     assert not flags["fp32"] & {"--fp16", "--int8", "--best"}
     assert "--int8" not in flags["fp16"]
-    assert ("--int8" in flags["int8"]) == (numbers(version) < (11,))
+    typed = opset >= 19  # the graph's scales are FP16 then
+    assert ("--int8" in flags["int8"]) == (numbers(version) < (10,) or (numbers(version) < (11,) and not typed))
+    assert ("--stronglyTyped" in flags["int8"]) == ((10,) <= numbers(version) < (11,) and typed)
     assert ("--fp16" in flags["fp16"] or "--stronglyTyped" in flags["fp16"]) == (numbers(version) < (11,))
     for used in flags.values():
         assert not ("--stronglyTyped" in used and used & {"--fp16", "--int8"})  # trtexec drops the latter then

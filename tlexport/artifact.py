@@ -13,13 +13,37 @@ Precision = Literal["fp32", "fp16", "int8"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 
 
+class Tried(Record):
+    """A method of calibration, and how good the model was that it gave: on training images that set no ranges."""
+
+    method: str
+    top1: float = Field(ge=0, le=1)
+    divergence: float = Field(description="of its probabilities from those of FP32: Kullback-Leibler, mean over the images, nats")
+
+
 class Calibration(Record):
     """Which images set the ranges of a quantized model. Always real training images, never random data."""
 
     method: str
+    tried: tuple[Tried, ...] = Field((), description="what it was chosen from; nothing where there were too few images for a choice")
     images: int = Field(ge=1)
     part: Literal["train"] = "train"
     sha256: str = Field(description="of the sorted sha256 of the images used")
+
+
+class Sensitivity(Record):
+    """What INT8 does to one block: a weighted node and what follows it up to the next."""
+
+    block: str = Field(description="name of its weighted node")
+    divergence: float = Field(description="with this block alone in INT8: of the probabilities from those of FP32, as in Tried")
+
+
+class Mixed(Record):
+    """Which blocks of an INT8 model stayed in float for the sake of accuracy."""
+
+    ranking: tuple[Sensitivity, ...] = Field(description="all blocks, the most harmed first")
+    kept: tuple[str, ...] = Field(description="those in float, by the names of their weighted nodes")
+    top1: float = Field(ge=0, le=1, description="on the training images kept for the choice")
 
 
 class Artifact(Record):
@@ -37,3 +61,4 @@ class Artifact(Record):
     parent_sha256: str = Field(description="of the file this one was made from")
     made_by: str = Field(description="the step and its settings")
     calibration: Calibration | None = None
+    mixed: Mixed | None = None

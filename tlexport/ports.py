@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 import numpy as np
 import numpy.typing as npt
 
-from tlexport.contract import Preprocess, TensorSpec
+from tlexport.contract import TensorSpec
 
 if TYPE_CHECKING:
     import onnx
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 Pixels = npt.NDArray[np.uint8]
+Range = tuple[float, float]  # least and largest value that is told apart
 
 
 @dataclass(frozen=True)
@@ -110,21 +111,25 @@ class Backbone(Protocol):
         ...
 
 
+# opset from which a scale of QuantizeLinear and DequantizeLinear may be FP16 (ONNX's changelog of both): a strongly typed network of
+# TensorRT takes the type of what is dequantized from its scale
+TYPED_SCALES = 19
+
+
 @dataclass(frozen=True)
 class QuantizeRequest:
     """What a quantizer works on. It returns a new graph and leaves this one unchanged."""
 
     model: onnx.ModelProto  # FP32, with the image contract at its borders
-    samples: Pixels  # uint8 (image, height, width, channel): class-balanced training images; empty where NEEDS_SAMPLES is False
-    preprocess: Preprocess
+    ranges: Mapping[str, Range]  # of every float activation, on training images; 0 is in each
     activations: Literal["uint8", "int8"]  # type of quantized activations, as the profile's runtime wants it
+    kept: frozenset[str] = frozenset()  # names of nodes that stay in float, whatever else does
 
 
 class Quantizer(Protocol):
     """``tlexport/quantizers/<name>.py``."""
 
     PRECISION: str
-    NEEDS_SAMPLES: bool
     METHOD: str  # one line for the artifact's record
 
     def quantize(self, request: QuantizeRequest) -> onnx.ModelProto:

@@ -11,13 +11,13 @@ import numpy as np
 from tlexport import plugins
 from tlexport.artifact import Precision
 from tlexport.bench.environment import describe
-from tlexport.contract import Preprocess
 from tlexport.device_model import DeviceModel
 from tlexport.errors import Unsupported
 from tlexport.estimate.cost import cost_of
 from tlexport.estimate.layer_times import Probe, fit_device, probe_of
 from tlexport.estimate.probes import probe
 from tlexport.estimate.timing import runnable, time_nodes
+from tlexport.export.ranges import Ranges
 from tlexport.ports import Progress, Quantizer, QuantizeRequest, Silent
 from tlexport.profile import Profile
 
@@ -77,4 +77,4 @@ def _in_precision(model: onnx.ModelProto, seed: int, profile: Profile, precision
     quantizer = cast(Quantizer, plugins.load("quantizers", profile.int8.quantizer))
     shape = [axis.dim_value for axis in model.graph.input[0].type.tensor_type.shape.dim]
     samples = np.random.default_rng(seed).integers(0, 3, (1, *shape[1:]), dtype=np.uint8)
-    return quantizer.quantize(QuantizeRequest(model, samples, Preprocess(size=224, resize=224), profile.int8.activations))
+    return quantizer.quantize(QuantizeRequest(model, Ranges(model, samples).whole, profile.int8.activations))

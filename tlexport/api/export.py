@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import numpy as np
 
@@ -15,29 +15,27 @@ from tlexport import __version__, plugins
 from tlexport.accuracy import Probabilities, probabilities, score
 from tlexport.api.evaluate import BATCH
 from tlexport.api.expected import Expected, estimated, measured, plan
-from tlexport.artifact import Artifact, Calibration, Precision
+from tlexport.api.quantize import Quantization, Quantized
+from tlexport.artifact import Artifact, Precision
 from tlexport.bundle import Golden, Manifest, Model
 from tlexport.checkpoint import Checkpoint, read_checkpoint, read_dataset
 from tlexport.contract import image_input, probabilities_output
 from tlexport.data.decode import decode_files
 from tlexport.dataset import Dataset, Sample
 from tlexport.errors import InvalidFile
-from tlexport.export.calibration import FEW, IMAGES, calibration_sample, provenance
 from tlexport.export.checks import check_fp32_agreement, check_graph
 from tlexport.export.engine import trtexec_command
+from tlexport.export.tensorrt_rules import check_tensorrt
 from tlexport.export.to_onnx import to_onnx
 from tlexport.export.write_bundle import GOLDEN_INPUTS, GoldenImages, check_place, golden_positions, write_bundle
 from tlexport.files import new_file, sha256_of
 from tlexport.measurement import Measurement
 from tlexport.network import load_network
 from tlexport.plan import Step, Wishes, choose
-from tlexport.ports import Pixels, Progress, Quantizer, QuantizeRequest, RunOptions, Runtime, Silent
+from tlexport.ports import Pixels, Progress, RunOptions, Runtime, Silent
 from tlexport.profile import Profile
 from tlexport.runtimes.torch import TorchRunner
 from tlexport.target import Target
-
-if TYPE_CHECKING:
-    import onnx
 
 TIMING = {"measure": "measuring", "estimate": "estimating"}
 LIBRARIES = ("torch", "onnx", "onnxscript", "numpy", "pillow")
@@ -136,12 +134,13 @@ class _Export:
         with self.progress.task("converting to ONNX", 1) as advance:
             graph = to_onnx(network, self.preprocess, self.profile.input_dtype.value, self.profile.opset.value)
             advance(1)
-        made: list[_Made] = []
-        for precision in wanted:
-            model, how, calibration = self._model(graph, precision)
-            made.append(
-                self._checked(model, precision, how, calibration, made[0].artifact.sha256 if made else self.checkpoint.weights_sha256)
-            )
+        how = f"torch {importlib.metadata.version('torch')} exporter, opset {self.profile.opset.value}"
+        made = [self._checked(Quantized(graph, how), "fp32", self.checkpoint.weights_sha256)]
+        if lower := [precision for precision in wanted if precision != "fp32"]:
+            seed = self.checkpoint.recipe.seed
+            drop = self.wishes.limits(self.profile.budget).drop_points
+            quantization = Quantization(graph, self.profile, self.dataset, seed, self._pixels, drop, self.folder, self.progress)
+            made += [self._checked(quantization.quantized(precision), precision, made[0].artifact.sha256) for precision in lower]
         return self._write(made, out)
 
     def _pixels(self, samples: Sequence[Sample]) -> Pixels:
@@ -155,30 +154,14 @@ class _Export:
             )
         return decode_files(files, self.preprocess)[0]
 
-    def _model(self, graph: onnx.ModelProto, precision: Precision) -> tuple[onnx.ModelProto, str, Calibration | None]:
-        """The graph in a precision, how it was made, and on what it was calibrated."""
-        if precision == "fp32":
-            return graph, f"torch {importlib.metadata.version('torch')} exporter, opset {self.profile.opset.value}", None
-        name = self.profile.int8.quantizer if precision == "int8" and self.profile.int8 else precision
-        quantizer = cast(Quantizer, plugins.load("quantizers", name))
-        samples: tuple[Sample, ...] = ()
-        if quantizer.NEEDS_SAMPLES:
-            samples = calibration_sample(self.dataset, IMAGES, self.checkpoint.recipe.seed)
-            if len(samples) < FEW:
-                self.progress.note(f"only {len(samples)} training images to calibrate INT8 with; {FEW} or more give steadier ranges")
-        pixels = self._pixels(samples) if samples else self.val_pixels[:0]
-        activations = self.profile.int8.activations if self.profile.int8 else "uint8"
-        with self.progress.task(f"quantizing to {precision}", 1) as advance:
-            model = quantizer.quantize(QuantizeRequest(graph, pixels, self.preprocess, activations))
-            advance(1)
-        return model, f"{name}: {quantizer.METHOD}", provenance(samples, quantizer.METHOD) if samples else None
-
-    def _checked(self, model: onnx.ModelProto, precision: Precision, how: str, calibration: Calibration | None, parent: str) -> _Made:
+    def _checked(self, found: Quantized, precision: Precision, parent: str) -> _Made:
         """Save a model, and hold it against its declaration and against the checkpoint."""
-        check_graph(model, precision, self.inputs, self.outputs)
+        check_graph(found.model, precision, self.inputs, self.outputs)
+        if self.profile.runtime == "tensorrt" and precision == "int8":
+            check_tensorrt(found.model)
         path = self.folder / f"model.{precision}.onnx"
         with new_file(path) as temporary:
-            temporary.write_bytes(model.SerializeToString(deterministic=True))
+            temporary.write_bytes(found.model.SerializeToString(deterministic=True))
         artifact = Artifact(
             precision=precision,
             opset=self.profile.opset.value,
@@ -189,8 +172,9 @@ class _Export:
             sha256=sha256_of(path),
             size_bytes=path.stat().st_size,
             parent_sha256=parent,
-            made_by=how,
-            calibration=calibration,
+            made_by=found.how,
+            calibration=found.calibration,
+            mixed=found.mixed,
         )
         # a TensorRT graph is evaluated here by computing its Q/DQ pairs as they are written
         options = RunOptions(simulate_quantization=self.profile.runtime == "tensorrt" and precision == "int8")

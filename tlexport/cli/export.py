@@ -112,10 +112,25 @@ def _show_models(exported: Exported) -> None:
     print_table("", ("model", "size", "top-1", "drop, points", "latency, ms"), rows)
     for m in models:
         click.echo(f"{m.artifact.precision}: {'chosen, ' if m.chosen else ''}{m.reason}")
+    for text in filter(None, map(_calibration, models)):
+        click.echo(text)
     origins = [_origin(m) for m in models]
     for origin in dict.fromkeys(origins):
         of = ", ".join(m.artifact.precision for m, its in zip(models, origins, strict=True) if its == origin)
         click.echo(f"latency of {of}: {origin}")
+
+
+def _calibration(model: Model) -> str:
+    """How the ranges of a model were chosen; nothing where there was no choice."""
+    calibration = model.artifact.calibration
+    if calibration is None or not calibration.tried:
+        return ""
+    by, precision = calibration.method, model.artifact.precision
+    others = ", ".join(f"{tried.method} {percent(tried.top1)}" for tried in calibration.tried)
+    text = f"{precision}: ranges by {by} on {calibration.images} training images, the best on others of them: {others}"
+    if mixed := model.artifact.mixed:
+        text += f"\n{precision}: {len(mixed.kept)} of {len(mixed.ranking)} blocks stay in float: {percent(mixed.top1)} there"
+    return text
 
 
 def _origin(model: Model) -> str:

@@ -6,11 +6,12 @@ import hashlib
 import random
 from collections.abc import Sequence
 
-from tlexport.artifact import Calibration
+from tlexport.artifact import Calibration, Tried
 from tlexport.dataset import Dataset, Sample
 from tlexport.errors import UsageError
 
 IMAGES = 200  # ranges of small classifiers settle between 100 and 300 (NNCF's default is 300)
+CHOOSING = 200  # images that set no ranges, by which the method of calibration is chosen
 FEW = 100  # below this the user is told
 
 
@@ -26,7 +27,7 @@ def calibration_sample(dataset: Dataset, count: int, seed: int) -> tuple[Sample,
     total = sum(map(len, by_class.values()))
     if total < len(dataset.classes):
         raise UsageError(
-            f"calibration has {total} training images for {len(dataset.classes)} classes", "add images, or use --precision fp16"
+            f"calibration has {total} training images for {len(dataset.classes)} classes", "add images, or use --precision fp32"
         )
     count = max(count, len(dataset.classes))
     draw = random.Random(seed)
@@ -40,7 +41,20 @@ def calibration_sample(dataset: Dataset, count: int, seed: int) -> tuple[Sample,
     return tuple(chosen[:count])
 
 
-def provenance(samples: Sequence[Sample], method: str) -> Calibration:
+def calibration_parts(dataset: Dataset, seed: int) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
+    """Images that set the ranges, and others by which a method is chosen; where there are few, all of them set ranges.
+
+    Raises:
+        UsageError: fewer training images than classes.
+    """
+    drawn = calibration_sample(dataset, IMAGES + CHOOSING, seed)
+    if len(drawn) < 2 * FEW:
+        return drawn, ()
+    half = (len(drawn) + 1) // 2
+    return drawn[:half], drawn[half:]
+
+
+def provenance(samples: Sequence[Sample], method: str, tried: tuple[Tried, ...] = ()) -> Calibration:
     """The record of a calibration: how, how many, and a hash over the images' hashes."""
     digest = hashlib.sha256("\n".join(sorted(sample.sha256 for sample in samples)).encode()).hexdigest()
-    return Calibration(method=method, images=len(samples), sha256=digest)
+    return Calibration(method=method, tried=tried, images=len(samples), sha256=digest)

@@ -6,6 +6,7 @@ from pathlib import PurePosixPath
 
 from tlexport.artifact import Precision
 from tlexport.errors import Unsupported
+from tlexport.ports import TYPED_SCALES
 from tlexport.profile import Profile
 
 TRTEXEC = "/usr/src/tensorrt/bin/trtexec"  # where JetPack puts it
@@ -15,8 +16,8 @@ def trtexec_command(profile: Profile, file: str, precision: Precision, size: int
     """Arguments that build ``file`` into an engine beside it, for batch 1 and the TensorRT version of the profile.
 
     TensorRT 8 takes the precisions as flags that allow them; 10 can take the types from the graph (``--stronglyTyped``), but
-    an INT8 graph with FP32 scales would then run its other layers in FP32, so INT8 is built with flags there too; from 11 on
-    the graph's types are all there is, and the flags are gone. (trtexec's own option lists, tags 8.2.1 to 11.1.)
+    an INT8 graph with FP32 scales, as those below opset 19 are, would then run its other layers in FP32, so it is built with flags
+    there too; from 11 on the graph's types are all there is, and the flags are gone. (trtexec's own option lists, tags 8.2.1 to 11.1.)
 
     Raises:
         Unsupported: the profile names no TensorRT version.
@@ -36,7 +37,7 @@ def trtexec_command(profile: Profile, file: str, precision: Precision, size: int
     ]
     workspace = profile.workspace_mb.value
     command.append(f"--workspace={workspace}" if (major, minor) < (8, 5) else f"--memPoolSize=workspace:{workspace}")
-    if major < 11 and precision == "int8":
+    if precision == "int8" and (major < 10 or (major == 10 and profile.opset.value < TYPED_SCALES)):
         command += ["--int8", "--fp16"]
     elif major < 10 and precision == "fp16":
         command.append("--fp16")

@@ -1,35 +1,22 @@
-"""What both INT8 quantizers share: ONNX Runtime's static quantization over real training images."""
+"""What both INT8 quantizers share: ONNX Runtime's quantizer writes the Q/DQ pairs, with the ranges that it is given."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import tempfile
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import numpy as np
 import onnx
-from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization import CalibrationMethod, QuantType
+from onnxruntime.quantization.calibrate import TensorsData
+from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
-from tlexport.errors import StepFailed, UsageError
-from tlexport.ports import Array, QuantizeRequest
+from tlexport.errors import StepFailed
+from tlexport.ports import QuantizeRequest
 
 WEIGHTED = ("Conv", "Gemm", "MatMul")
-
-
-class Images(CalibrationDataReader):  # type: ignore[misc]  # ONNX Runtime ships no types
-    """Feeds the calibration images one by one, in the type of the graph's input."""
-
-    def __init__(self, request: QuantizeRequest) -> None:
-        dtype = onnx.helper.tensor_dtype_to_np_dtype(request.model.graph.input[0].type.tensor_type.elem_type)
-        name = request.model.graph.input[0].name
-        self._feeds: Iterator[dict[str, Array]] = ({name: image[None].astype(dtype)} for image in request.samples)
-
-    def get_next(self) -> dict[str, Array] | None:
-        """The next image, or None at the end."""
-        return next(self._feeds, None)
 
 
 def border_nodes(model: onnx.ModelProto) -> list[str]:
@@ -58,41 +45,35 @@ def _quiet() -> Iterator[None]:
 
 
 def quantize_int8(
-    request: QuantizeRequest, activations: QuantType, operators: list[str] | None, options: dict[str, Any]
+    request: QuantizeRequest, activations: QuantType, operators: Collection[str], options: dict[str, Any], kept: Collection[str] = ()
 ) -> onnx.ModelProto:
-    """Static INT8 in QDQ form: weights per channel, ranges from the minimum and maximum over ``request.samples``.
+    """Static INT8 in QDQ form: weights per channel, activations per tensor.
+
+    Args:
+        request: what to quantize, and how.
+        activations: type of quantized activations.
+        operators: what is quantized.
+        options: of ONNX Runtime's quantizer.
+        kept: names of nodes that stay in float, besides those of the request and at the borders.
 
     Raises:
-        UsageError: no calibration images.
         StepFailed: weights that are not finite, or ONNX Runtime refused the graph.
     """
-    if len(request.samples) == 0:
-        raise UsageError("INT8 needs calibration images, and there are none", "give training data with --data, or use --precision fp16")
     for tensor in request.model.graph.initializer:
         values = onnx.numpy_helper.to_array(tensor)
         if values.dtype.kind == "f" and not np.isfinite(values).all():
             raise StepFailed(f"{tensor.name} holds values that are not finite", "train again with a lower --lr")
-    with tempfile.TemporaryDirectory(prefix="tlx-") as folder, _quiet():
-        output = Path(folder) / "int8.onnx"
-        copy = onnx.ModelProto()
-        copy.CopyFrom(request.model)  # ONNX Runtime moves the weights of the model that it is given out of it
+    excluded = {*border_nodes(request.model), *request.kept, *kept}
+    model = onnx.shape_inference.infer_shapes(request.model)
+    ranges = {name: tuple(np.float32(end) for end in ends) for name, ends in request.ranges.items()}
+    with _quiet():
         try:
-            quantize_static(
-                copy,
-                output,
-                Images(request),
-                quant_format=QuantFormat.QDQ,
-                activation_type=activations,
-                weight_type=QuantType.QInt8,
-                per_channel=True,
-                calibrate_method=CalibrationMethod.MinMax,
-                calibration_providers=["CPUExecutionProvider"],
-                op_types_to_quantize=operators,
-                nodes_to_exclude=border_nodes(request.model),
-                extra_options=options,
-            )
+            found = TensorsData(CalibrationMethod.MinMax, ranges)
+            quantizer = QDQQuantizer(model, True, False, QuantType.QInt8, activations, found, [], list(excluded), list(operators), options)
+            quantizer.quantize_model()
+            quantizer.model.topological_sort()
         except (ValueError, RuntimeError, NotImplementedError) as error:
             raise StepFailed(f"ONNX Runtime cannot quantize the graph: {error}") from error
-        model = onnx.load(output)
-    del model.metadata_props[:]
-    return model
+    result: onnx.ModelProto = quantizer.model.model
+    del result.metadata_props[:]
+    return result

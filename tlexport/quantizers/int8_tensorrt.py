@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import onnx
 from onnxruntime.quantization import QuantType
 
-from tlexport.ports import QuantizeRequest
+from tlexport.ports import TYPED_SCALES, QuantizeRequest
+from tlexport.quantizers._half import half, near_overflow
 from tlexport.quantizers._static import quantize_int8
 
 PRECISION = "int8"
-NEEDS_SAMPLES = True
-METHOD = "static, min-max, explicit QDQ for TensorRT: symmetric int8, per-channel weights, float bias"
+METHOD = "static, explicit QDQ for TensorRT: symmetric int8, per-channel weights, float bias, quantized skips"
 
+# where ModelOpt 0.47 puts its pairs: on what a convolution, a hard swish and a global pool read, on both factors of a squeeze and
+# excitation, and on what a residual sum adds to its convolution. The classifier's Gemm stays in float: a matrix-vector product at batch 1
+QUANTIZED = ("Conv", "HardSwish", "GlobalAveragePool", "Mul", "Add")
 # TensorRT's parser refuses zero points other than 0 and quantized biases; its fusions want Q/DQ on the inputs of weighted
 # layers, nothing between a convolution and its activation, and no quantized outputs (developer guide, explicit quantization)
 OPTIONS = {
@@ -19,12 +24,63 @@ OPTIONS = {
     "WeightSymmetric": True,
     "QuantizeBias": False,
     "AddQDQPairToWeight": False,  # int8 weights and a DequantizeLinear: a quarter of the file, and as valid as Q/DQ on float weights
-    "OpTypesToExcludeOutputQuantization": ["Conv"],
+    "OpTypesToExcludeOutputQuantization": list(QUANTIZED),
     "QDQKeepRemovableActivations": True,
     "DedicatedQDQPair": False,
 }
+GATES = ("Sigmoid", "HardSigmoid")
 
 
 def quantize(request: QuantizeRequest) -> onnx.ModelProto:
-    """FP32 graph -> convolutions in INT8; the classifier's Gemm stays in float (it is a matrix-vector product at batch 1)."""
-    return quantize_int8(request, QuantType.QInt8, ["Conv"], OPTIONS)
+    """FP32 graph -> convolutions in INT8, with the pairs that let TensorRT fuse what surrounds them.
+
+    What is not INT8 is FP16 from opset 19 on, scales included: a strongly typed network takes the type of what is dequantized from its
+    scale. Below, where a scale is always FP32, it is FP32, and the builder is allowed to choose.
+    """
+    model = request.model
+    makers = {name: node for node in model.graph.node for name in node.output}
+    straight = {node.name: name for node in model.graph.node if (name := _own_result(node, makers, request.kept))}
+    kept = [node.name for node in model.graph.node if _stays(node, makers, straight)]
+    quantized = _added_as_it_is(quantize_int8(request, QuantType.QInt8, QUANTIZED, OPTIONS, kept), straight)
+    return half(quantized, near_overflow(model, request.ranges)) if model.opset_import[0].version >= TYPED_SCALES else quantized
+
+
+def _stays(node: onnx.NodeProto, makers: dict[str, onnx.NodeProto], straight: dict[str, str]) -> bool:
+    """A sum that is not residual; a product that is not a squeeze and excitation's, such as a swish, which is one with its convolution;
+    a hard swish in the classifier."""
+    if node.op_type == "HardSwish":
+        return node.input[0] not in makers or makers[node.input[0]].op_type != "Conv"
+    if node.op_type == "Add":
+        return node.name not in straight
+    if node.op_type != "Mul":
+        return False
+    gates = [makers[name] for name in node.input if name in makers and makers[name].op_type in GATES]
+    return not gates or gates[0].input[0] in node.input
+
+
+def _own_result(node: onnx.NodeProto, makers: dict[str, onnx.NodeProto], kept: Collection[str]) -> str | None:
+    """What a residual sum is fused to: the input that comes straight from a convolution in INT8, the later one of two."""
+    if node.op_type != "Add" or any(name not in makers for name in node.input):
+        return None
+    results = [name for name in node.input if makers[name].op_type == "Conv" and makers[name].name not in kept]
+    return max(results, key=list(makers).index, default=None)
+
+
+def _added_as_it_is(model: onnx.ModelProto, straight: dict[str, str]) -> onnx.ModelProto:
+    """Residual sums read their convolution's result itself; the pairs that nobody reads then go. In place."""
+    graph = model.graph
+    makers = {name: node for node in graph.node for name in node.output}
+    for node in graph.node:
+        if node.name in straight:
+            for place, name in enumerate(node.input):
+                pair = makers[name]
+                if pair.op_type == "DequantizeLinear" and makers[pair.input[0]].input[0] == straight[node.name]:
+                    node.input[place] = straight[node.name]
+    for kind in ("DequantizeLinear", "QuantizeLinear"):
+        read = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
+        for node in [node for node in graph.node if node.op_type == kind and node.output[0] not in read]:
+            graph.node.remove(node)
+    read = {name for node in graph.node for name in node.input}
+    for tensor in [tensor for tensor in graph.initializer if tensor.name not in read]:
+        graph.initializer.remove(tensor)
+    return model

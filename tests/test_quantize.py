@@ -1,0 +1,178 @@
+"""Calibration of an export: which images, and which of the ways to choose ranges is kept."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import onnx
+import pytest
+from exports import PROFILES, exported, run
+
+from tlexport import plugins
+from tlexport.api.mixed import blocks_of
+from tlexport.api.quantize import Quantization
+from tlexport.cache import cache_folder
+from tlexport.checkpoint import read_checkpoint, read_dataset
+from tlexport.data.decode import decode_files
+from tlexport.data.demo import digits_folder
+from tlexport.dataset import Dataset, Sample
+from tlexport.export.calibration import FEW
+from tlexport.export.ranges import METHODS, Ranges
+from tlexport.export.tensorrt_rules import check_tensorrt
+from tlexport.files import sha256_of
+from tlexport.ports import Pixels, Quantizer, QuantizeRequest, Silent
+from tlexport.profile import Profile
+from tlexport.target import resolve
+
+# one profile for each quantizer of INT8
+WITH_INT8 = {int8.quantizer: name for name in PROFILES if (int8 := resolve(name).profile.int8) is not None}
+EACH = 20  # training images of each class: enough for a choice
+
+
+@pytest.fixture(scope="module")
+def many(checkpoint: Path) -> Dataset:
+    """Digits that the checkpoint was not trained with, as if it had been; each class has some for validation too."""
+    everything, classes = digits_folder(cache_folder() / "digits"), read_dataset(checkpoint).classes
+    samples = []
+    for label, name in enumerate(classes):
+        for number, file in enumerate(sorted((everything / name).iterdir(), reverse=True)[: EACH + 4]):
+            part = "train" if number < EACH else "val"
+            samples.append(Sample.model_validate({"path": f"{name}/{file.name}", "label": label, "part": part, "sha256": sha256_of(file)}))
+    return Dataset(source="digits", root=str(everything), classes=classes, samples=tuple(samples))
+
+
+class Images:
+    """Decodes samples and remembers which."""
+
+    def __init__(self, dataset: Dataset, checkpoint: Path) -> None:
+        self.dataset, self.preprocess = dataset, read_checkpoint(checkpoint).preprocess
+        self.seen: list[Sample] = []
+
+    def __call__(self, samples: Sequence[Sample]) -> Pixels:
+        self.seen += samples
+        return decode_files([self.dataset.file(sample) for sample in samples], self.preprocess)[0]
+
+
+def quantization(checkpoint: Path, profile: Profile, dataset: Dataset, images: Images, folder: Path) -> Quantization:
+    graph = exported(checkpoint, profile.name).graph("fp32")
+    return Quantization(graph, profile, dataset, 0, images, 100.0, folder, Silent())
+
+
+@pytest.mark.parametrize("name", WITH_INT8.values(), ids=WITH_INT8)
+def test_the_method_that_serves_best_is_kept(checkpoint: Path, many: Dataset, name: str, tmp_path: Path) -> None:
+    profile, images = resolve(name).profile, Images(many, checkpoint)
+    found = quantization(checkpoint, profile, many, images, tmp_path)
+    made = found.quantized("int8")
+    assert {sample.part for sample in images.seen} == {"train"}
+    assert not set(found.calibrating) & set(found.choosing)
+    for part in (found.calibrating, found.choosing):
+        assert set(Counter(sample.label for sample in part).values()) == {EACH // 2}
+    assert made.calibration is not None
+    assert made.calibration.images == len(found.calibrating)
+    assert [tried.method for tried in made.calibration.tried] == list(METHODS)
+    best = min(made.calibration.tried, key=lambda tried: (-tried.top1, tried.divergence))
+    assert made.calibration.method == best.method
+    # the figures, once more by another way
+    assert profile.int8 is not None
+    quantizer = cast(Quantizer, plugins.load("quantizers", profile.int8.quantizer))
+    ranges, pixels = Ranges(found.graph, images(found.calibrating)), images(found.choosing)
+    labels = [sample.label for sample in found.choosing]
+    reference = run(found.graph, pixels).astype(np.float64)
+    for tried in made.calibration.tried:
+        method = next(method for method in METHODS if method == tried.method)
+        model = quantizer.quantize(QuantizeRequest(found.graph, ranges.by(method), profile.int8.activations))
+        outputs = run(model, pixels, as_written=profile.runtime == "tensorrt").astype(np.float64)
+        assert tried.top1 == pytest.approx(np.mean(outputs.argmax(axis=1) == labels))
+        expected = (reference * (np.log(np.maximum(reference, 1e-9)) - np.log(np.maximum(outputs, 1e-9)))).sum(axis=1).mean()
+        assert tried.divergence == pytest.approx(expected, abs=1e-4)
+        if method == best.method:
+            assert model.SerializeToString(deterministic=True) == made.model.SerializeToString(deterministic=True)
+
+
+def test_few_images_all_set_ranges(checkpoint: Path, many: Dataset, tmp_path: Path) -> None:
+    train, val = many.part("train"), many.part("val")
+    few = many.model_copy(update={"samples": (*train[: 2 * FEW - 1], *val)})
+    images = Images(few, checkpoint)
+    made = quantization(checkpoint, resolve("cpu-x86").profile, few, images, tmp_path).quantized("int8")
+    assert set(images.seen) == set(train[: 2 * FEW - 1])
+    assert made.calibration is not None
+    assert (made.calibration.method, made.calibration.tried, made.calibration.images) == ("minmax", (), 2 * FEW - 1)
+
+
+def test_images_are_decoded_once_for_all_precisions(checkpoint: Path, many: Dataset, tmp_path: Path) -> None:
+    images = Images(many, checkpoint)
+    found = quantization(checkpoint, resolve("jetson-orin-nano").profile, many, images, tmp_path)
+    for precision in ("fp16", "int8"):
+        calibration = found.quantized(precision).calibration
+        assert calibration is not None
+        assert calibration.images == len(found.calibrating)
+    assert max(Counter(sample.path for sample in images.seen).values()) == 1
+
+
+# --- mixed precision --------------------------------------------------------------------------------------------------
+
+
+def test_blocks_divide_what_may_be_quantized(checkpoint: Path) -> None:
+    graph = exported(checkpoint, "cpu-x86").graph("fp32")
+    kinds = {node.name: node.op_type for node in graph.graph.node}
+    blocks = blocks_of(graph)
+    for name, block in blocks.items():
+        assert [member for member in block if kinds[member] in ("Conv", "Gemm", "MatMul")] == [name]
+    names = [node.name for node in graph.graph.node]
+    first = names.index(next(iter(blocks)))
+    assert sorted(name for block in blocks.values() for name in block) == sorted(n for n in names[first:] if kinds[n] != "Softmax")
+
+
+def sabotaged(graph: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
+    """The same function with one channel between two convolutions a thousand times as large as the others; and these two's names.
+
+    With one scale for all channels of the activation, INT8 has nothing left for the others. For TensorRT only what the second one reads
+    is quantized.
+    """
+    model = onnx.ModelProto()
+    model.CopyFrom(graph)
+    weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    made_by = {node.output[0]: node for node in model.graph.node}
+    for reader in model.graph.node:
+        relu = made_by.get(reader.input[0]) if reader.op_type == "Conv" else None
+        maker = made_by.get(relu.input[0]) if relu is not None and relu.op_type == "Relu" else None
+        if maker is None or maker.op_type != "Conv" or len(maker.input) < 3 or weights[reader.input[1]].dims[0] < 32:
+            continue
+        if weights[reader.input[1]].dims[1] != 1 or reader.input[1] == maker.input[1]:
+            continue  # wanted: a depthwise one, whose first filter reads the first channel alone
+        for node, factor in ((maker, 1000.0), (reader, 0.001)):
+            for name in node.input[1:3] if node is maker else node.input[1:2]:
+                values = onnx.numpy_helper.to_array(weights[name]).copy()
+                values[0] *= factor
+                weights[name].CopyFrom(onnx.numpy_helper.from_array(values, name))
+        return model, [maker.name, reader.name]
+    raise AssertionError("there is no such place")
+
+
+@pytest.mark.parametrize("name", WITH_INT8.values(), ids=WITH_INT8)
+def test_blocks_that_int8_harms_go_back_to_float(checkpoint: Path, many: Dataset, name: str, tmp_path: Path) -> None:
+    profile, images = resolve(name).profile, Images(many, checkpoint)
+    graph, broken = sabotaged(exported(checkpoint, name).graph("fp32"))
+    pixels = images(many.part("val"))
+    np.testing.assert_allclose(run(graph, pixels), run(exported(checkpoint, name).graph("fp32"), pixels), atol=1e-3)
+    whole = Quantization(graph, profile, many, 0, images, 100.0, tmp_path, Silent()).quantized("int8")
+    mixed = Quantization(graph, profile, many, 0, images, 1.0, tmp_path, Silent()).quantized("int8")
+    assert whole.mixed is None
+    assert mixed.mixed is not None
+    expected = set(broken[1:] if profile.runtime == "tensorrt" else broken)
+    assert expected <= {found.block for found in mixed.mixed.ranking[:4]}
+    assert expected <= set(mixed.mixed.kept)
+    assert whole.calibration is not None
+    reached = max(tried.top1 for tried in whole.calibration.tried)
+    assert mixed.mixed.top1 > reached
+    quantized = {node.name for node in mixed.model.graph.node if node.op_type == "Conv"} - set(mixed.mixed.kept)
+    made_by = {node.output[0]: node.op_type for node in mixed.model.graph.node}
+    for node in mixed.model.graph.node:
+        if node.op_type == "Conv":
+            assert (made_by.get(node.input[1]) == "DequantizeLinear") == (node.name in quantized), node.name
+    if profile.runtime == "tensorrt":
+        check_tensorrt(mixed.model)

@@ -1,0 +1,232 @@
+"""What TensorRT asks of an INT8 graph with explicit Q/DQ: each rule names the nodes that break it.
+
+Two sorts. What the parser refuses: onnx-tensorrt's QuantizeLinear and DequantizeLinear importers and its docs/operators.md, release 10.1.
+What keeps layers from running fused in INT8: NVIDIA's developer guide, "Working with quantized types", and where ModelOpt puts its pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import onnx
+from onnx import TensorProto, numpy_helper
+
+from tlexport.errors import VerificationFailed
+from tlexport.ports import TYPED_SCALES
+
+PAIR = ("QuantizeLinear", "DequantizeLinear")
+QOPERATORS = ("QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "DynamicQuantizeLinear")
+FUSED = ("Relu", "Clip", "LeakyRelu", "Sigmoid")  # activations that run inside the convolution before them
+
+
+@dataclass(frozen=True)
+class Breach:
+    """A node that breaks a rule."""
+
+    rule: str
+    node: str
+    text: str
+
+
+class _Graph:
+    """A graph and who gives and reads each of its tensors."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self.nodes = list(model.graph.node)
+        self.outputs = {value.name for value in model.graph.output}
+        self.opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+        self.constants = {tensor.name: tensor for tensor in model.graph.initializer}
+        self.makers = {name: node for node in self.nodes for name in node.output}
+
+    @cached_property
+    def readers(self) -> dict[str, list[onnx.NodeProto]]:
+        """Nodes that read each tensor."""
+        found: dict[str, list[onnx.NodeProto]] = {}
+        for node in self.nodes:
+            for name in node.input:
+                found.setdefault(name, []).append(node)
+        return found
+
+    @property
+    def pairs(self) -> Iterator[onnx.NodeProto]:
+        """Every Q and DQ."""
+        return (node for node in self.nodes if node.op_type in PAIR)
+
+    def made_by(self, name: str, *kinds: str) -> bool:
+        """Whether a tensor is given by a node of one of these kinds."""
+        return name in self.makers and self.makers[name].op_type in kinds
+
+    def weight_of(self, node: onnx.NodeProto) -> TensorProto | None:
+        """The constant that a DQ (or the Q before it) reads; None where it reads an activation."""
+        source = node.input[0]
+        if self.made_by(source, "QuantizeLinear"):
+            source = self.makers[source].input[0]
+        return self.constants.get(source)
+
+
+def check_tensorrt(model: onnx.ModelProto) -> None:
+    """Raise VerificationFailed where the graph breaks a rule; names nodes and rules."""
+    found = breaches(model)
+    if found:
+        shown = "".join(f"\n  {breach.node}: {breach.text} ({breach.rule})" for breach in found[:10])
+        more = f"\n  and {len(found) - 10} more" if len(found) > 10 else ""
+        raise VerificationFailed(f"the int8 graph breaks rules of TensorRT at {len(found)} places:{shown}{more}")
+
+
+def breaches(model: onnx.ModelProto) -> list[Breach]:
+    """Every breach of every rule, in the order of the rules."""
+    graph = _Graph(model)
+    found = ((rule.__name__.strip("_").replace("_", "-"), node, text) for rule in RULES for node, text in rule(graph))
+    return [Breach(rule, node.name or node.output[0], text) for rule, node, text in found]
+
+
+Broken = Iterator[tuple[onnx.NodeProto, str]]
+
+
+def _standard_operators(graph: _Graph) -> Broken:
+    for node in graph.nodes:
+        if node.domain not in ("", "ai.onnx"):
+            yield node, f"{node.domain}.{node.op_type} is an operator of another vendor"
+        elif node.op_type in QOPERATORS:
+            yield node, f"{node.op_type} is not read; quantization is written as Q/DQ pairs"
+
+
+def _constant_scales(graph: _Graph) -> Broken:
+    for node in graph.pairs:
+        if any(name not in graph.constants for name in node.input[1:] if name):
+            yield node, "its scale or zero point is not a constant"
+            continue
+        scale = numpy_helper.to_array(graph.constants[node.input[1]])
+        if not (np.isfinite(scale).all() and (scale > 0).all()):
+            yield node, f"a scale is {scale.min():g}; scales are positive"
+
+
+def _signed_8_bit(graph: _Graph) -> Broken:
+    for node in graph.pairs:
+        zero = graph.constants.get(node.input[2]) if len(node.input) > 2 else None
+        if node.op_type == "QuantizeLinear" and (zero is None or zero.data_type != TensorProto.INT8):
+            yield node, "it gives uint8; activations are int8"  # without a zero point the standard says uint8
+        data = graph.constants.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
+        if data is not None and data.data_type not in (TensorProto.INT8, TensorProto.INT32):
+            yield node, f"it reads {TensorProto.DataType.Name(data.data_type)}; weights are int8"
+
+
+def _zero_points_are_0(graph: _Graph) -> Broken:
+    for node in graph.pairs:
+        zero = graph.constants.get(node.input[2]) if len(node.input) > 2 else None
+        if zero is None:
+            continue
+        values = numpy_helper.to_array(zero)
+        if values.any():
+            yield node, f"a zero point is {int(values[values != 0].flat[0])}"
+        scale = graph.constants.get(node.input[1])
+        if scale is not None and values.size != numpy_helper.to_array(scale).size:
+            yield node, f"{values.size} zero points for {numpy_helper.to_array(scale).size} scales"
+
+
+def _float_bias(graph: _Graph) -> Broken:
+    for node in graph.nodes:
+        if node.op_type in ("Conv", "ConvTranspose", "Gemm") and len(node.input) > 2 and graph.made_by(node.input[2], "DequantizeLinear"):
+            yield node, "its bias is quantized"
+
+
+def _per_channel_weights_alone(graph: _Graph) -> Broken:
+    for node in graph.pairs:
+        scale = graph.constants.get(node.input[1])
+        if scale is None or numpy_helper.to_array(scale).size == 1:
+            continue
+        weight = graph.weight_of(node)
+        if weight is None:
+            yield node, "an activation has more than one scale"
+            continue
+        axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), None)
+        if axis is None:
+            yield node, "the axis of its scales is not written, which the standard takes for 1 and TensorRT for 0"
+            continue
+        for reader in graph.readers.get(node.output[0], []):
+            expected = _axis(reader)
+            if expected is not None and axis != expected:
+                yield node, f"its scales lie along axis {axis}; those of {reader.op_type} along {expected}"
+        if not 0 <= axis < len(weight.dims) or weight.dims[axis] != numpy_helper.to_array(scale).size:
+            yield node, f"{numpy_helper.to_array(scale).size} scales for a weight of {list(weight.dims)} along axis {axis}"
+
+
+def _axis(node: onnx.NodeProto) -> int | None:
+    """The axis of a node's weight that its output channels lie along; None for what has no weight."""
+    if node.op_type == "Gemm":
+        return 0 if any(attribute.name == "transB" and attribute.i for attribute in node.attribute) else 1
+    return {"Conv": 0, "ConvTranspose": 1}.get(node.op_type)
+
+
+def _scale_types(graph: _Graph) -> Broken:
+    for node in graph.pairs:
+        scale = graph.constants.get(node.input[1])
+        if scale is not None and scale.data_type == TensorProto.FLOAT16 and graph.opset < TYPED_SCALES:
+            yield node, f"its scale is FP16, which is read from opset {TYPED_SCALES} on; the graph has {graph.opset}"
+        elif scale is not None and scale.data_type not in (TensorProto.FLOAT, TensorProto.FLOAT16):
+            yield node, f"its scale is {TensorProto.DataType.Name(scale.data_type)}"
+
+
+def _both_inputs(graph: _Graph) -> Broken:
+    """A weighted layer runs in INT8 where both its inputs come from a DQ."""
+    for node in graph.nodes:
+        if node.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
+            found = [graph.made_by(name, "DequantizeLinear") for name in node.input[:2]]
+            if any(found) and not all(found):
+                yield node, f"its {'input' if found[0] else 'weight'} alone is quantized"
+
+
+def _nothing_before_an_activation(graph: _Graph) -> Broken:
+    for node in graph.nodes:
+        if node.op_type not in FUSED or not graph.made_by(node.input[0], "DequantizeLinear"):
+            continue
+        quantize = graph.makers.get(graph.makers[node.input[0]].input[0])
+        if quantize is not None and graph.made_by(quantize.input[0], "Conv"):
+            yield node, f"between it and {graph.makers[quantize.input[0]].name} lies a Q/DQ pair, so they are not fused"
+
+
+def _float_outputs(graph: _Graph) -> Broken:
+    for node in graph.pairs:
+        if node.output[0] in graph.outputs:
+            yield node, "it gives an output of the graph"
+
+
+def _residual_skip(graph: _Graph) -> Broken:
+    """Conv + Add fuse where the convolution's own result is added as it is and the other one comes from a DQ."""
+    for node in graph.nodes:
+        if node.op_type != "Add" or any(name in graph.constants for name in node.input):
+            continue
+        quantized = [graph.made_by(name, "DequantizeLinear") for name in node.input]
+        straight = [_int8_conv(graph, name) for name in node.input]
+        if all(quantized) and any(_int8_conv(graph, _behind(graph, name)) for name in node.input):
+            yield node, "both its inputs are quantized; the one that comes from a convolution is added as it is"
+        elif any(straight) and not any(quantized):
+            yield node, "the skip input of this residual sum is not quantized"
+
+
+def _int8_conv(graph: _Graph, name: str) -> bool:
+    return graph.made_by(name, "Conv") and graph.made_by(graph.makers[name].input[0], "DequantizeLinear")
+
+
+def _behind(graph: _Graph, name: str) -> str:
+    """What goes into the pair that gives a tensor."""
+    quantize = graph.makers.get(graph.makers[name].input[0])
+    return quantize.input[0] if quantize is not None else name
+
+
+RULES: tuple[Callable[[_Graph], Broken], ...] = (
+    _standard_operators,
+    _constant_scales,
+    _signed_8_bit,
+    _zero_points_are_0,
+    _float_bias,
+    _per_channel_weights_alone,
+    _scale_types,
+    _both_inputs,
+    _nothing_before_an_activation,
+    _float_outputs,
+    _residual_skip,
+)

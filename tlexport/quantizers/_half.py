@@ -1,0 +1,87 @@
+"""Types in the graph: FP16 where it holds what is computed, FP32 elsewhere, with a cast at each border."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from tlexport.errors import StepFailed
+from tlexport.ports import Range
+
+LARGEST = float(np.finfo(np.float16).max)
+NEAR = LARGEST / 2  # images that were not seen go further
+STARTS = ("Conv", "Gemm", "MatMul", "QuantizeLinear", "DequantizeLinear")
+
+
+def near_overflow(model: onnx.ModelProto, ranges: Mapping[str, Range]) -> set[str]:
+    """What the nodes give that read or give values near FP16's largest: they are to stay in FP32."""
+    large = {name for name, (low, high) in ranges.items() if max(-low, high) > NEAR}
+    return {node.output[0] for node in _inside(model) if large & {*node.input, *node.output}}
+
+
+def half(model: onnx.ModelProto, kept: Collection[str] = ()) -> onnx.ModelProto:
+    """FP32 graph, with or without Q/DQ pairs -> FP16 from the first weighted node up to the softmax; inputs and outputs keep their types.
+
+    Args:
+        model: is left as it is.
+        kept: first outputs of the nodes that stay in FP32 besides those at the borders.
+
+    Raises:
+        StepFailed: a weight is not finite or exceeds FP16's range, or an operator has no FP16 form.
+    """
+    result = onnx.shape_inference.infer_shapes(model)
+    graph = result.graph
+    halved = {node.output[0] for node in _inside(result)} - set(kept)
+    values = (*graph.value_info, *graph.input, *graph.output)
+    floats = {value.name for value in values if value.type.tensor_type.elem_type == TensorProto.FLOAT}
+    weights = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT}
+    types: dict[str, int] = {}  # of float activations, as they are made
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.node:
+        wanted = TensorProto.FLOAT16 if node.output[0] in halved else TensorProto.FLOAT
+        for place, name in enumerate(node.input):
+            if name in weights and wanted == TensorProto.FLOAT16:
+                node.input[place] = _halved(graph, weights[name])
+            elif name in floats and types.get(name, TensorProto.FLOAT) != wanted:
+                node.input[place] = cast = f"{name}_{'fp16' if wanted == TensorProto.FLOAT16 else 'fp32'}"
+                if cast not in types:
+                    nodes.append(helper.make_node("Cast", [name], [cast], name=f"{cast}_cast", to=wanted))
+                    types[cast] = wanted
+        types |= dict.fromkeys((name for name in node.output if name in floats), wanted)
+        nodes.append(node)
+    whole = helper.make_graph(nodes, graph.name, graph.input, graph.output, _read(graph.initializer, nodes))
+    result.graph.CopyFrom(whole)
+    try:
+        return onnx.shape_inference.infer_shapes(result, check_type=True, strict_mode=True)
+    except onnx.shape_inference.InferenceError as error:
+        raise StepFailed(f"the graph cannot be expressed in FP16: {str(error).strip().splitlines()[0]}") from error
+
+
+def _inside(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """From the first weighted or quantized node up to the softmax that gives the answer."""
+    nodes = list(model.graph.node)
+    first = next((i for i, node in enumerate(nodes) if node.op_type in STARTS), None)
+    last = next((i for i, node in enumerate(nodes) if node.op_type == "Softmax" and node.output[0] == model.graph.output[0].name), None)
+    if first is None or last is None:
+        raise StepFailed("the graph is not a classifier of ours: no weighted node, or no softmax at its output")
+    return nodes[first:last]
+
+
+def _halved(graph: onnx.GraphProto, tensor: TensorProto) -> str:
+    """Name of the FP16 copy of a constant."""
+    name = f"{tensor.name}_fp16"
+    if all(known.name != name for known in graph.initializer):
+        values = numpy_helper.to_array(tensor)
+        if not np.isfinite(values).all() or np.abs(values).max(initial=0) > LARGEST:
+            raise StepFailed(f"{tensor.name} holds values that FP16 cannot hold (largest is {LARGEST:.0f})", "export with --precision fp32")
+        graph.initializer.append(numpy_helper.from_array(values.astype(np.float16), name))
+    return name
+
+
+def _read(tensors: Iterable[TensorProto], nodes: Iterable[onnx.NodeProto]) -> list[TensorProto]:
+    """The constants that a node reads."""
+    read = {name for node in nodes for name in node.input}
+    return [tensor for tensor in tensors if tensor.name in read]
