@@ -124,7 +124,7 @@ def _by_published(graph: Graph, target: Target, precision: Precision, threads: i
     """From figures fitted to latencies that others published. Each layer that nothing is known of widens the interval by its share."""
     from tlexport.estimate.boards import choose, predict
 
-    cost, _ = graph.portable
+    cost = graph.plain
     found, figures = predict(cost, target.profile, precision, threads), choose(target.profile, precision, threads)
     strange = sum(layer.op in cost.unknown for layer in cost.layers)
     wider = 1 + strange / max(1, len(cost.layers))

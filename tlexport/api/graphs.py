@@ -46,6 +46,15 @@ class Graph:
         """Cost and number of nodes, with the layers as this kind of machine runs them."""
         return self._cost(layout=True)
 
+    @cached_property
+    def plain(self) -> GraphCost:
+        """Cost of the same layers in FP32, as every machine fuses them."""
+        from tlexport.estimate.cost import cost_of
+        from tlexport.estimate.graph import fused
+        from tlexport.estimate.plain import in_fp32
+
+        return cost_of(fused(in_fp32(self.model), layout=False))
+
     def _cost(self, layout: bool) -> tuple[GraphCost, int]:
         from tlexport.estimate.cost import cost_of
         from tlexport.estimate.graph import fused

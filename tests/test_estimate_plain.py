@@ -1,0 +1,54 @@
+"""Graphs of lower precision, looked at as the FP32 graphs that they were."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from exports import exported, images, run
+
+from tlexport.estimate.boards import work
+from tlexport.estimate.cost import cost_of
+from tlexport.estimate.graph import fused, with_shapes
+from tlexport.estimate.plain import in_fp32
+from tlexport.export.rewrite import copy_of
+
+TARGETS = ["cpu-x86", "jetson-xavier-nx", "jetson-orin-nano"]  # uint8 with FP32 scales; int8 likewise; int8 with FP16 scales
+LOWER = ["fp16", "int8"]
+
+
+@pytest.mark.parametrize("precision", LOWER)
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_work_is_that_of_fp32(checkpoint: Path, target: str, precision: str) -> None:
+    """Whatever the form of the graph: as many layers, MACs, weights and activations."""
+    whole, lower = (with_shapes(exported(checkpoint, target).graph(name), {}, name) for name in ("fp32", precision))
+    expected, found = (work(cost_of(fused(in_fp32(model), layout=False))) for model in (whole, lower))
+    assert found == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("target", "precision"),
+    # what is left out: for x86 a ReLU of INT8 is in the range of the Q behind it, and goes with it; in a convolution it costs nothing
+    [(target, precision) for target in TARGETS for precision in LOWER if (target, precision) != ("cpu-x86", "int8")],
+)
+def test_it_still_computes_what_it_did(checkpoint: Path, target: str, precision: str) -> None:
+    """Of INT8 the rounded weights are left, of FP16 the rounded constants: the answers are those of FP32 but for that."""
+    made, pixels = exported(checkpoint, target), images(checkpoint, "val")[0]
+    model = made.graph(precision)
+    before = model.SerializeToString(deterministic=True)
+    plain = in_fp32(model)
+    assert model.SerializeToString(deterministic=True) == before
+    onnx.checker.check_model(plain, full_check=True)
+    assert not {node.op_type for node in plain.graph.node} & {"QuantizeLinear", "DequantizeLinear"}
+    assert {tensor.data_type for tensor in plain.graph.initializer} <= {onnx.TensorProto.FLOAT, onnx.TensorProto.INT64}
+    reference, outputs = run(made.graph("fp32"), pixels), run(plain, pixels)
+    assert np.abs(outputs - reference).mean() < 0.01
+    assert (outputs.argmax(axis=1) == reference.argmax(axis=1)).mean() > 0.95
+
+
+def test_fp32_comes_back_as_it_is(checkpoint: Path) -> None:
+    model = exported(checkpoint, "cpu-x86").graph("fp32")
+    assert in_fp32(model) is model
+    assert model == copy_of(model)
