@@ -111,6 +111,8 @@ class Backbone(Protocol):
         ...
 
 
+WEIGHTED = ("Conv", "Gemm", "MatMul")  # operators whose weights are quantized
+
 # opset from which a scale of QuantizeLinear and DequantizeLinear may be FP16 (ONNX's changelog of both): a strongly typed network of
 # TensorRT takes the type of what is dequantized from its scale
 TYPED_SCALES = 19

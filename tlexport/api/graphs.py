@@ -49,11 +49,10 @@ class Graph:
     @cached_property
     def plain(self) -> GraphCost:
         """Cost of the same layers in FP32, as every machine fuses them."""
-        from tlexport.estimate.cost import cost_of
-        from tlexport.estimate.graph import fused
         from tlexport.estimate.plain import in_fp32
 
-        return cost_of(fused(in_fp32(self.model), layout=False))
+        model = in_fp32(self.model)
+        return (self.portable if model is self.model else Graph(model, self.size_bytes).portable)[0]
 
     def _cost(self, layout: bool) -> tuple[GraphCost, int]:
         from tlexport.estimate.cost import cost_of

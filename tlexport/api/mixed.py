@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tlexport.artifact import Mixed, Sensitivity, Tried
-from tlexport.ports import Progress
+from tlexport.ports import WEIGHTED, Progress
 
 if TYPE_CHECKING:
     import onnx
 
 Nodes = frozenset[str]  # names
 
-WEIGHTED = ("Conv", "Gemm", "MatMul")
 MOST = 0.5  # share of the blocks that may go back: beyond it the model is a float one with conversions in it
 
 

@@ -11,6 +11,7 @@ from onnx import TensorProto, helper
 from tlexport.accuracy import Probabilities
 from tlexport.contract import TensorSpec
 from tlexport.errors import VerificationFailed
+from tlexport.ports import WEIGHTED
 
 FP32_AGREEMENT = 1e-4  # largest difference in probability between torch and the FP32 graph
 
@@ -46,7 +47,7 @@ def precision_of(model: onnx.ModelProto) -> str:
     if any(node.op_type == "DequantizeLinear" for node in model.graph.node):
         return "int8"
     types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
-    weights = {types.get(node.input[1]) for node in model.graph.node if node.op_type in ("Conv", "Gemm", "MatMul")}
+    weights = {types.get(node.input[1]) for node in model.graph.node if node.op_type in WEIGHTED}
     return "fp16" if weights == {TensorProto.FLOAT16} else "fp32"
 
 

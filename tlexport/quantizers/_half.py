@@ -9,11 +9,11 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from tlexport.errors import StepFailed
-from tlexport.ports import Range
+from tlexport.ports import WEIGHTED, Range
 
 LARGEST = float(np.finfo(np.float16).max)
 NEAR = LARGEST / 2  # images that were not seen go further
-STARTS = ("Conv", "Gemm", "MatMul", "QuantizeLinear", "DequantizeLinear")
+STARTS = (*WEIGHTED, "QuantizeLinear", "DequantizeLinear")
 
 
 def near_overflow(model: onnx.ModelProto, ranges: Mapping[str, Range]) -> set[str]:

@@ -14,9 +14,7 @@ from onnxruntime.quantization.calibrate import TensorsData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
 from tlexport.errors import StepFailed
-from tlexport.ports import QuantizeRequest
-
-WEIGHTED = ("Conv", "Gemm", "MatMul")
+from tlexport.ports import WEIGHTED, QuantizeRequest
 
 
 def border_nodes(model: onnx.ModelProto) -> list[str]:
