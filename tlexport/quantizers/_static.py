@@ -15,6 +15,7 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
 from tlexport.errors import StepFailed
 from tlexport.ports import WEIGHTED, QuantizeRequest
+from tlexport.quantizers._per_channel import per_channel
 
 
 def border_nodes(model: onnx.ModelProto) -> list[str]:
@@ -67,11 +68,12 @@ def quantize_int8(
     with _quiet():
         try:
             found = TensorsData(CalibrationMethod.MinMax, ranges)
-            quantizer = QDQQuantizer(model, True, False, QuantType.QInt8, activations, found, [], list(excluded), list(operators), options)
+            quantizer = QDQQuantizer(model, False, False, QuantType.QInt8, activations, found, [], list(excluded), list(operators), options)
             quantizer.quantize_model()
             quantizer.model.topological_sort()
         except (ValueError, RuntimeError, NotImplementedError) as error:
             raise StepFailed(f"ONNX Runtime cannot quantize the graph: {error}") from error
     result: onnx.ModelProto = quantizer.model.model
     del result.metadata_props[:]
+    per_channel(result, model)
     return result

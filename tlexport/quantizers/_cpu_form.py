@@ -1,0 +1,153 @@
+"""The form of a graph that ONNX Runtime's INT8 kernels are fast in: rewrites that compute the same. None changes its input.
+
+What each gains was measured with ONNX Runtime 1.31 on AVX512-VNNI, one thread (benchmarks/quantization.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+BLOCK = 16  # channels; its INT8 depthwise kernel does so many at once, and what is left over one by one, three to four times slower
+VENDOR = "com.microsoft"  # domain of ONNX Runtime's own operators
+# operators with one activation in and one out, each channel of which is computed from that channel alone
+CHANNELWISE = (
+    "Relu",
+    "Clip",
+    "LeakyRelu",
+    "Sigmoid",
+    "HardSigmoid",
+    "HardSwish",
+    "QuickGelu",
+    "GlobalAveragePool",
+    "AveragePool",
+    "MaxPool",
+)
+
+
+def swish_in_one(model: onnx.ModelProto) -> onnx.ModelProto:
+    """``x * Sigmoid(x)`` -> ONNX Runtime's ``QuickGelu`` with alpha 1, which is the same (its contrib operators' documentation).
+
+    As two nodes a quantized swish is a table and a product, or in float two kernels that each dequantize ``x``.
+    """
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in result.graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    swishes = {}
+    for gate in result.graph.node:
+        read_by = readers.get(gate.output[0], [])
+        if gate.op_type != "Sigmoid" or [reader.op_type for reader in read_by] != ["Mul"]:
+            continue
+        if set(read_by[0].input) == {gate.input[0], gate.output[0]}:
+            swishes[gate.output[0]] = read_by[0].output[0]
+    for node in list(result.graph.node):
+        if node.op_type == "Sigmoid" and node.output[0] in swishes:
+            result.graph.node.remove(node)
+        elif node.op_type == "Mul" and (gate_name := next((name for name in node.input if name in swishes), None)):
+            x = next(name for name in node.input if name != gate_name)
+            node.CopyFrom(helper.make_node("QuickGelu", [x], list(node.output), name=node.name, domain=VENDOR, alpha=1.0))
+    if swishes and all(known.domain != VENDOR for known in result.opset_import):
+        result.opset_import.append(helper.make_opsetid(VENDOR, 1))
+    return result
+
+
+@dataclass
+class _Channels:
+    """Activations that must have the same number of channels, since each is computed from another channel by channel."""
+
+    names: set[str] = field(default_factory=set)
+    makers: list[onnx.NodeProto] = field(default_factory=list)  # dense convolutions that give one of them
+    readers: list[onnx.NodeProto] = field(default_factory=list)  # dense convolutions that take one of them
+    depthwise: list[onnx.NodeProto] = field(default_factory=list)
+    fixed: bool = False  # something else gives or takes one of them
+
+
+def pad_depthwise(model: onnx.ModelProto, block: int = BLOCK) -> onnx.ModelProto:
+    """Channels of depthwise convolutions, and of all that goes along with them, filled up to a multiple of ``block``.
+
+    The filters that give the new channels are zero, and so are those that read them: whatever an activation between makes of
+    zero, it does not count. Left as they are: channels that something other than a convolution gives or takes.
+    """
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    weights = {tensor.name: tensor for tensor in result.graph.initializer}
+    for group in _groups(result):
+        channels = weights[group.depthwise[0].input[1]].dims[0] if group.depthwise else 0
+        extra = -channels % block
+        if group.fixed or not extra:
+            continue
+        for node in (*group.makers, *group.depthwise):
+            for place in range(1, len(node.input)):
+                node.input[place] = _widened(result.graph, weights, node.input[place], 0, extra)
+        for node in group.depthwise:
+            for attribute in node.attribute:
+                if attribute.name == "group":
+                    attribute.i = channels + extra
+        for node in group.readers:
+            node.input[1] = _widened(result.graph, weights, node.input[1], 1, extra)
+    read = {name for node in result.graph.node for name in node.input}
+    kept = [tensor for tensor in result.graph.initializer if tensor.name in read]
+    del result.graph.initializer[:], result.graph.value_info[:]
+    result.graph.initializer.extend(kept)
+    return onnx.shape_inference.infer_shapes(result)
+
+
+def _groups(model: onnx.ModelProto) -> Sequence[_Channels]:
+    """All activations, by which others they share their channels with."""
+    graph = model.graph
+    weights = {tensor.name: tensor.dims for tensor in graph.initializer}
+    shapes = {v.name: [axis.dim_value for axis in v.type.tensor_type.shape.dim] for v in (*graph.value_info, *graph.input, *graph.output)}
+    of: dict[str, _Channels] = {}
+
+    def group(*names: str) -> _Channels:
+        joined = _Channels()
+        for name in names:
+            found = of.get(name) or _Channels({name})
+            if found is joined:
+                continue
+            joined.names |= found.names
+            joined.makers += found.makers
+            joined.readers += found.readers
+            joined.depthwise += found.depthwise
+            joined.fixed = joined.fixed or found.fixed
+            for member in found.names:
+                of[member] = joined
+        return joined
+
+    for node in graph.node:
+        activations = [name for name in node.input if name and name not in weights]
+        groups = next((attribute.i for attribute in node.attribute if attribute.name == "group"), 1)
+        wide = weights.get(node.input[1], [0])[0] if node.op_type == "Conv" else 0
+        if node.op_type == "Conv" and len(activations) == 1 and groups == 1:
+            group(activations[0]).readers.append(node)
+            group(node.output[0]).makers.append(node)
+        elif node.op_type == "Conv" and len(activations) == 1 and groups == wide == shapes.get(activations[0], [0, 0])[1]:
+            group(activations[0], node.output[0]).depthwise.append(node)
+        elif node.op_type in CHANNELWISE and len(activations) == 1:
+            group(activations[0], node.output[0])
+        elif node.op_type in ("Add", "Mul") and len({tuple(shapes.get(name, ())[1:2]) or name for name in node.input}) == 1:
+            group(*activations, node.output[0])
+        else:
+            for name in (*activations, *node.output):
+                group(name).fixed = True
+    for border in (*graph.input, *graph.output):
+        group(border.name).fixed = True
+    return list({id(found): found for found in of.values()}.values())
+
+
+def _widened(graph: onnx.GraphProto, weights: dict[str, onnx.TensorProto], name: str, axis: int, extra: int) -> str:
+    """Name of a copy of a weight with ``extra`` zeros at the end of an axis."""
+    array = numpy_helper.to_array(weights[name])
+    widths = [(0, extra if place == axis else 0) for place in range(array.ndim)]
+    new = f"{name}_{'in' if axis else 'out'}{array.shape[axis] + extra}"
+    weights[new] = numpy_helper.from_array(np.pad(array, widths), new)
+    if all(tensor.name != new for tensor in graph.initializer):
+        graph.initializer.append(weights[new])
+    return new

@@ -1,0 +1,114 @@
+"""Hard sigmoids and hard swishes in integers, for which ONNX Runtime has no kernels.
+
+``HardSigmoid(x) = clip(alpha x + beta, 0, 1)`` is what quantizing does: a scale, a shift, and saturation at both ends. So ``x`` is
+quantized with the scale 1 / (255 alpha) and the zero point 255 beta, and the integers are read as if their scale were 1/255 and their
+zero point 0 (on ARM, whose integers are signed, 128 less for both). Where a convolution gives ``x`` for this alone, that costs nothing:
+it rounds its sums with these in place of its own. Measured with ONNX Runtime 1.31: benchmarks/quantization.py.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from tlexport.export.rewrite import copy_of, without_unused
+from tlexport.ports import WEIGHTED
+
+STEPS = 255.0  # of 8 bits, between 0 and 1
+Nodes = list[onnx.NodeProto]
+
+
+def integer_gates(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A QDQ graph without hard sigmoids and hard swishes between quantized values; the given one is left as it is."""
+    result = copy_of(model)
+    graph = _Graph(result)
+    for node in list(result.graph.node):
+        pair = graph.makers.get(node.input[0]) if node.op_type in ("HardSigmoid", "HardSwish") else None
+        readers = graph.readers.get(node.output[0], [])
+        if pair is None or pair.op_type != "DequantizeLinear" or [reader.op_type for reader in readers] != ["QuantizeLinear"]:
+            continue
+        if node.op_type == "HardSwish":
+            graph.multiply(node, pair)
+        elif graph.alone(pair) and _saturates(node):
+            graph.saturate(node, pair, readers[0])
+    return without_unused(result)
+
+
+def _line(node: onnx.NodeProto) -> tuple[float, float]:
+    """Slope and height at 0, as the ONNX standard has them."""
+    options = {attribute.name: attribute.f for attribute in node.attribute}
+    return (1 / 6, 0.5) if node.op_type == "HardSwish" else (options.get("alpha", 0.2), options.get("beta", 0.5))
+
+
+def _saturates(node: onnx.NodeProto) -> bool:
+    """Whether zero point and scale can say the same: a rising line that is between 0 and 1 at 0."""
+    alpha, beta = _line(node)
+    return alpha > 0 and 0 <= beta <= 1
+
+
+class _Graph:
+    """A QDQ graph that is changed."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self.graph = model.graph
+        self.known = {tensor.name: tensor for tensor in model.graph.initializer}
+        self.makers = {name: node for node in model.graph.node for name in node.output}
+        self.readers: dict[str, Nodes] = {}
+        for node in model.graph.node:
+            for name in node.input:
+                self.readers.setdefault(name, []).append(node)
+
+    def alone(self, pair: onnx.NodeProto) -> bool:
+        """Whether what is dequantized here is read here alone, and comes from a weighted node."""
+        quantize = self.makers[pair.input[0]]
+        single = len(self.readers[pair.output[0]]) == 1 and len(self.readers[pair.input[0]]) == 1
+        return single and quantize.input[0] in self.makers and self.makers[quantize.input[0]].op_type in WEIGHTED
+
+    def saturate(self, node: onnx.NodeProto, pair: onnx.NodeProto, after: onnx.NodeProto) -> None:
+        """The weighted node's own quantization computes the hard sigmoid."""
+        quantize = self.makers[pair.input[0]]
+        (scale, zero), outside, _ = self._gate(node, pair)
+        quantize.input[1], quantize.input[2] = scale, zero
+        for reader in self.readers[after.output[0]]:
+            reader.input[0], reader.input[1], reader.input[2] = quantize.output[0], *outside
+        for gone in (pair, node, after):
+            self.graph.node.remove(gone)
+
+    def multiply(self, node: onnx.NodeProto, pair: onnx.NodeProto) -> None:
+        """``x`` times its hard sigmoid. A sum requantizes ``x``: of what ORT knows in integers the quickest that saturates.
+
+        What is added is how far the zero point had to be rounded.
+        """
+        (scale, zero), outside, left = self._gate(node, pair)
+        name = node.name
+        nodes = [
+            helper.make_node("DequantizeLinear", left, [f"{name}_over"], name=f"{name}_over"),
+            helper.make_node("DequantizeLinear", list(pair.input), [f"{name}_in"], name=f"{name}_in"),
+            helper.make_node("Add", [f"{name}_in", f"{name}_over"], [f"{name}_sum"], name=f"{name}_sum"),
+            helper.make_node("QuantizeLinear", [f"{name}_sum", scale, zero], [f"{name}_gate_8bit"], name=f"{name}_gate_quantize"),
+            helper.make_node("DequantizeLinear", [f"{name}_gate_8bit", *outside], [f"{name}_gate"], name=f"{name}_gate"),
+            helper.make_node("Mul", [node.input[0], f"{name}_gate"], list(node.output), name=name),
+        ]
+        place = list(self.graph.node).index(node)
+        self.graph.node.remove(node)
+        for offset, new in enumerate(nodes):
+            self.graph.node.insert(place + offset, new)
+
+    def _gate(self, node: onnx.NodeProto, pair: onnx.NodeProto) -> tuple[tuple[str, str], tuple[str, str], list[str]]:
+        """Scale and zero point that saturate, those that are read, and what rounding the zero point left over, as a constant."""
+        alpha, beta = _line(node)
+        dtype, lowest = (np.int8, -128) if self.known[pair.input[2]].data_type == TensorProto.INT8 else (np.uint8, 0)
+        zero, scale = int(np.ceil(STEPS * beta)), 1 / (STEPS * alpha)
+        over = (zero - STEPS * beta) * scale
+        name = f"gate_{alpha:.6g}_{beta:.6g}"
+        inside = self._constant(f"{name}_scale", np.float32(scale)), self._constant(f"{name}_zero", dtype(zero + lowest))
+        outside = self._constant("gate_scale", np.float32(1 / STEPS)), self._constant("gate_lowest", dtype(lowest))
+        left = (("over", dtype(0)), ("over_scale", np.float32(over or 1)), ("over_zero", dtype(1 if over else 0)))  # 0 - 1 steps of it
+        return inside, outside, [self._constant(f"{name}_{kind}", value) for kind, value in left]
+
+    def _constant(self, name: str, value: np.generic) -> str:
+        if name not in self.known:
+            self.known[name] = numpy_helper.from_array(np.asarray(value), name)
+            self.graph.initializer.append(self.known[name])
+        return name
