@@ -22,7 +22,7 @@ from tlexport.train.loop import EVALUATION_BATCH, batches, make_optimizer, rate
 from tlexport.train.objective import Objective
 
 OBSERVED = 4  # batches that give the ranges of activations before these are rounded
-EPOCHS, LR = 4, 1e-4
+EPOCHS, LR = 4, 3e-4
 
 
 def logits_of(network: Network, preprocess: Preprocess, pixels: Pixels) -> Tensor:
