@@ -11,7 +11,7 @@ import pytest
 import torch
 from exports import run
 from torch import Tensor, nn
-from variants import light_variants, parameters, settle
+from variants import parameters, settle
 
 from tlexport import plugins
 from tlexport.contract import Preprocess
@@ -24,8 +24,9 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 CLASSES = 7
 FAMILIES = [min(plugins.load("backbones", family).VARIANTS, key=parameters) for family in plugins.names("backbones")]
-LIGHT = light_variants()
-PRUNED = [name if name in LIGHT else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES]
+# what differs most: squeeze-and-excitation after depthwise convolutions, shuffled channels, concatenated ones
+QUICK = ("mobilenet_v3_small", "shufflenet_v2_x0_5", "squeezenet1_1")
+PRUNED = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES]
 WITH_HIDDEN = ["mobilenet_v3_small", pytest.param("vgg11_bn", marks=pytest.mark.slow)]
 
 
@@ -79,7 +80,7 @@ def channels(network: Network) -> dict[str, int]:
     return {name: len(layer.weight) for name, layer in layers(network).items()}
 
 
-@pytest.mark.parametrize("multiple", [8, 16])
+@pytest.mark.parametrize("multiple", [8, pytest.param(16, marks=pytest.mark.slow)])
 def test_a_pruned_network_is_as_small_as_asked_and_whole(case: Case, multiple: int) -> None:
     whole = shrink.parameters(case.network)
     most = int(0.7 * whole)
@@ -121,9 +122,9 @@ def kill(network: Network, images: Tensor, count: int) -> int:
     return sum(int((values == 0).sum()) for values in network.parameters())
 
 
-@pytest.mark.parametrize("backbone", [name for name in LIGHT if name != "convnext_tiny"])  # a LayerNorm counts dead channels
-def test_channels_that_do_nothing_go_first_and_are_not_missed(backbone: str) -> None:
-    case = case_of(backbone)
+def test_channels_that_do_nothing_go_first_and_are_not_missed(case: Case) -> None:
+    if any(isinstance(module, nn.LayerNorm) for module in case.network.modules()):
+        pytest.skip("a LayerNorm's mean counts channels that do nothing")
     network = copy.deepcopy(case.network)
     dead = kill(network, case.images, shrink.MULTIPLE)
     expected = outputs(copy.deepcopy(network).double(), case.images.double())
@@ -144,9 +145,10 @@ def test_what_is_left_is_exported_as_any_network(backbone: str) -> None:
     settle(fitted, case.images)
     with torch.no_grad():
         expected = Classifier(fitted, case.preprocess).eval()(torch.from_numpy(case.pixels)).numpy()
-    assert expected.std(axis=0).max() > 1e-3
+    spread = float(expected.std(axis=0).max())
+    assert spread > 5e-4  # the images do get through
     graph = to_onnx(fitted, case.preprocess, "uint8", 17)
-    np.testing.assert_allclose(run(graph, case.pixels), expected, atol=1e-4)
+    np.testing.assert_allclose(run(graph, case.pixels), expected, atol=min(1e-4, spread / 100))
 
 
 @pytest.mark.parametrize("backbone", WITH_HIDDEN)
@@ -155,12 +157,9 @@ def test_a_head_of_full_width_computes_the_same(backbone: str) -> None:
     widest = max(layer.out_features for layer in layers(case.network).values() if isinstance(layer, nn.Linear))
     assert torch.equal(outputs(shrink.slim_head(case.network, widest), case.images), case.logits)
     slim = shrink.slim_head(case.network, widest // 4)
-    assert sum(width == widest // 4 for width in channels(slim).values()) == len(shrink_hidden(slim))
+    *hidden, _ = (layer.out_features for layer in layers(slim).values() if isinstance(layer, nn.Linear))
+    assert set(hidden) == {widest // 4}
     assert torch.equal(outputs(case.network, case.images), case.logits)
-
-
-def shrink_hidden(network: Network) -> list[nn.Linear]:
-    return [layer for layer in layers(network).values() if isinstance(layer, nn.Linear)][:-1]
 
 
 def test_a_slim_head_loses_what_matters_least(small: Case) -> None:
@@ -183,7 +182,7 @@ def test_the_head_shrinks_before_channels_go(small: Case) -> None:
         assert {name: fitted[name] for name in rest} == rest
         assert (fitted[hidden] < whole[hidden]) == (share < 1)
         if share < 1:  # and no further than it has to
-            assert shrink.parameters(shrink.slim_head(small.network, fitted[hidden] + shrink.LEAST_HIDDEN // 4)) > most
+            assert shrink.parameters(shrink.slim_head(small.network, fitted[hidden] + shrink.HIDDEN_STEP)) > most
     least = shrink.slim_head(small.network, shrink.LEAST_HIDDEN)
     fitted = channels(shrink.to_fit(small.network, small.size, shrink.parameters(least) - 1))
     assert fitted[hidden] <= shrink.LEAST_HIDDEN
@@ -198,15 +197,14 @@ def test_frozen_stages_lose_channels_too(small: Case) -> None:
     assert channels(pruned) == channels(shrink.prune(small.network, small.size, most))
 
 
-@pytest.mark.parametrize("most", [10_000, 0, -1])
-def test_less_than_the_least_is_refused(small: Case, most: int) -> None:
-    for shrinking in (shrink.prune, shrink.to_fit):
-        with pytest.raises(OverBudget, match=f"mobilenet_v3_small cannot be pruned to {most:,} parameters") as caught:
-            shrinking(small.network, small.size, most)
-        assert "smaller backbone" in caught.value.hint
-    # what it says is the least can be had
-    least = int(str(caught.value).split(":")[1].split()[0].replace(",", ""))
+def test_less_than_the_least_is_refused_and_the_least_is_not(small: Case) -> None:
+    with pytest.raises(OverBudget, match="mobilenet_v3_small cannot be pruned to 10,000 parameters") as caught:
+        shrink.to_fit(small.network, small.size, 10_000)
+    assert "smaller backbone" in caught.value.hint
+    least = int(str(caught.value).split(": ")[1].split()[0].replace(",", ""))
     assert shrink.parameters(shrink.to_fit(small.network, small.size, least)) == least
+    with pytest.raises(OverBudget, match=f"{least:,} are the least"):
+        shrink.to_fit(small.network, small.size, least - 1)
 
 
 @pytest.mark.parametrize("width", [0, -8, 1025])
