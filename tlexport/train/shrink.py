@@ -97,7 +97,8 @@ def prune(network: Network, image_size: int, most: int, *, multiple: int = MULTI
     smaller = copy.deepcopy(network).requires_grad_(True).eval()  # channels are followed along gradients, also of frozen layers
     with torch.enable_grad():
         lots = [lot for group in _groups(smaller.net, image_size) for lot in group.lots(multiple)]
-    lots.sort(key=lambda lot: lot.importance, reverse=True)
+    lots.sort(key=lambda lot: lot.importance)
+    lots.reverse()  # the next is the last; of equals in a group, the one that leaves a multiple comes first
     while parameters(smaller) > most:
         if not lots:
             raise OverBudget(
