@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-from quantization_models import Wanted, prepare, told
+from quantization_models import Wanted, prepare
 
 from tlexport.bench.environment import describe
 
@@ -41,29 +42,38 @@ WHAT = (
 )
 
 
-def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+def measure(wanted: Wanted, arguments: argparse.Namespace) -> dict[str, Any]:
     """Train, export, quantize, time."""
-    wanted = Wanted(arguments.data, arguments.image_size, arguments.epochs, arguments.weights, arguments.work.resolve())
     jobs, entries = {}, {}
     for backbone in arguments.backbones:
         print(f"{backbone}: training, export, quantize_static", file=sys.stderr, flush=True)
         jobs[backbone], entries[backbone] = prepare(wanted.train(backbone))
     environment = describe("cpu").model_dump()
     job = {"networks": jobs, "rounds": arguments.rounds, "seconds": arguments.seconds}
-    answer = told(job, wanted.work, arguments.peer_python)
+    answer = timed(job, wanted.work, arguments.peer_python)
     for name, reason in answer["skipped"].items():
         print(f"{FORMS[name]} is left out: {arguments.peer_python} cannot import what it needs: {reason}")
     for backbone, entry in entries.items():
-        entry["forms"] = {name: row | against(row, answer["networks"][backbone]["fp32"]) for name, row in answer["networks"][backbone].items()}
+        rows = answer["networks"][backbone]
+        entry["forms"] = {name: row | against(row, rows["fp32"]) for name, row in rows.items()}
         for name, made in entry.pop("made").items():
             entry["forms"][name] |= made
     return {
         "what": WHAT,
-        "environment": environment,
+        "environment": environment,  # in which the models were made
         "timed_with": answer["versions"],
         "skipped": answer["skipped"],
         "networks": list(entries.values()),
     }
+
+
+def timed(job: dict[str, Any], folder: Path, python: str) -> dict[str, Any]:
+    """Accuracy and latency of every form: what quantization_peers.py answers, which runs with an interpreter of its own."""
+    (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
+    command = [python, str(Path(__file__).with_name("quantization_peers.py")), str(folder / "job.json"), str(folder / "outcome.json")]
+    subprocess.run(command, check=True)
+    answer: dict[str, Any] = json.loads((folder / "outcome.json").read_text(encoding="utf-8"))
+    return answer
 
 
 def against(row: dict[str, float], fp32: dict[str, float]) -> dict[str, float]:
@@ -105,12 +115,12 @@ def main() -> None:
     parser.add_argument("--peer-python", default=sys.executable, help="interpreter that has onnxruntime, nncf and openvino")
     parser.add_argument("--result", type=Path, default=RESULT, help="the plot lies beside it")
     arguments = parser.parse_args()
+    wanted = Wanted(arguments.data, arguments.image_size, arguments.epochs, arguments.weights, arguments.work.resolve())
     if arguments.train_only:
-        wanted = Wanted(arguments.data, arguments.image_size, arguments.epochs, arguments.weights, arguments.work.resolve())
         for backbone in arguments.backbones:
             print(wanted.train(backbone))
         return
-    result = measure(arguments)
+    result = measure(wanted, arguments)
     arguments.result.parent.mkdir(exist_ok=True)
     arguments.result.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     plot(result["networks"], arguments.result.with_suffix(".png"))

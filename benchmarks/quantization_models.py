@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import os
 import subprocess
 import sys
@@ -152,12 +151,3 @@ def static(plain: Path, name: str, planes: Planes) -> Path:
     types = {key: getattr(QuantType, value) for key, value in STATIC[name].items()}
     quantize_static(str(ready), str(path), planes, **types)
     return path
-
-
-def told(job: dict[str, Any], folder: Path, python: str) -> dict[str, Any]:
-    """What quantization_peers.py answers; it runs with an interpreter of its own and nothing of this project."""
-    (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
-    command = [python, str(Path(__file__).with_name("quantization_peers.py")), str(folder / "job.json"), str(folder / "outcome.json")]
-    subprocess.run(command, check=True)
-    answer: dict[str, Any] = json.loads((folder / "outcome.json").read_text(encoding="utf-8"))
-    return answer
