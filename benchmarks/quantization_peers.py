@@ -60,7 +60,8 @@ def with_openvino(model: Any, precision: str | None) -> Run:
     """One thread, for the least latency. ``precision``: of what is computed in float; None: OpenVINO's own choice for the processor."""
     import openvino as ov
 
-    config = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1}
+    # not pinned, as ONNX Runtime's is not: on a core that others use too, a thread that may not move waits many times its own work
+    config = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1, "ENABLE_CPU_PINNING": False}
     if precision is not None:
         config["INFERENCE_PRECISION_HINT"] = precision
     model.reshape([1, *model.inputs[0].partial_shape[1:]])
