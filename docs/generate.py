@@ -23,6 +23,16 @@ RESULTS = ROOT / "benchmarks" / "results"
 TRAINED = {"frozen": "the head", "last2": "the last two stages and the head", "full": "everything"}
 CONTENDERS = {"tlx": "`tlx finetune`", "plain": "plain torch loop", "fastai": "fastai"}
 
+FORMS = {
+    "fp32": "FP32",
+    "fp16": "FP16",
+    "int8": "INT8",
+    "onnxruntime": "`quantize_static`, U8S8",
+    "onnxruntime_defaults": "its defaults, S8S8",
+    "openvino_fp32": "OpenVINO, FP32",
+    "nncf": "NNCF, OpenVINO",
+}
+
 
 def cli_reference() -> str:
     """docs/cli.md: the help of every command, as it is printed at 100 columns."""
@@ -133,9 +143,42 @@ def _left_out(found: dict[str, float]) -> str:
     return f"{found['rows']} | {100 * found['median_error']:.0f} | {100 * found['coverage']:.0f}"
 
 
+def quantization_table() -> str:
+    """Accuracy, size and latency of each form of each network, from benchmarks/results/quantization.json."""
+    result = json.loads((RESULTS / "quantization.json").read_text(encoding="utf-8"))
+    networks = result["networks"]
+    forms = [name for name in FORMS if name in networks[0]["forms"]]
+    lines = ["| | | " + " | ".join(FORMS[name] for name in forms) + " |", "|---|---|" + "---:|" * len(forms)]
+    figures: dict[str, Callable[[dict[str, float]], str]] = {
+        "top-1, %": lambda row: f"{100 * row['top1']:.2f}",
+        "size, MB": lambda row: f"{row['size_bytes'] / 1e6:.2f}",
+        "p50, ms": lambda row: f"{row['p50_ms']:.2f}",
+    }
+    for network in networks:
+        for what, figure in figures.items():
+            name = network["backbone"] if what == "top-1, %" else ""
+            lines.append(f"| {name} | {what} | " + " | ".join(figure(network["forms"][form]) for form in forms) + " |")
+    versions, where, first = result["timed_with"], result["environment"], networks[0]
+    peers = f", NNCF {versions['nncf']}, OpenVINO {versions['openvino']}" if "nncf" in forms else ""
+    lines.append(
+        f"\nTop-1 of {first['val_images']} validation images of {first['data']} at {first['image_size']} pixels, "
+        f"{first['calibration_images']} training images to calibrate with; latency of one image with one thread, all models timed in turn "
+        f"by one process; ONNX Runtime {_onnxruntime(versions)}{peers}, {where['cpu']} with {where['cores']} cores "
+        "(`python benchmarks/quantization.py`)."
+    )
+    return "\n".join(lines)
+
+
 def readme(text: str) -> str:
     """The README with its generated parts made anew."""
-    return _with_tables(text, {"demo": demo_table, "transfer": transfer_table, "speed": speed_table, "calibrated": calibrated_table})
+    tables = {
+        "demo": demo_table,
+        "transfer": transfer_table,
+        "speed": speed_table,
+        "quantization": quantization_table,
+        "calibrated": calibrated_table,
+    }
+    return _with_tables(text, tables)
 
 
 def estimates(text: str) -> str:

@@ -15,7 +15,7 @@ from torchvision import models
 from tlexport import plugins
 from tlexport.checkpoint import WEIGHTS, Checkpoint
 from tlexport.contract import Preprocess
-from tlexport.errors import UsageError
+from tlexport.errors import InvalidFile, UsageError
 from tlexport.ports import Backbone, Traits
 from tlexport.record import nearest
 
@@ -139,9 +139,20 @@ def build(backbone: str, num_classes: int) -> Network:
 
 
 def load_network(path: Path, checkpoint: Checkpoint) -> Network:
-    """The trained network of a checkpoint directory whose record was read (and hash checked) before, in evaluation mode."""
+    """The trained network of a checkpoint directory whose record was read (and hash checked) before, in evaluation mode.
+
+    Raises:
+        InvalidFile: a parameter or a statistic is not finite.
+    """
     network = build(checkpoint.recipe.backbone, len(checkpoint.classes))
-    network.load(load_file(path / WEIGHTS))
+    state = load_file(path / WEIGHTS)
+    for name, values in state.items():
+        if bad := int((~torch.isfinite(values)).sum()):
+            raise InvalidFile(
+                f"{path / WEIGHTS}: {bad} of the {values.numel()} values of {name} are not finite; a trained network has finite ones",
+                "train again with a lower rate: tlx finetune DATA --lr RATE",
+            )
+    network.load(state)
     return network.eval()
 
 

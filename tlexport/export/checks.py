@@ -10,18 +10,27 @@ from onnx import TensorProto, helper
 
 from tlexport.accuracy import Probabilities
 from tlexport.contract import TensorSpec
-from tlexport.errors import VerificationFailed
+from tlexport.errors import Unsupported, VerificationFailed
 from tlexport.ports import WEIGHTED
 
+STANDARD = ("", "ai.onnx")  # two names for ONNX's own domain
 FP32_AGREEMENT = 1e-4  # largest difference in probability between torch and the FP32 graph
 
 
 def check_graph(model: onnx.ModelProto, precision: str, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:
-    """The graph is valid, self-contained, has the declared tensors, and is of the declared precision.
+    """The graph is valid, of ONNX's own operators, self-contained, has the declared tensors, and is of the declared precision.
 
     Raises:
-        VerificationFailed: names what is not so.
+        Unsupported: an operator that only some vendor's runtime may know.
+        VerificationFailed: names what else is not so.
     """
+    foreign = {f"{node.domain}.{node.op_type}": node.name for node in model.graph.node if node.domain not in STANDARD}
+    if foreign:
+        found = ", ".join(f"{operator} (at {name})" for operator, name in foreign.items())
+        raise Unsupported(
+            f"the {precision} graph has operators that no runtime has to know: {found}; expected are those of ONNX",
+            "train a backbone without them: tlx backbones",
+        )
     try:
         onnx.checker.check_model(model, full_check=True)
     except onnx.checker.ValidationError as error:
