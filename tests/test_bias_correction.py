@@ -25,19 +25,18 @@ Means = dict[str, npt.NDArray[np.float64]]
 
 
 def graph(opset: int = 17) -> onnx.ModelProto:
-    """Five layers: with a bias, without one, two that share one, and with one that is multiplied; and an input that is left out."""
+    """Five layers, with a bias, without one, with one that two layers share, and with one that is multiplied."""
     rng = np.random.default_rng(0)
     model = onnx.parser.parse_model(
         f'<ir_version: 8, opset_import: ["": {opset}]> g (uint8[batch,8,8,4] image) => (float[batch,5] y) {{'
         " p = Cast <to=1> (image) x = Transpose <perm=[0,3,1,2]> (p)"
-        " a = Conv <pads=[1,1,1,1]> (x, w1, b1) r = Relu (a) c = Conv <pads=[1,1,1,1], group=4> (r, w2) s = Clip (c, , top)"
+        " a = Conv <pads=[1,1,1,1]> (x, w1, b1) r = Relu (a) c = Conv <pads=[1,1,1,1], group=4> (r, w2) s = Relu (c)"
         " d = Conv (s, w3, b) t = Relu (d) e = Conv (t, w3, b) g = GlobalAveragePool (e) f = Flatten (g)"
         " l = Gemm <beta=0.5, transB=1> (f, w4, b5) y = Softmax (l) }"
     )
     shapes = {"w1": (4, 4, 3, 3), "b1": (4,), "w2": (4, 1, 3, 3), "w3": (4, 4, 3, 3), "b": (4,), "w4": (5, 4), "b5": (5,)}
     for name, shape in shapes.items():
         model.graph.initializer.append(numpy_helper.from_array(rng.normal(0, 0.2, shape).astype(np.float32), name))
-    model.graph.initializer.append(numpy_helper.from_array(np.array(100, np.float32), "top"))
     for node in model.graph.node:
         node.name = f"make {node.output[0]}"
     onnx.checker.check_model(model, full_check=True)
@@ -132,7 +131,9 @@ def test_int8_is_nearer_to_float_on_images_that_were_not_seen(fp32: onnx.ModelPr
     corrected = quantized(bias_corrected(model, plain, train))
     expected = means(model, val)
     before, after = (
-        {name: np.abs(values - expected[name]).mean() for name, values in means(made, val).items()} for made in (plain, corrected)
+        # a quantizer may have added channels of zeros
+        {name: np.abs(values[: len(expected[name])] - expected[name]).mean() for name, values in means(made, val).items()}
+        for made in (plain, corrected)
     )
     assert set(before) == set(after) == set(expected)
     assert np.mean([after[name] < before[name] for name in expected]) > 0.9

@@ -46,6 +46,38 @@ class Mixed(Record):
     top1: float = Field(ge=0, le=1, description="on the training images kept for the choice")
 
 
+class Shrunk(Record):
+    """How a network was made smaller for the sake of the file's size, and trained to win back what that lost."""
+
+    parameters: int = Field(ge=1)
+    parameters_before: int = Field(ge=1)
+    images: int = Field(ge=1, description="training images that it was trained with, taught by the whole network")
+    epochs: int = Field(ge=1)
+
+
+RungName = Literal[
+    "calibration",
+    "equalization",
+    "bias correction",
+    "equalization and bias correction",
+    "blocks in float",
+    "quantization-aware training",
+    "blocks in float after quantization-aware training",
+    "weights alone",
+]
+
+
+class Rung(Record):
+    """One thing that was done so that INT8 loses less, and what it did."""
+
+    rung: RungName
+    top1: float = Field(ge=0, le=1, description="on the training images kept for the choice")
+    divergence: float = Field(description="as in Tried")
+    size_bytes: int = Field(ge=1)
+    latency_ms: float | None = Field(description="the shortest of some runs; None where the target is not the machine of the export")
+    kept: bool = Field(description="whether the model was made so")
+
+
 class Artifact(Record):
     """The record of a model file. The file's name is given by whoever holds the record (the bundle's manifest)."""
 
@@ -62,3 +94,5 @@ class Artifact(Record):
     made_by: str = Field(description="the step and its settings")
     calibration: Calibration | None = None
     mixed: Mixed | None = None
+    shrunk: Shrunk | None = Field(None, description="None: of the whole network")
+    ladder: tuple[Rung, ...] = Field((), description="what was done for the accuracy of INT8, in order, as far as was needed")

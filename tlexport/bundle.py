@@ -58,12 +58,30 @@ class Model(Record):
     reason: str
     build: tuple[str, ...] = Field((), description="the command that builds the engine on the device, where one is needed")
 
+    @property
+    def size_bytes(self) -> int:
+        """Of the file."""
+        return self.artifact.size_bytes
+
     def latency_json(self) -> dict[str, object] | None:
         """As cli.md has it: measured, or estimated, which says nothing of how single runs scatter and so has no p95."""
         if self.latency is not None or self.estimate is None:
             return self.latency.model_dump() if self.latency else None
         e = self.estimate
         return {"kind": "estimated", "p95": None, **e.interval(), "threads": e.threads, "basis": e.basis}
+
+
+class Rejected(Record):
+    """A model that was made and measured, and is not in the bundle."""
+
+    precision: Precision
+    what: str
+    size_bytes: int = Field(ge=1)
+    top1: float = Field(ge=0, le=1)
+    drop_points: float
+    latency: Latency | None
+    estimate: Estimate | None
+    reason: str
 
 
 class Golden(Record):
@@ -83,6 +101,7 @@ class Manifest(Record):
     classes: tuple[str, ...]
     preprocess: Preprocess
     models: tuple[Model, ...] = Field(min_length=1)
+    rejected: tuple[Rejected, ...] = ()
     golden: Golden
     files: dict[InnerPath, Sha256] = Field(description="every file of the bundle but this one")
     checkpoint_sha256: str

@@ -129,7 +129,10 @@ class QuantizeRequest:
 
 
 class Quantizer(Protocol):
-    """``tlexport/quantizers/<name>.py``."""
+    """``tlexport/quantizers/<name>.py``.
+
+    Where its runtime can compute in float with INT8 weights, the module also holds ``weights_alone``: an FP32 graph in, that one out.
+    """
 
     PRECISION: str
     METHOD: str  # one line for the artifact's record

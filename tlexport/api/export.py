@@ -7,37 +7,24 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
-import numpy as np
-
-from tlexport import __version__, plugins
-from tlexport.accuracy import Probabilities, probabilities, score
-from tlexport.api.evaluate import BATCH
-from tlexport.api.expected import Expected, estimated, measured, plan
-from tlexport.api.quantize import Quantization, Quantized
-from tlexport.artifact import Artifact, Precision
+from tlexport import __version__
+from tlexport.api.candidates import Candidates, Made, Source
+from tlexport.api.expected import plan
+from tlexport.api.levers import Found, Levers
+from tlexport.artifact import Precision
 from tlexport.bundle import Golden, Manifest, Model
 from tlexport.checkpoint import Checkpoint, read_checkpoint, read_dataset
-from tlexport.contract import image_input, probabilities_output
-from tlexport.data.decode import decode_files
-from tlexport.dataset import Dataset, Sample
-from tlexport.errors import InvalidFile
-from tlexport.export.checks import check_fp32_agreement, check_graph
+from tlexport.contract import Preprocess
+from tlexport.dataset import Dataset
 from tlexport.export.engine import trtexec_command
-from tlexport.export.tensorrt_rules import check_tensorrt
-from tlexport.export.to_onnx import to_onnx
 from tlexport.export.write_bundle import GOLDEN_INPUTS, GoldenImages, check_place, golden_positions, write_bundle
-from tlexport.files import new_file, sha256_of
 from tlexport.measurement import Measurement
-from tlexport.network import load_network
-from tlexport.plan import Step, Wishes, choose
-from tlexport.ports import Pixels, Progress, RunOptions, Runtime, Silent
+from tlexport.plan import Step, Verdict, Wishes, choose
+from tlexport.ports import Progress, Silent
 from tlexport.profile import Profile
-from tlexport.runtimes.torch import TorchRunner
 from tlexport.target import Target
 
-TIMING = {"measure": "measuring", "estimate": "estimating"}
 LIBRARIES = ("torch", "onnx", "onnxscript", "numpy", "pillow")
 # how far another machine's arithmetic may be from this one's, in probability: FP32 differs by the order of sums; FP16 by whether
 # the chip computes in half precision or widens; INT8 by one quantization step here and there, which a softmax can amplify
@@ -96,153 +83,80 @@ def export(
         return _Export(checkpoint_path, target, wishes, data_root, Path(folder), progress, steps).run(out)
 
 
-@dataclass(frozen=True)
-class _Made:
-    """A model file and what was found out about it."""
-
-    artifact: Artifact
-    path: Path
-    outputs: Probabilities  # on the validation part
-    parity: float
-    top1: float
-    expected: Expected
-
-
 class _Export:
     """One run of the verb: what its steps share."""
 
     def __init__(
         self, path: Path, target: Target, wishes: Wishes, data_root: Path | None, folder: Path, progress: Progress, steps: Sequence[Step]
     ) -> None:
-        self.steps = steps
-        self.checkpoint: Checkpoint = read_checkpoint(path)
-        self.path, self.target, self.wishes, self.folder, self.progress = path, target, wishes, folder, progress
+        self.path, self.target, self.wishes, self.folder, self.progress, self.steps = path, target, wishes, folder, progress, steps
         self.profile: Profile = target.profile
+        self.checkpoint: Checkpoint = read_checkpoint(path)
         dataset = read_dataset(path)
         self.dataset: Dataset = dataset if data_root is None else dataset.model_copy(update={"root": str(data_root.absolute())})
-        self.preprocess = self.checkpoint.preprocess
-        self.inputs = (image_input(self.preprocess.size, self.profile.input_dtype.value),)
-        self.outputs = (probabilities_output(len(self.checkpoint.classes)),)
 
     def run(self, out: Path) -> Exported:
-        wanted = [step.precision for step in self.steps if step.action == "check" and step.precision]
-        network = load_network(self.path, self.checkpoint)
-        self.val = self.dataset.part("val")
-        self.val_pixels = self._pixels(self.val)
-        with TorchRunner(network, self.preprocess, RunOptions()) as runner:
-            self.reference = probabilities(runner, self.val_pixels, BATCH, self.progress, "checkpoint on the validation images")
-        with self.progress.task("converting to ONNX", 1) as advance:
-            graph = to_onnx(network, self.preprocess, self.profile.input_dtype.value, self.profile.opset.value)
-            advance(1)
-        how = f"torch {importlib.metadata.version('torch')} exporter, opset {self.profile.opset.value}"
-        made = [self._checked(Quantized(graph, how), "fp32", self.checkpoint.weights_sha256)]
-        if lower := [precision for precision in wanted if precision != "fp32"]:
-            seed = self.checkpoint.recipe.seed
-            drop = self.wishes.limits(self.profile.budget).drop_points
-            quantization = Quantization(graph, self.profile, self.dataset, seed, self._pixels, drop, self.folder, self.progress)
-            made += [self._checked(quantization.quantized(precision), precision, made[0].artifact.sha256) for precision in lower]
-        return self._write(made, out)
-
-    def _pixels(self, samples: Sequence[Sample]) -> Pixels:
-        """Decode samples, whose files must be the ones that the checkpoint was trained with."""
-        files = [self.dataset.file(sample) for sample in samples]
-        changed = [f for f, s in zip(files, samples, strict=True) if not f.is_file() or sha256_of(f) != s.sha256]
-        if changed:
-            raise InvalidFile(
-                f"{len(changed)} of {len(files)} images of the checkpoint's data are missing or have changed, such as {changed[0]}",
-                "export needs them to calibrate and to check accuracy; give the folder that holds them now with --data",
-            )
-        return decode_files(files, self.preprocess)[0]
-
-    def _checked(self, found: Quantized, precision: Precision, parent: str) -> _Made:
-        """Save a model, and hold it against its declaration and against the checkpoint."""
-        check_graph(found.model, precision, self.inputs, self.outputs)
-        if self.profile.runtime == "tensorrt" and precision == "int8":
-            check_tensorrt(found.model)
-        path = self.folder / f"model.{precision}.onnx"
-        with new_file(path) as temporary:
-            temporary.write_bytes(found.model.SerializeToString(deterministic=True))
-        artifact = Artifact(
-            precision=precision,
-            opset=self.profile.opset.value,
-            inputs=self.inputs,
-            outputs=self.outputs,
-            preprocess=self.preprocess,
-            classes=self.checkpoint.classes,
-            sha256=sha256_of(path),
-            size_bytes=path.stat().st_size,
-            parent_sha256=parent,
-            made_by=found.how,
-            calibration=found.calibration,
-            mixed=found.mixed,
+        candidates = self._candidates(self.checkpoint.preprocess)
+        found = Found(candidates, tuple(candidates.all()))
+        levers = Levers(
+            limits=self.wishes.limits(self.profile.budget),
+            wanted=self.wishes.precision,
+            checkpoint_top1=candidates.top1(candidates.reference),
+            at_size=self._candidates,
+            progress=self.progress,
         )
-        # a TensorRT graph is evaluated here by computing its Q/DQ pairs as they are written
-        options = RunOptions(simulate_quantization=self.profile.runtime == "tensorrt" and precision == "int8")
-        with cast(Runtime, plugins.load("runtimes", "onnxruntime")).open_model(path, options) as runner:
-            outputs = probabilities(runner, self.val_pixels, BATCH, self.progress, f"{precision} on the validation images")
-        if precision == "fp32":
-            check_fp32_agreement(self.reference, outputs)
-        top1 = score(outputs, [sample.label for sample in self.val], self.checkpoint.classes).top1
-        return _Made(artifact, path, outputs, float(np.abs(outputs - self.reference).max()), top1, self._expected(artifact, path))
+        found = levers.pull(found)
+        verdicts = choose([m.expected.candidate(m.artifact, levers.drop(m)) for m in found.made], levers.limits, self.wishes.precision)
+        return self._write(found, levers, verdicts, out)
 
-    def _expected(self, artifact: Artifact, path: Path) -> Expected:
-        """Latency and memory on the target, as the plan has it."""
-        what, threads = f"{self.path.name} {artifact.precision}", self.wishes.threads
-        action = next((step.action for step in self.steps if step.precision == artifact.precision and step.action in TIMING), None)
-        if action is None:
-            return Expected()
-        with self.progress.task(f"{TIMING[action]} {artifact.precision}", 1) as advance:
-            if action == "measure":
-                found = measured(artifact, path, self.target, threads, what, self.val_pixels[:64])
-            else:
-                found = estimated(artifact, path, self.target, threads, what)
-            advance(1)
-        return found
+    def _candidates(self, preprocess: Preprocess) -> Candidates:
+        source = Source(self.path, self.checkpoint, self.dataset)
+        folder = self.folder / str(preprocess.size)
+        folder.mkdir()
+        return Candidates(source, preprocess, self.target, self.wishes, self.steps, folder, self.progress)
 
-    def _write(self, made: Sequence[_Made], out: Path) -> Exported:
-        checkpoint_top1 = score(self.reference, [sample.label for sample in self.val], self.checkpoint.classes).top1
-        drops = [round(100 * (checkpoint_top1 - m.top1), 4) for m in made]
-        verdicts = choose(
-            [m.expected.candidate(m.artifact, drop) for m, drop in zip(made, drops, strict=True)],
-            self.wishes.limits(self.profile.budget),
-            self.wishes.precision,
-        )
-        positions = golden_positions([sample.label for sample in self.val])
-        golden = GoldenImages(tuple(self.dataset.file(self.val[p]) for p in positions), self.val_pixels[positions])
-        models = tuple(
-            Model(
-                file=m.path.name,
-                artifact=m.artifact,
-                top1=m.top1,
-                n=len(self.val),
-                drop_points=drop,
-                parity=m.parity,
-                latency=m.expected.latency,
-                peak_memory_bytes=m.expected.peak_memory_bytes,
-                estimate=m.expected.estimate,
-                tolerance=TOLERANCES[m.artifact.precision],
-                golden_outputs=f"golden/outputs.{m.artifact.precision}.npy",
-                chosen=verdict.chosen,
-                reason=verdict.reason,
-                build=trtexec_command(self.profile, m.path.name, m.artifact.precision, self.preprocess.size)
-                if self.profile.runtime == "tensorrt"
-                else (),
-            )
-            for m, drop, verdict in zip(made, drops, verdicts, strict=True)
-        )
+    def _write(self, found: Found, levers: Levers, verdicts: Sequence[Verdict], out: Path) -> Exported:
+        candidates, made = found.candidates, found.made
+        positions = golden_positions([sample.label for sample in candidates.val])
+        files = tuple(self.dataset.file(candidates.val[p]) for p in positions)
+        models = tuple(self._model(m, levers.drop(m), verdict, candidates) for m, verdict in zip(made, verdicts, strict=True))
         draft = Manifest.model_construct(
             format=1,
             name=self.path.resolve().name,
             target=self.profile.target,
             profile=self.profile,
             classes=self.checkpoint.classes,
-            preprocess=self.preprocess,
+            preprocess=candidates.preprocess,
             models=models,
+            rejected=found.rejected,
             golden=Golden(images=(), inputs=GOLDEN_INPUTS),
             files={},
             checkpoint_sha256=self.checkpoint.weights_sha256,
-            checkpoint_top1=checkpoint_top1,
+            checkpoint_top1=levers.checkpoint_top1,
             versions={"tlexport": __version__} | {name: importlib.metadata.version(name) for name in LIBRARIES},
         )
+        golden = GoldenImages(files, candidates.val_pixels[positions])
         manifest = write_bundle(out, draft, [m.path for m in made], golden, [m.outputs[positions] for m in made])
         return Exported(out, manifest, tuple(m.expected.measurement for m in made))
+
+    def _model(self, made: Made, drop: float, verdict: Verdict, candidates: Candidates) -> Model:
+        precision, file = made.artifact.precision, f"model.{made.artifact.precision}.onnx"
+        build: tuple[str, ...] = ()
+        if self.profile.runtime == "tensorrt":
+            build = trtexec_command(self.profile, file, precision, candidates.preprocess.size)
+        return Model(
+            file=file,
+            artifact=made.artifact,
+            top1=made.top1,
+            n=len(candidates.val),
+            drop_points=drop,
+            parity=made.parity,
+            latency=made.expected.latency,
+            peak_memory_bytes=made.expected.peak_memory_bytes,
+            estimate=made.expected.estimate,
+            tolerance=TOLERANCES[precision],
+            golden_outputs=f"golden/outputs.{precision}.npy",
+            chosen=verdict.chosen,
+            reason=verdict.reason,
+            build=build,
+        )

@@ -38,18 +38,20 @@ def blocks_of(graph: onnx.ModelProto) -> dict[str, Nodes]:
 
 
 def back_to_float(
-    graph: onnx.ModelProto, judge: Callable[[Nodes], Judged], least_top1: float, progress: Progress
-) -> tuple[Judged, Mixed] | None:
+    graph: onnx.ModelProto, judge: Callable[[Nodes], Judged], already: Nodes, least_top1: float, progress: Progress
+) -> tuple[Judged, Nodes, Mixed] | None:
     """As few blocks in float as it takes.
 
     Args:
         graph: FP32.
         judge: makes and judges the INT8 graph in which these nodes stay in float.
+        already: nodes that are in float for another reason.
         least_top1: what is to be reached.
         progress: where to tell what happens.
 
     Returns:
-        The first graph that reaches it, and the ranking that led there; None where not even half of the blocks in float do.
+        The first graph that reaches it, its nodes in float, and the ranking that led there; None where not even half of the blocks in
+        float do.
     """
     blocks = blocks_of(graph)
     everything: Nodes = frozenset().union(*blocks.values())
@@ -61,11 +63,11 @@ def back_to_float(
     ranking = tuple(Sensitivity(block=name, divergence=harm[name]) for name in sorted(harm, key=lambda name: -harm[name]))
     most = int(MOST * len(blocks))
     with progress.task("blocks back to float", most) as advance:
-        kept: Nodes = frozenset()
+        kept = already
         for count, worst in enumerate(ranking[:most], 1):
             kept |= blocks[worst.block]
             judged = judge(kept)
             if judged.tried.top1 >= least_top1:
-                return judged, Mixed(ranking=ranking, kept=tuple(found.block for found in ranking[:count]), top1=judged.tried.top1)
+                return judged, kept, Mixed(ranking=ranking, kept=tuple(found.block for found in ranking[:count]), top1=judged.tried.top1)
             advance(1, f"top-1 {100 * judged.tried.top1:.2f} %")
     return None

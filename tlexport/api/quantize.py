@@ -13,16 +13,23 @@ import numpy as np
 from tlexport import plugins
 from tlexport.accuracy import Probabilities, probabilities, score
 from tlexport.api.evaluate import BATCH
-from tlexport.api.mixed import Judged, Nodes, back_to_float
-from tlexport.artifact import Calibration, Mixed, Precision, Tried
+from tlexport.api.ladder import Form, Ladder
+from tlexport.api.mixed import Judged, Nodes
+from tlexport.api.mixed_latency import fastest
+from tlexport.api.quick_timing import QuickTiming
+from tlexport.artifact import Calibration, Mixed, Precision, Rung, Tried
 from tlexport.dataset import Dataset, Sample
-from tlexport.export.calibration import FEW, calibration_parts, provenance
-from tlexport.export.ranges import METHODS, Method, Ranges
+from tlexport.export.calibration import FEW, calibration_parts, calibration_sample, provenance
+from tlexport.export.ranges import Method, Ranges
 from tlexport.ports import Pixels, Progress, Quantizer, QuantizeRequest, RunOptions, Runtime, Silent
 from tlexport.profile import Profile
 
 if TYPE_CHECKING:
     import onnx
+
+
+Retrain = Callable[[Pixels, Sequence[int]], "onnx.ModelProto"]  # of training images and labels: the FP32 graph after it
+MOST_RETRAINED = 2000  # images of each epoch of quantization-aware training: it is to be short
 
 
 @dataclass(frozen=True)
@@ -33,6 +40,7 @@ class Quantized:
     how: str
     calibration: Calibration | None = None
     mixed: Mixed | None = None
+    ladder: tuple[Rung, ...] = ()
 
 
 class Quantization:
@@ -44,9 +52,11 @@ class Quantization:
         dataset: of the checkpoint.
         seed: of the draw of images.
         pixels: decodes samples.
-        drop_points: of top-1 that INT8 may lose before blocks go back to float.
+        drop_points: of top-1 that INT8 may lose before the ladder is climbed.
         folder: for files that are not kept.
         progress: where to tell what happens.
+        timing: where the target is this machine.
+        retrain: quantization-aware training of the checkpoint.
     """
 
     def __init__(
@@ -59,8 +69,11 @@ class Quantization:
         drop_points: float,
         folder: Path,
         progress: Progress,
+        timing: QuickTiming | None = None,
+        retrain: Retrain | None = None,
     ) -> None:
         self.graph, self.profile, self.progress, self._drop = graph, profile, progress, drop_points
+        self._timing, self._retrain, self._dataset, self._seed = timing, retrain, dataset, seed
         self._classes, self._pixels, self._file = dataset.classes, pixels, folder / "tried.onnx"
         self.calibrating, self.choosing = calibration_parts(dataset, seed)
 
@@ -74,51 +87,78 @@ class Quantization:
         quantizer = cast(Quantizer, plugins.load("quantizers", name))
         how, ranges = f"{name}: {quantizer.METHOD}", self._ranges
         if precision == "int8":
-            return self._int8(quantizer, ranges, how)
+            return self._int8(quantizer, how)
         with self.progress.task(f"quantizing to {precision}", 1) as advance:
-            model = quantizer.quantize(self._request(ranges, "minmax"))
+            model = quantizer.quantize(self._request(Form(self.graph, ranges, "minmax", frozenset())))
             advance(1)
         return Quantized(model, how, provenance(self.calibrating, "minmax"))
 
-    def _request(self, ranges: Ranges, method: Method, kept: Nodes = frozenset()) -> QuantizeRequest:
+    def _request(self, form: Form) -> QuantizeRequest:
         activations = self.profile.int8.activations if self.profile.int8 else "uint8"
-        return QuantizeRequest(self.graph, ranges.by(method), activations, kept)
+        return QuantizeRequest(form.graph, form.ranges.by(form.method), activations, form.kept)
 
-    def _int8(self, quantizer: Quantizer, ranges: Ranges, how: str) -> Quantized:
-        """The best of several ways to choose ranges; where that loses more than it may, blocks go back to float."""
+    def _int8(self, quantizer: Quantizer, how: str) -> Quantized:
+        """As few nodes in float as is fastest here; where that loses more than it may, up the ladder."""
+        kept = self._kept_for_speed(quantizer)
         if not self.choosing:
             few = len(self.calibrating)
             if few < FEW:
                 self.progress.note(f"only {few} training images to calibrate INT8 with; {FEW} or more give steadier ranges")
-            model = quantizer.quantize(self._request(ranges, "minmax"))
-            return Quantized(model, f"{how}; ranges by minmax", provenance(self.calibrating, "minmax"))
+            model = quantizer.quantize(self._request(Form(self.graph, self._ranges, "minmax", kept)))
+            return Quantized(model, f"{how}; ranges by minmax{_in_float(kept)}", provenance(self.calibrating, "minmax"))
 
-        def judge(kept: Nodes, method: Method) -> Judged:
-            model = quantizer.quantize(self._request(ranges, method, kept))
-            return Judged(model, self._tried(method, model))
+        weights_alone = getattr(quantizer, "weights_alone", None)
 
-        found: dict[Method, Judged] = {}
-        with self.progress.task("quantizing to int8", len(METHODS)) as advance:
-            for method in METHODS:
-                found[method] = judge(frozenset(), method)
-                advance(1, method)
-        best = min(found, key=lambda method: (-found[method].tried.top1, found[method].tried.divergence))
-        record = provenance(self.calibrating, best, tuple(judged.tried for judged in found.values()))
-        how += f"; ranges by {best}"
-        least = self._top1(self._reference) - self._drop / 100
-        if found[best].tried.top1 < least:
-            better = back_to_float(self.graph, lambda kept: judge(kept, best), least, self.progress)
-            if better is not None:
-                judged, mixed = better
-                return Quantized(judged.model, f"{how}; {len(mixed.kept)} of {len(mixed.ranking)} blocks in float", record, mixed)
-        return Quantized(found[best].model, how, record)
+        def judge(form: Form) -> Judged:
+            model = weights_alone(form.graph) if form.weights_alone and weights_alone else quantizer.quantize(self._request(form))
+            return Judged(model, self._tried(form.method, model))
+
+        retrain = self._retrain
+        ladder = Ladder(
+            graph=self.graph,
+            ranges=self._ranges,
+            judge=judge,
+            least_top1=self._top1(self._reference) - self._drop / 100,
+            calibrating=self._calibration,
+            retrained=None if retrain is None else lambda: retrain(*self._retraining()),
+            can_weights_alone=weights_alone is not None,
+            milliseconds=self._timing.milliseconds if self._timing else None,
+            progress=self.progress,
+        )
+        climbed = ladder.climb(kept)
+        best = climbed.best
+        how += f"; ranges by {best.form.method}{_in_float(best.form.kept)}"
+        if best.rung != "calibration":
+            how += f"; {best.rung}"
+        record = provenance(self.calibrating, best.form.method, climbed.tried)
+        return Quantized(best.judged.model, how, record, best.mixed, climbed.rungs)
+
+    def _kept_for_speed(self, quantizer: Quantizer) -> Nodes:
+        """Nodes that are left in float because that is faster, where this machine can tell."""
+        if self._timing is None:
+            return frozenset()
+
+        def quantize(kept: Nodes) -> onnx.ModelProto:
+            return quantizer.quantize(self._request(Form(self.graph, self._ranges, "minmax", kept)))
+
+        return fastest(self.graph, quantize, self._timing, self.progress)
+
+    def _retraining(self) -> tuple[Pixels, list[int]]:
+        """Training images and labels, but for those that judge."""
+        chosen = {sample.path for sample in self.choosing}
+        samples = [sample for sample in calibration_sample(self._dataset, MOST_RETRAINED, self._seed) if sample.path not in chosen]
+        return self._pixels(samples), [sample.label for sample in samples]
 
     @cached_property
     def _ranges(self) -> Ranges:
         with self.progress.task("calibrating", 1) as advance:
-            ranges = Ranges(self.graph, self._pixels(self.calibrating))
+            ranges = Ranges(self.graph, self._calibration)
             advance(1)
         return ranges
+
+    @cached_property
+    def _calibration(self) -> Pixels:
+        return self._pixels(self.calibrating)
 
     @cached_property
     def _choice(self) -> Pixels:
@@ -143,3 +183,7 @@ class Quantization:
         outputs = self._outputs(model)
         p, q = (np.maximum(rows.astype(np.float64), 1e-9) for rows in (self._reference, outputs))
         return Tried(method=method, top1=self._top1(outputs), divergence=float((p * np.log(p / q)).sum(axis=1).mean()))
+
+
+def _in_float(kept: Nodes) -> str:
+    return f"; {len(kept)} nodes in float" if kept else ""

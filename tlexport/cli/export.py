@@ -12,8 +12,10 @@ from tlexport.cli.output import milliseconds, percent, print_json, print_table, 
 from tlexport.units import format_bytes
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tlexport.api.export import Exported
-    from tlexport.bundle import Model
+    from tlexport.bundle import Model, Rejected
     from tlexport.plan import Step
 
 
@@ -99,38 +101,53 @@ def command(
 
 def _show_models(exported: Exported) -> None:
     """The table of candidates: size, accuracy, drop, latency and where it comes from; and each verdict."""
-    models = exported.manifest.models
+    models, rejected = exported.manifest.models, exported.manifest.rejected
     rows = []
-    for m in models:
+    shown: tuple[Model | Rejected, ...] = (*models, *rejected)
+    for m in shown:
         latency = "-"
         if m.latency:
             latency = f"p50 {milliseconds(m.latency.p50)}, p95 {milliseconds(m.latency.p95)}"
         elif m.estimate:
             latency = f"about {m.estimate.latency.replace(' ms', '')}"
-        name = ("* " if m.chosen else "  ") + m.artifact.precision
-        rows.append((name, format_bytes(m.artifact.size_bytes), percent(m.top1), f"{m.drop_points:.2f}", latency))
+        rows.append((_name(m), format_bytes(m.size_bytes), percent(m.top1), f"{m.drop_points:.2f}", latency))
     print_table("", ("model", "size", "top-1", "drop, points", "latency, ms"), rows)
-    for m in models:
-        click.echo(f"{m.artifact.precision}: {'chosen, ' if m.chosen else ''}{m.reason}")
-    for text in filter(None, map(_calibration, models)):
-        click.echo(text)
+    for model in models:
+        click.echo(f"{model.artifact.precision}: {'chosen, ' if model.chosen else ''}{model.reason}")
+        for text in _quantization(model):
+            click.echo(f"{model.artifact.precision}: {text}")
+    for r in rejected:
+        click.echo(f"{r.precision} {r.what}: rejected, {r.reason}")
     origins = [_origin(m) for m in models]
     for origin in dict.fromkeys(origins):
         of = ", ".join(m.artifact.precision for m, its in zip(models, origins, strict=True) if its == origin)
         click.echo(f"latency of {of}: {origin}")
 
 
-def _calibration(model: Model) -> str:
-    """How the ranges of a model were chosen; nothing where there was no choice."""
-    calibration = model.artifact.calibration
-    if calibration is None or not calibration.tried:
-        return ""
-    by, precision = calibration.method, model.artifact.precision
-    others = ", ".join(f"{tried.method} {percent(tried.top1)}" for tried in calibration.tried)
-    text = f"{precision}: ranges by {by} on {calibration.images} training images, the best on others of them: {others}"
-    if mixed := model.artifact.mixed:
-        text += f"\n{precision}: {len(mixed.kept)} of {len(mixed.ranking)} blocks stay in float: {percent(mixed.top1)} there"
-    return text
+def _name(model: Model | Rejected) -> str:
+    """Of a row of the table: chosen ones have a star, those that are not in the bundle a minus."""
+    from tlexport.bundle import Rejected
+
+    if isinstance(model, Rejected):
+        return f"- {model.precision} {model.what}"
+    return f"{'*' if model.chosen else ' '} {model.artifact.precision}{' smaller' if model.artifact.shrunk else ''}"
+
+
+def _quantization(model: Model) -> Iterator[str]:
+    """How a model became smaller, and what each rung of the ladder for its accuracy did."""
+    artifact = model.artifact
+    if shrunk := artifact.shrunk:
+        yield f"{shrunk.parameters:,} of {shrunk.parameters_before:,} parameters, {shrunk.epochs} epochs on {shrunk.images} images after it"
+    if artifact.calibration and artifact.calibration.tried:
+        others = ", ".join(f"{tried.method} {percent(tried.top1)}" for tried in artifact.calibration.tried)
+        yield f"ranges by {artifact.calibration.method} on {artifact.calibration.images} training images, chosen by others: {others}"
+    if len(artifact.ladder) > 1:  # calibration alone is told above
+        for rung in artifact.ladder:
+            latency = "" if rung.latency_ms is None else f", {milliseconds(rung.latency_ms)} ms"
+            kept = " (kept)" if rung.kept else ""
+            yield f"{rung.rung}: {percent(rung.top1)} there, {format_bytes(rung.size_bytes)}{latency}{kept}"
+    if mixed := artifact.mixed:
+        yield f"{len(mixed.kept)} of {len(mixed.ranking)} blocks back in float; see sensitivity.md in the bundle"
 
 
 def _origin(model: Model) -> str:

@@ -87,13 +87,23 @@ def _shifts(model: onnx.ModelProto, quantized: onnx.ModelProto, pixels: Pixels) 
     parts = np.array_split(fed, min(len(fed), math.ceil(fed[..., 0].size / TOGETHER)))
     found = [session.run(None, {image.name: part}) for part in parts]
     shares = [len(part) / len(fed) for part in parts]
-    return {name: np.average([run[i].ravel() for run in found], axis=0, weights=shares) for i, name in enumerate(names)}
+    channels = _channels(onnx.shape_inference.infer_shapes(model).graph)
+    made = {node.name: channels[node.output[0]] for node in model.graph.node if node.name in names}
+    means = [np.average([run[i].ravel() for run in found], axis=0, weights=shares) for i in range(len(names))]
+    return {name: mean[: made[name]] for name, mean in zip(names, means, strict=True)}
+
+
+def _channels(graph: onnx.GraphProto) -> dict[str, int]:
+    """Of every activation with an axis for them."""
+    shapes = {value.name: value.type.tensor_type.shape.dim for value in (*graph.value_info, *graph.output)}
+    return {name: shape[1].dim_value for name, shape in shapes.items() if len(shape) > 1}
 
 
 def _both(model: onnx.ModelProto, quantized: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
     """Both graphs in one, the quantized one corrected as it goes, whose outputs are the shifts of the nodes with these names."""
     inside = onnx.compose.add_prefix(onnx.shape_inference.infer_shapes(quantized), PREFIX, rename_inputs=False)
     types = {value.name: value.type.tensor_type.elem_type for value in (*inside.graph.value_info, *inside.graph.output)}
+    widths, before = _channels(inside.graph), _channels(onnx.shape_inference.infer_shapes(model).graph)
     known, named = constants(model.graph), {node.name: node for node in model.graph.node}
     nodes, names = list(model.graph.node), []
     tensors = [*model.graph.initializer, *inside.graph.initializer]
@@ -102,8 +112,14 @@ def _both(model: onnx.ModelProto, quantized: onnx.ModelProto) -> tuple[onnx.Mode
         twin = named.get(node.name.removeprefix(PREFIX))
         if twin is not None and twin.op_type in CORRECTED and all(name in known for name in twin.input[2:] if name):
             axes = numpy_helper.from_array(np.array(CORRECTED[twin.op_type]), f"{node.output[0]}/axes")
-            steps = _correction(node, twin.output[0], types.get(node.output[0], TensorProto.FLOAT), axes, model.opset_import[0].version)
-            nodes += steps
+            wanted, more = twin.output[0], widths[node.output[0]] - before[twin.output[0]]
+            if more:  # channels that the quantizer added, of zeros; the float layer is given them too
+                rank = 1 + len(CORRECTED[twin.op_type])
+                pads = [0] * (rank + 1) + [more] + [0] * (rank - 2)  # before each axis, then behind each
+                tensors.append(numpy_helper.from_array(np.array(pads), f"{wanted}/pads"))
+                nodes.append(helper.make_node("Pad", [wanted, f"{wanted}/pads"], [f"{wanted}/wider"]))
+                wanted = f"{wanted}/wider"
+            nodes += _correction(node, wanted, types.get(node.output[0], TensorProto.FLOAT), axes, model.opset_import[0].version)
             tensors.append(axes)
             names.append(twin.name)
     outputs = [helper.make_empty_tensor_value_info(f"{PREFIX}{name}/shift") for name in names]

@@ -14,6 +14,7 @@ from tlexport.accuracy import Probabilities
 from tlexport.bundle import LABELS, MANIFEST, Golden, Manifest, Model, read_manifest
 from tlexport.errors import InvalidFile, UsageError
 from tlexport.export.engine import build_script
+from tlexport.export.sensitivity import write_sensitivity
 from tlexport.files import check_replaceable, new_directory, sha256_of
 from tlexport.ports import Pixels
 
@@ -87,6 +88,8 @@ def write_bundle(
         np.save(folder / GOLDEN_INPUTS, golden.inputs, allow_pickle=False)
         (folder / LABELS).write_text("".join(f"{name}\n" for name in draft.classes), encoding="utf-8")
         _write_build_script(folder, draft.models)
+        for model in draft.models:
+            write_sensitivity(folder, model.artifact)
         names = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
         update = {
             "golden": Golden(images=tuple(images), inputs=GOLDEN_INPUTS).model_dump(),

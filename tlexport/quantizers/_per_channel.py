@@ -11,10 +11,12 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from tlexport.export.rewrite import copy_of, without_unused
 from tlexport.ports import WEIGHTED
 
 LARGEST = 127  # weights are symmetric: -128 is not used
 BIAS_LIMIT = float(np.iinfo(np.int32).max) / 1.0001  # a bias is 32 bits in units of input scale times weight scale
+PARTS = ("quantized", "scale", "zero_point")
 Values = npt.NDArray[np.float32]
 
 
@@ -44,8 +46,41 @@ def per_channel(model: onnx.ModelProto, original: onnx.ModelProto) -> None:
             scale = np.maximum(scale, np.abs(bias) / (BIAS_LIMIT * step)).astype(np.float32)
             unit = (step * scale).astype(np.float32)
             _put(known, biased, np.round(bias / unit.astype(np.float64)).astype(np.int32), unit, 0)
-        shape = [-1 if place == axis else 1 for place in range(weight.ndim)]
-        _put(known, pair, np.clip(np.round(weight / scale.reshape(shape)), -LARGEST, LARGEST).astype(np.int8), scale, axis)
+        _put(known, pair, _rounded(weight, scale, axis), scale, axis)
+
+
+def weights_alone(model: onnx.ModelProto) -> onnx.ModelProto:
+    """FP32 graph -> the same with its weights in INT8, dequantized before they are used: a quarter of the file, computed in float.
+
+    The weights of matrix products and convolutions alone; the given graph is left as it is.
+    """
+    result = copy_of(model)
+    known = {tensor.name: tensor for tensor in result.graph.initializer}
+    nodes: list[onnx.NodeProto] = []
+    done: set[str] = set()
+    for node in result.graph.node:
+        name = node.input[1] if node.op_type in WEIGHTED else ""
+        if name in known and known[name].data_type == TensorProto.FLOAT:
+            pair = helper.make_node("DequantizeLinear", [f"{name}_{part}" for part in PARTS], [f"{name}_float"], name=f"{name}_dequantize")
+            if name not in done:
+                weight = numpy_helper.to_array(known[name])
+                axis = _axis(node, weight)
+                scale = _scale(np.abs(weight).max(axis=tuple(place for place in range(weight.ndim) if place != axis)))
+                parts = {part: TensorProto() for part in pair.input}
+                _put(parts, pair, _rounded(weight, scale, axis), scale, axis)
+                result.graph.initializer.extend(parts.values())
+                nodes.append(pair)
+                done.add(name)
+            node.input[1] = pair.output[0]
+        nodes.append(node)
+    del result.graph.node[:]
+    result.graph.node.extend(nodes)
+    return without_unused(result)
+
+
+def _rounded(weight: Values, scale: Values, axis: int) -> npt.NDArray[np.int8]:
+    shape = [-1 if place == axis else 1 for place in range(weight.ndim)]
+    return np.clip(np.round(weight / scale.reshape(shape)), -LARGEST, LARGEST).astype(np.int8)
 
 
 def _axis(node: onnx.NodeProto, weight: npt.NDArray[np.generic]) -> int:

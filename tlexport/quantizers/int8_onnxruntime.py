@@ -11,7 +11,10 @@ from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 from tlexport.ports import QuantizeRequest
 from tlexport.quantizers._cpu_form import pad_depthwise, swish_in_one
 from tlexport.quantizers._gates import integer_gates
+from tlexport.quantizers._per_channel import weights_alone
 from tlexport.quantizers._static import quantize_int8
+
+__all__ = ["METHOD", "PRECISION", "quantize", "weights_alone"]
 
 PRECISION = "int8"
 OPERATORS = {*QLinearOpsRegistry, *QDQRegistry}  # everything that it has integer kernels for

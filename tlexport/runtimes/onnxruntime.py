@@ -104,7 +104,10 @@ def open_model(path: Path, options: RunOptions) -> OnnxRunner:
         )
     with _mapped(f"open {path}", _MODEL_ERRORS):
         if provider == "CPUExecutionProvider":
-            session = ort.InferenceSession(path, _session_options(options), providers=[provider], enable_fallback=0)
+            settled = _session_options(options)
+            if _weights_alone(path):  # else it would dequantize them at every run
+                settled.add_session_config_entry("session.disable_quant_qdq", "1")
+            session = ort.InferenceSession(path, settled, providers=[provider], enable_fallback=0)
         else:
             session = _open_on_gpu(path, options, provider, settings)
     runner = OnnxRunner(session, path)
@@ -163,6 +166,13 @@ def _open_on_gpu(path: Path, options: RunOptions, provider: str, settings: dict[
         )
     _pass_on(log)
     return session
+
+
+def _weights_alone(path: Path) -> bool:
+    """Whether a model holds INT8 weights and computes in float: it dequantizes, and never quantizes."""
+    with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        # as onnx.proto has a node's operator: field 4, a text of so many bytes
+        return content.find(b'"\x10DequantizeLinear') >= 0 and content.find(b'"\x0eQuantizeLinear') < 0
 
 
 def _check_file(path: Path) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -36,7 +37,7 @@ def quantization_aware(
     network: Network,
     preprocess: Preprocess,
     pixels: Pixels,
-    labels: Tensor,
+    labels: Tensor | Sequence[int],
     activations: Activations,
     *,
     epochs: int = EPOCHS,
@@ -58,7 +59,7 @@ def recover(
     network: Network,
     preprocess: Preprocess,
     pixels: Pixels,
-    labels: Tensor,
+    labels: Tensor | Sequence[int],
     teacher: Tensor,
     *,
     epochs: int,
@@ -77,7 +78,7 @@ def recover(
         network: on the CPU.
         preprocess: of the checkpoint.
         pixels: training images, uint8 (image, height, width, channel).
-        labels: class indices int64 (image,).
+        labels: class indices (image,).
         teacher: the float checkpoint's logits for these images, float32 (image, class).
         epochs: passes over the images.
         lr: peak rate of AdamW.
@@ -108,14 +109,14 @@ class _Recovery:
         network: Network,
         preprocess: Preprocess,
         pixels: Pixels,
-        labels: Tensor,
+        labels: Tensor | Sequence[int],
         teacher: Tensor,
         simulate: Activations | None,
         augment: Augment | None,
     ) -> None:
         self.network = network.eval().requires_grad_().to(memory_format=torch.channels_last)
         self.contract, self.augment = Contract(preprocess), augment
-        self.pixels, self.labels, self.teacher = pixels, labels, teacher
+        self.pixels, self.labels, self.teacher = pixels, torch.as_tensor(labels), teacher
         self.simulation = FakeQuantization(simulate) if simulate else None
 
     def train(self, recipe: Recipe, lr: float, progress: Progress) -> None:

@@ -1,0 +1,223 @@
+"""The models that an export makes of one checkpoint, each held against its declaration and against the checkpoint."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+
+from tlexport import plugins
+from tlexport.accuracy import Probabilities, probabilities, score
+from tlexport.api.evaluate import BATCH
+from tlexport.api.expected import Expected, estimated, measured
+from tlexport.api.quantize import Quantization, Quantized
+from tlexport.api.quick_timing import QuickTiming
+from tlexport.artifact import Artifact, Precision, Shrunk
+from tlexport.checkpoint import Checkpoint
+from tlexport.contract import Preprocess, image_input, probabilities_output
+from tlexport.data.decode import decode_files
+from tlexport.dataset import Dataset, Sample
+from tlexport.errors import InvalidFile
+from tlexport.export.calibration import calibration_sample
+from tlexport.export.checks import check_fp32_agreement, check_graph
+from tlexport.export.tensorrt_rules import check_tensorrt
+from tlexport.export.to_onnx import to_onnx
+from tlexport.files import new_file, sha256_of
+from tlexport.network import Network, load_network
+from tlexport.plan import Step, Wishes
+from tlexport.ports import Pixels, Progress, RunOptions, Runtime
+from tlexport.runtimes.torch import TorchRunner
+from tlexport.target import Target
+from tlexport.train.recover import logits_of, quantization_aware, recover
+from tlexport.train.shrink import parameters, to_fit
+
+if TYPE_CHECKING:
+    import onnx
+
+TIMING = {"measure": "measuring", "estimate": "estimating"}
+SHRUNK_LR = 1e-3
+MOST_TRAINED = 2000  # images of each epoch that wins back what a smaller network lost: it is to be short
+
+
+@dataclass(frozen=True)
+class Made:
+    """A model file and what was found out about it."""
+
+    artifact: Artifact
+    path: Path
+    outputs: Probabilities  # on the validation part
+    parity: float
+    top1: float
+    expected: Expected
+
+
+@dataclass(frozen=True)
+class Source:
+    """A checkpoint directory that was read, and where its images lie."""
+
+    path: Path
+    checkpoint: Checkpoint
+    dataset: Dataset
+
+    def pixels(self, samples: Sequence[Sample], preprocess: Preprocess) -> Pixels:
+        """Decode samples, whose files must be the ones that the checkpoint was trained with.
+
+        Raises:
+            InvalidFile: images are missing or have changed.
+        """
+        files = [self.dataset.file(sample) for sample in samples]
+        changed = [f for f, s in zip(files, samples, strict=True) if not f.is_file() or sha256_of(f) != s.sha256]
+        if changed:
+            raise InvalidFile(
+                f"{len(changed)} of {len(files)} images of the checkpoint's data are missing or have changed, such as {changed[0]}",
+                "export needs them to calibrate and to check accuracy; give the folder that holds them now with --data",
+            )
+        return decode_files(files, preprocess)[0]
+
+
+class Candidates:
+    """What the models of one export share: the network, the target, and the validation images with what the network says of them."""
+
+    def __init__(
+        self,
+        source: Source,
+        preprocess: Preprocess,
+        target: Target,
+        wishes: Wishes,
+        steps: Sequence[Step],
+        folder: Path,
+        progress: Progress,
+    ) -> None:
+        self.source, self.preprocess, self.target, self.wishes, self.steps = source, preprocess, target, wishes, steps
+        self.folder, self.progress, self.profile = folder, progress, target.profile
+        self.inputs = (image_input(preprocess.size, self.profile.input_dtype.value),)
+        self.outputs = (probabilities_output(len(source.checkpoint.classes)),)
+        self.network = load_network(source.path, source.checkpoint)
+        self.val = source.dataset.part("val")
+        self.val_pixels = source.pixels(self.val, preprocess)
+        self.reference = self._reference(self.network, "checkpoint on the validation images")
+
+    def all(self) -> list[Made]:
+        """One of each precision that the plan names, FP32 first."""
+        wanted = [step.precision for step in self.steps if step.action == "check" and step.precision]
+        graph = self._graph(self.network)
+        made = [self._checked(Quantized(graph, _exporter(self.profile.opset.value)), "fp32", self.source.checkpoint.weights_sha256)]
+        check_fp32_agreement(self.reference, made[0].outputs)
+        if lower := [precision for precision in wanted if precision != "fp32"]:
+            quantization = self._quantization(graph, self.network)
+            made += [self._checked(quantization.quantized(precision), precision, made[0].artifact.sha256) for precision in lower]
+        return made
+
+    def shrunk(self, precision: Precision, most: int, epochs: int) -> Made:
+        """A model of a smaller network, which is trained with the whole one as its teacher.
+
+        Args:
+            precision: of the model.
+            most: parameters of the smaller network.
+            epochs: of that training.
+
+        Raises:
+            OverBudget: the network cannot be made so small.
+        """
+        before = parameters(self.network)
+        network = to_fit(self.network, self.preprocess.size, most)
+        samples = calibration_sample(self.source.dataset, MOST_TRAINED, self._seed)
+        pixels = self._pixels(samples)
+        teacher, labels = logits_of(self.network, self.preprocess, pixels), [sample.label for sample in samples]
+        recover(network, self.preprocess, pixels, labels, teacher, epochs=epochs, lr=SHRUNK_LR, seed=self._seed, progress=self.progress)
+        graph = self._graph(network)
+        how = f"{_exporter(self.profile.opset.value)}; {parameters(network)} of {before} parameters, {epochs} epochs of distillation"
+        found = Quantized(graph, how) if precision == "fp32" else self._quantization(graph, network).quantized(precision)
+        shrunk = Shrunk(parameters=parameters(network), parameters_before=before, images=len(samples), epochs=epochs)
+        return self._checked(found, precision, self.source.checkpoint.weights_sha256, shrunk)
+
+    @property
+    def _seed(self) -> int:
+        return self.source.checkpoint.recipe.seed
+
+    def _pixels(self, samples: Sequence[Sample]) -> Pixels:
+        return self.source.pixels(samples, self.preprocess)
+
+    def _reference(self, network: Network, title: str) -> Probabilities:
+        with TorchRunner(network, self.preprocess, RunOptions()) as runner:
+            return probabilities(runner, self.val_pixels, BATCH, self.progress, title)
+
+    def _graph(self, network: Network) -> onnx.ModelProto:
+        with self.progress.task("converting to ONNX", 1) as advance:
+            graph = to_onnx(network, self.preprocess, self.profile.input_dtype.value, self.profile.opset.value)
+            advance(1)
+        return graph
+
+    def _quantization(self, graph: onnx.ModelProto, network: Network) -> Quantization:
+        """Of a graph that was made of a network."""
+        timing = None
+        if any(step.action == "measure" for step in self.steps):
+            image = self.val_pixels[:1].astype(self.profile.input_dtype.value)
+            timing = QuickTiming(image, self.wishes.threads, self.folder)
+
+        def retrain(pixels: Pixels, labels: Sequence[int]) -> onnx.ModelProto:
+            kind = self.profile.int8.activations if self.profile.int8 else "uint8"
+            trained = quantization_aware(network, self.preprocess, pixels, labels, kind, seed=self._seed, progress=self.progress)
+            return self._graph(trained)
+
+        drop = self.wishes.limits(self.profile.budget).drop_points
+        return Quantization(
+            graph, self.profile, self.source.dataset, self._seed, self._pixels, drop, self.folder, self.progress, timing, retrain
+        )
+
+    def _checked(self, found: Quantized, precision: Precision, parent: str, shrunk: Shrunk | None = None) -> Made:
+        """Save a model, and hold it against its declaration; look how good it is and what it takes."""
+        check_graph(found.model, precision, self.inputs, self.outputs)
+        if self.profile.runtime == "tensorrt" and precision == "int8":
+            check_tensorrt(found.model)
+        path = self.folder / f"model.{precision}{'.shrunk' if shrunk else ''}.onnx"
+        with new_file(path) as temporary:
+            temporary.write_bytes(found.model.SerializeToString(deterministic=True))
+        artifact = Artifact(
+            precision=precision,
+            opset=self.profile.opset.value,
+            inputs=self.inputs,
+            outputs=self.outputs,
+            preprocess=self.preprocess,
+            classes=self.source.checkpoint.classes,
+            sha256=sha256_of(path),
+            size_bytes=path.stat().st_size,
+            parent_sha256=parent,
+            made_by=found.how,
+            calibration=found.calibration,
+            mixed=found.mixed,
+            shrunk=shrunk,
+            ladder=found.ladder,
+        )
+        # a TensorRT graph is evaluated here by computing its Q/DQ pairs as they are written
+        options = RunOptions(simulate_quantization=self.profile.runtime == "tensorrt" and precision == "int8")
+        with cast(Runtime, plugins.load("runtimes", "onnxruntime")).open_model(path, options) as runner:
+            outputs = probabilities(runner, self.val_pixels, BATCH, self.progress, f"{precision} on the validation images")
+        parity = float(np.abs(outputs - self.reference).max())
+        return Made(artifact, path, outputs, parity, self.top1(outputs), self._expected(artifact, path))
+
+    def top1(self, outputs: Probabilities) -> float:
+        """Accuracy of what a model says of the validation part."""
+        return score(outputs, [sample.label for sample in self.val], self.source.checkpoint.classes).top1
+
+    def _expected(self, artifact: Artifact, path: Path) -> Expected:
+        """Latency and memory on the target, as the plan has it."""
+        what, threads = f"{self.source.path.name} {artifact.precision}", self.wishes.threads
+        action = next((step.action for step in self.steps if step.precision == artifact.precision and step.action in TIMING), None)
+        if action is None:
+            return Expected()
+        with self.progress.task(f"{TIMING[action]} {artifact.precision}", 1) as advance:
+            if action == "measure":
+                found = measured(artifact, path, self.target, threads, what, self.val_pixels[:64])
+            else:
+                found = estimated(artifact, path, self.target, threads, what)
+            advance(1)
+        return found
+
+
+def _exporter(opset: int) -> str:
+    return f"torch {importlib.metadata.version('torch')} exporter, opset {opset}"
