@@ -82,8 +82,8 @@ def test_computes_what_the_int8_graph_computes(checkpoint: Path, graph: onnx.Mod
     error = np.abs(theirs - exact).mean()
     assert error > 1e-4
     assert 0.5 * error < np.abs(ours - exact).mean() < 2 * error
-    # the same weights and activations are rounded, so it errs in the same direction
-    assert np.corrcoef((ours - exact).ravel(), (theirs - exact).ravel())[0, 1] > 0.7
+    # which way a value is rounded hangs on its last bits; still, two that round alike err alike, and others do not at all (0 +- 0.05)
+    assert np.corrcoef((ours - exact).ravel(), (theirs - exact).ravel())[0, 1] > 0.3
 
 
 @pytest.mark.parametrize("backbone", light_variants())
