@@ -19,7 +19,7 @@ DOCUMENT = ROOT / "docs/architecture.md"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 HEAVY = {"torch", "torchvision", "onnx", "onnxruntime", "onnxscript", "tensorrt", "matplotlib", "sklearn", "rich", "safetensors"}
 # what the heavy libraries are for, and the verb that hands torch networks on
-LEAVES = ("train", "export", "estimate", "quantizers", "runtimes", "network", "api.finetune")
+LEAVES = ("train", "export", "estimate", "quantizers", "runtimes", "network", "onnx_graph", "api.finetune")
 STANDALONE = "device"
 LONGEST = 400  # lines of a file
 

@@ -13,7 +13,7 @@ from tlexport.estimate.boards import work
 from tlexport.estimate.cost import cost_of
 from tlexport.estimate.graph import fused, with_shapes
 from tlexport.estimate.plain import in_fp32
-from tlexport.export.rewrite import copy_of
+from tlexport.onnx_graph import copy_of
 
 TARGETS = ["cpu-x86", "jetson-xavier-nx", "jetson-orin-nano"]  # uint8 with FP32 scales; int8 likewise; int8 with FP16 scales
 LOWER = ["fp16", "int8"]

@@ -126,7 +126,7 @@ def test_an_operator_that_no_runtime_has_to_know_is_refused(
 ) -> None:
     """What torch writes for a layer of someone's own."""
     model = with_operator(onnx.load(bundle / "model.fp32.onnx"), "Twirl", "com.example")
-    monkeypatch.setattr("tlexport.api.export.to_onnx", lambda *_: model)
+    monkeypatch.setattr("tlexport.api.candidates.to_onnx", lambda *_: model)
     ended = here(capfd, "export", checkpoint, "-t", "cpu-x86", "--out", tmp_path / "out", "--json")
     assert (ended.code, ended.out) == (4, ""), ended.err
     assert "com.example.Twirl (at more)" in ended.err

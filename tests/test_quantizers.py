@@ -17,8 +17,8 @@ from tlexport.bundle import read_manifest
 from tlexport.errors import StepFailed
 from tlexport.export.checks import check_graph, precision_of
 from tlexport.export.ranges import Ranges
-from tlexport.export.rewrite import copy_of
 from tlexport.export.tensorrt_rules import check_tensorrt
+from tlexport.onnx_graph import copy_of
 from tlexport.ports import Quantizer, QuantizeRequest
 from tlexport.quantizers import fp16, int8_onnxruntime, int8_tensorrt
 

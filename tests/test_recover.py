@@ -133,6 +133,9 @@ def test_what_comes_out_is_a_plain_float_network(digits_and_network: Digits) -> 
     with torch.no_grad():
         torch.testing.assert_close(plain.eval()(planes), aware(planes))
     assert all(parameter.grad is None for parameter in aware.parameters())
+    # the exporter would write another layout of the weights out, node by node
+    before, after = (to_onnx(each, preprocess, "uint8", 17).graph.node for each in (network, aware))
+    assert [(node.name, node.op_type) for node in after] == [(node.name, node.op_type) for node in before]
 
 
 def test_what_was_cut_away_is_learned_again_from_the_teacher(digits_and_network: Digits) -> None:

@@ -12,8 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tlexport.errors import VerificationFailed
 from tlexport.export.ranges import Ranges
-from tlexport.export.rewrite import copy_of
 from tlexport.export.tensorrt_rules import RULES, breaches, check_tensorrt
+from tlexport.onnx_graph import copy_of
 from tlexport.ports import QuantizeRequest
 from tlexport.quantizers import int8_onnxruntime, int8_tensorrt
 

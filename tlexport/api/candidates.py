@@ -33,7 +33,7 @@ from tlexport.ports import Pixels, Progress, RunOptions, Runtime
 from tlexport.runtimes.torch import TorchRunner
 from tlexport.target import Target
 from tlexport.train.recover import logits_of, quantization_aware, recover
-from tlexport.train.shrink import parameters, to_fit
+from tlexport.train.shrink import parameters
 
 if TYPE_CHECKING:
     import onnx
@@ -112,22 +112,23 @@ class Candidates:
             made += [self._checked(quantization.quantized(precision), precision, made[0].artifact.sha256) for precision in lower]
         return made
 
-    def shrunk(self, precision: Precision, most: int, epochs: int) -> Made:
-        """A model of a smaller network, which is trained with the whole one as its teacher.
+    def size_bytes(self, network: Network, precision: Precision) -> int:
+        """Of the model file that a network gives: its weights' values do not matter, so it need not be trained yet."""
+        graph = self._graph(network)
+        return graph.ByteSize() if precision == "fp32" else self._quantization(graph, network).size_bytes(precision)
+
+    def shrunk(self, network: Network, precision: Precision, epochs: int) -> Made:
+        """A model of a smaller network, which is trained here with the whole one as its teacher.
 
         Args:
+            network: what was left of the checkpoint's.
             precision: of the model.
-            most: parameters of the smaller network.
-            epochs: of that training.
-
-        Raises:
-            OverBudget: the network cannot be made so small.
+            epochs: of the training.
         """
         before = parameters(self.network)
-        network = to_fit(self.network, self.preprocess.size, most)
         samples = calibration_sample(self.source.dataset, MOST_TRAINED, self._seed)
-        pixels = self._pixels(samples)
-        teacher, labels = logits_of(self.network, self.preprocess, pixels), [sample.label for sample in samples]
+        pixels, labels = self._pixels(samples), [sample.label for sample in samples]
+        teacher = logits_of(self.network, self.preprocess, pixels)
         recover(network, self.preprocess, pixels, labels, teacher, epochs=epochs, lr=SHRUNK_LR, seed=self._seed, progress=self.progress)
         graph = self._graph(network)
         how = f"{_exporter(self.profile.opset.value)}; {parameters(network)} of {before} parameters, {epochs} epochs of distillation"

@@ -11,14 +11,16 @@ from tlexport.artifact import Precision
 from tlexport.bundle import Rejected
 from tlexport.contract import Preprocess
 from tlexport.errors import OverBudget
+from tlexport.network import Network
 from tlexport.plan import Limits, violations
 from tlexport.ports import Progress
-from tlexport.train.shrink import parameters
+from tlexport.train.shrink import parameters, to_fit
 from tlexport.units import format_bytes
 
 EPOCHS = 30  # of the training that wins back what a smaller network lost; measured in benchmarks/quantization.py
-ROOM = 0.97  # of the size that is aimed at: scales and names do not shrink with the weights
-TRIES = 3
+ROOM = 0.985  # of the limit, which is aimed at: channels come and go in eights
+OVERHEAD = 0.1  # of the whole model's file: what does not shrink with the weights, to begin with
+TRIES = 4
 SMALLER = (0.875, 0.75, 0.625, 0.5)  # of the image's side: torchvision's networks lose a few points at the first ones
 MULTIPLE = 16  # pixels: what the strides of most of these networks multiply to is 32
 
@@ -77,23 +79,35 @@ class Levers:
 
     def _smaller_network(self, found: Found, smallest: Made, limit: int) -> Found:
         """The smallest model, made of a network that was pruned to the size and trained again."""
-        precision, rejected = smallest.artifact.precision, [self._rejected(smallest, "of the whole network")]
-        self.progress.note(
-            f"{precision} is {format_bytes(smallest.artifact.size_bytes)}, more than {format_bytes(limit)}: the network is made smaller"
-        )
-        most = parameters(found.candidates.network) * limit / smallest.artifact.size_bytes
-        for _ in range(TRIES):
-            try:
-                made = found.candidates.shrunk(precision, int(ROOM * most), EPOCHS)
-            except OverBudget as error:
-                self.progress.note(f"the network cannot be made so small: {error.message}")
-                return found
-            if made.artifact.size_bytes <= limit:
-                break
-            most *= limit / made.artifact.size_bytes
-            rejected.append(self._rejected(made, _shrunk(made)))
+        precision, size = smallest.artifact.precision, smallest.artifact.size_bytes
+        self.progress.note(f"{precision} is {format_bytes(size)}, more than {format_bytes(limit)}: the network is made smaller")
+        try:
+            network = self._of_size(found.candidates, precision, size, limit)
+        except OverBudget as error:
+            self.progress.note(f"the network cannot be made so small: {error.message}")
+            return found
+        made = found.candidates.shrunk(network, precision, EPOCHS)
         others = [m for m in found.made if m.artifact.precision != precision]
-        return replace(found, made=(*others, made), rejected=(*found.rejected, *rejected))
+        rejected = self._rejected(smallest, "of the whole network")
+        return replace(found, made=(*others, made), rejected=(*found.rejected, rejected))
+
+    def _of_size(self, candidates: Candidates, precision: Precision, size: int, limit: int) -> Network:
+        """What is left of the network when its model file has at most ``limit`` bytes, not trained yet.
+
+        A file's bytes are nearly a line over the number of parameters, whose two constants the whole network and each try tell better.
+        """
+        whole = parameters(candidates.network)
+        points = [(0.0, OVERHEAD * size), (float(whole), float(size))]
+        for _ in range(TRIES):
+            (low, at_low), (high, at_high) = points[-2:]
+            slope = (at_high - at_low) / (high - low)
+            most = int(high + (ROOM * limit - at_high) / slope)
+            network = to_fit(candidates.network, candidates.preprocess.size, max(1, most))
+            reached = candidates.size_bytes(network, precision)
+            if reached <= limit:
+                break
+            points = [points[1], (float(parameters(network)), float(reached))]
+        return network
 
     def _smaller_images(self, found: Found, excess: float) -> Found:
         """The first smaller image size with which a model fits; where none does, the models as they were.
@@ -103,8 +117,8 @@ class Levers:
         before = found.candidates.preprocess
         rejected = list(found.rejected)
         rejected += [self._rejected(m, f"at {before.size} px") for m in found.made if m.artifact.shrunk is None]
-        for share in SMALLER:
-            size = max(MULTIPLE, int(before.size * share) // MULTIPLE * MULTIPLE)
+        sizes = {max(MULTIPLE, int(before.size * share) // MULTIPLE * MULTIPLE) for share in SMALLER}
+        for size in sorted(sizes, reverse=True):
             if size >= before.size or excess * (size / before.size) ** 2 > 1:
                 continue
             self.progress.note(f"every model is too slow: the images are made smaller, {size} instead of {before.size} px a side")
@@ -127,8 +141,3 @@ class Levers:
             estimate=made.expected.estimate,
             reason="; ".join(self._violations(made)) or "another fits better",
         )
-
-
-def _shrunk(made: Made) -> str:
-    shrunk = made.artifact.shrunk
-    return f"of {shrunk.parameters} of {shrunk.parameters_before} parameters" if shrunk else "of the whole network"

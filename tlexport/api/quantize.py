@@ -83,15 +83,26 @@ class Quantization:
         Raises:
             TlxError: as the quantizer does.
         """
-        name = self.profile.int8.quantizer if precision == "int8" and self.profile.int8 else precision
-        quantizer = cast(Quantizer, plugins.load("quantizers", name))
-        how, ranges = f"{name}: {quantizer.METHOD}", self._ranges
+        quantizer, ranges = self._quantizer(precision), self._ranges
+        how = f"{self._name(precision)}: {quantizer.METHOD}"
         if precision == "int8":
             return self._int8(quantizer, how)
         with self.progress.task(f"quantizing to {precision}", 1) as advance:
             model = quantizer.quantize(self._request(Form(self.graph, ranges, "minmax", frozenset())))
             advance(1)
         return Quantized(model, how, provenance(self.calibrating, "minmax"))
+
+    def size_bytes(self, precision: Precision) -> int:
+        """Of the graph in that precision, with no more in float than has to be."""
+        quantizer = self._quantizer(precision)
+        model = quantizer.quantize(self._request(Form(self.graph, self._ranges, "minmax", frozenset())))
+        return int(model.ByteSize())
+
+    def _quantizer(self, precision: Precision) -> Quantizer:
+        return cast(Quantizer, plugins.load("quantizers", self._name(precision)))
+
+    def _name(self, precision: Precision) -> str:
+        return self.profile.int8.quantizer if precision == "int8" and self.profile.int8 else precision
 
     def _request(self, form: Form) -> QuantizeRequest:
         activations = self.profile.int8.activations if self.profile.int8 else "uint8"

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
-from tlexport.export.rewrite import constants, copy_of
+from tlexport.onnx_graph import constants, copy_of
 
 Values = npt.NDArray[np.float64]
 Pair = tuple[onnx.NodeProto, onnx.NodeProto]  # two weighted nodes, and only homogeneous ones between them

@@ -10,21 +10,10 @@ import onnx
 from onnx import helper, numpy_helper
 
 from tlexport.errors import StepFailed
+from tlexport.onnx_graph import constants, copy_of, without_unused
 
 # ONNX's versioning table (docs/Versioning.md of onnx): the IR version released with each opset
 IR_VERSIONS = {13: 7, 14: 7, 15: 8, 16: 8, 17: 8, 18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11, 24: 12, 25: 13}
-
-
-def copy_of(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A deep copy."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    return copy
-
-
-def constants(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
-    """Initializers by name."""
-    return {tensor.name: tensor for tensor in graph.initializer}
 
 
 def clean(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -69,16 +58,6 @@ def _sizes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
     graph = onnx.shape_inference.infer_shapes(model).graph
     tensors = {value.name: value.type.tensor_type for value in (*graph.input, *graph.value_info)}
     return {name: tuple(axis.dim_value for axis in tensor.shape.dim) for name, tensor in tensors.items() if tensor.HasField("shape")}
-
-
-def without_unused(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Without initializers that no node reads."""
-    model = copy_of(model)
-    read = {name for node in model.graph.node for name in node.input}
-    kept = [tensor for tensor in model.graph.initializer if tensor.name in read]
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(kept)
-    return model
 
 
 def split_hard_swish(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -12,6 +12,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from tlexport.onnx_graph import copy_of, without_unused
+
 BLOCK = 16  # channels; its INT8 depthwise kernel does so many at once, and what is left over one by one, three to four times slower
 VENDOR = "com.microsoft"  # domain of ONNX Runtime's own operators
 # operators with one activation in and one out, each channel of which is computed from that channel alone
@@ -34,8 +36,7 @@ def swish_in_one(model: onnx.ModelProto) -> onnx.ModelProto:
 
     As two nodes a quantized swish is a table and a product, or in float two kernels that each dequantize ``x``.
     """
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
+    result = copy_of(model)
     readers: dict[str, list[onnx.NodeProto]] = {}
     for node in result.graph.node:
         for name in node.input:
@@ -75,8 +76,7 @@ def pad_depthwise(model: onnx.ModelProto, block: int = BLOCK) -> onnx.ModelProto
     The filters that give the new channels are zero, and so are those that read them: whatever an activation between makes of
     zero, it does not count. Left as they are: channels that something other than a convolution gives or takes.
     """
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
+    result = copy_of(model)
     weights = {tensor.name: tensor for tensor in result.graph.initializer}
     for group in _groups(result):
         channels = weights[group.depthwise[0].input[1]].dims[0] if group.depthwise else 0
@@ -92,11 +92,8 @@ def pad_depthwise(model: onnx.ModelProto, block: int = BLOCK) -> onnx.ModelProto
                     attribute.i = channels + extra
         for node in group.readers:
             node.input[1] = _widened(result.graph, weights, node.input[1], 1, extra)
-    read = {name for node in result.graph.node for name in node.input}
-    kept = [tensor for tensor in result.graph.initializer if tensor.name in read]
-    del result.graph.initializer[:], result.graph.value_info[:]
-    result.graph.initializer.extend(kept)
-    return onnx.shape_inference.infer_shapes(result)
+    del result.graph.value_info[:]
+    return onnx.shape_inference.infer_shapes(without_unused(result))
 
 
 def _groups(model: onnx.ModelProto) -> Sequence[_Channels]:

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from tlexport.export.rewrite import copy_of, without_unused
+from tlexport.onnx_graph import copy_of, without_unused
 from tlexport.ports import WEIGHTED
 
 STEPS = 255.0  # of 8 bits, between 0 and 1

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from tlexport.errors import StepFailed
+from tlexport.onnx_graph import without_unused
 from tlexport.ports import WEIGHTED, Range
 
 LARGEST = float(np.finfo(np.float16).max)
@@ -52,8 +53,9 @@ def half(model: onnx.ModelProto, kept: Collection[str] = ()) -> onnx.ModelProto:
                     types[cast] = wanted
         types |= dict.fromkeys((name for name in node.output if name in floats), wanted)
         nodes.append(node)
-    whole = helper.make_graph(nodes, graph.name, graph.input, graph.output, _read(graph.initializer, nodes))
+    whole = helper.make_graph(nodes, graph.name, graph.input, graph.output, graph.initializer)
     result.graph.CopyFrom(whole)
+    result = without_unused(result)
     try:
         return onnx.shape_inference.infer_shapes(result, check_type=True, strict_mode=True)
     except onnx.shape_inference.InferenceError as error:
@@ -79,9 +81,3 @@ def _halved(graph: onnx.GraphProto, tensor: TensorProto) -> str:
             raise StepFailed(f"{tensor.name} holds values that FP16 cannot hold (largest is {LARGEST:.0f})", "export with --precision fp32")
         graph.initializer.append(numpy_helper.from_array(values.astype(np.float16), name))
     return name
-
-
-def _read(tensors: Iterable[TensorProto], nodes: Iterable[onnx.NodeProto]) -> list[TensorProto]:
-    """The constants that a node reads."""
-    read = {name for node in nodes for name in node.input}
-    return [tensor for tensor in tensors if tensor.name in read]

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from tlexport.export.rewrite import copy_of, without_unused
+from tlexport.onnx_graph import copy_of, without_unused
 from tlexport.ports import WEIGHTED
 
 LARGEST = 127  # weights are symmetric: -128 is not used

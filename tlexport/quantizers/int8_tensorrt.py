@@ -7,6 +7,7 @@ from collections.abc import Collection
 import onnx
 from onnxruntime.quantization import QuantType
 
+from tlexport.onnx_graph import without_unused
 from tlexport.ports import TYPED_SCALES, QuantizeRequest
 from tlexport.quantizers._half import half, near_overflow
 from tlexport.quantizers._static import quantize_int8
@@ -67,7 +68,7 @@ def _own_result(node: onnx.NodeProto, makers: dict[str, onnx.NodeProto], kept: C
 
 
 def _added_as_it_is(model: onnx.ModelProto, straight: dict[str, str]) -> onnx.ModelProto:
-    """Residual sums read their convolution's result itself; the pairs that nobody reads then go. In place."""
+    """Residual sums read their convolution's result itself; the pairs that nobody reads then go. Changes the graph that it is given."""
     graph = model.graph
     makers = {name: node for node in graph.node for name in node.output}
     for node in graph.node:
@@ -80,7 +81,4 @@ def _added_as_it_is(model: onnx.ModelProto, straight: dict[str, str]) -> onnx.Mo
         read = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
         for node in [node for node in graph.node if node.op_type == kind and node.output[0] not in read]:
             graph.node.remove(node)
-    read = {name for node in graph.node for name in node.input}
-    for tensor in [tensor for tensor in graph.initializer if tensor.name not in read]:
-        graph.initializer.remove(tensor)
-    return model
+    return without_unused(model)

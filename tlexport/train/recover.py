@@ -100,6 +100,7 @@ def recover(
         raise
     finally:
         network.zero_grad(set_to_none=True)
+        network.to(memory_format=torch.contiguous_format)  # of other layouts the exporter writes the strides out, node by node
 
 
 class _Recovery:

@@ -1,0 +1,122 @@
+"""Which blocks stay in float for speed. The clock alone is stood in for, where an answer is to be known beforehand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import onnx
+import pytest
+from test_quantizers import noise, request_for, small
+
+from tlexport.api.mixed import Nodes, blocks_of
+from tlexport.api.mixed_latency import fastest
+from tlexport.api.quick_timing import QuickTiming
+from tlexport.ports import QuantizeRequest, Silent
+from tlexport.quantizers import int8_onnxruntime
+
+BLOCKS = list(blocks_of(small()).values())
+
+
+@dataclass
+class Opened:
+    """What a clock would be asked about."""
+
+    cost: float
+    left: bool = False
+
+    def __exit__(self, *_: object) -> None:
+        self.left = True
+
+
+@dataclass
+class Clock:
+    """Tells the cost of a choice, which is known: that of each block, and that of each border between INT8 and float."""
+
+    in_float: list[float]
+    border: float
+    threads: int | None = 1
+    opened: list[Opened] = field(default_factory=list)
+
+    def cost(self, kept: Nodes) -> float:
+        floats = [block <= kept for block in BLOCKS]
+        borders = sum(a != b for a, b in zip([True, *floats], [*floats, True], strict=True))
+        return sum(cost if is_float else 1.0 for cost, is_float in zip(self.in_float, floats, strict=True)) + self.border * borders
+
+    def open(self, kept: Nodes) -> Opened:
+        self.opened.append(Opened(self.cost(kept)))
+        return self.opened[-1]
+
+    def ratio(self, candidate: Opened, best: Opened) -> float:
+        return candidate.cost / best.cost
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TLX_CACHE", str(tmp_path / "cache"))
+
+
+def search(clock: Clock) -> Nodes:
+    choose: Callable[[Nodes], Any] = lambda kept: kept  # noqa: E731 -- the clock is told the choice itself
+    return fastest(small(), choose, cast(QuickTiming, clock), Silent())
+
+
+def test_what_is_slow_in_int8_stays_in_float() -> None:
+    for slow in range(len(BLOCKS)):
+        costs = [0.3 if place == slow else 2.0 for place in range(len(BLOCKS))]
+        assert search(Clock(costs, 0.0, threads=slow + 1)) == BLOCKS[slow]
+
+
+def test_borders_count() -> None:
+    """A block in the middle that is a little faster in float is not worth two conversions; two at the input together are worth one."""
+    middle = [2.0] * len(BLOCKS)
+    middle[2] = 0.8
+    assert search(Clock(middle, 0.3)) == frozenset()
+    start = [0.9, 0.6] + [2.0] * (len(BLOCKS) - 2)
+    assert search(Clock(start, 0.0, threads=2)) == BLOCKS[0] | BLOCKS[1]
+
+
+def test_a_gain_as_small_as_noise_is_none() -> None:
+    assert search(Clock([0.99] + [2.0] * (len(BLOCKS) - 1), 0.0)) == frozenset()
+
+
+def test_is_found_once_for_a_structure_and_a_number_of_threads() -> None:
+    costs = [0.3] + [2.0] * (len(BLOCKS) - 1)
+    first, again, threads = Clock(costs, 0.0), Clock(costs, 0.0), Clock(costs, 0.0, threads=2)
+    assert search(first) == search(again) == search(threads) == BLOCKS[0]
+    assert (bool(first.opened), bool(again.opened), bool(threads.opened)) == (True, False, True)
+    assert all(opened.left for opened in first.opened)
+
+
+def test_with_a_real_clock_the_answer_is_a_choice_of_blocks_that_runs(tmp_path: Path) -> None:
+    request = request_for(small(), noise(4), "uint8")
+
+    def quantize(kept: Nodes) -> onnx.ModelProto:
+        return int8_onnxruntime.quantize(QuantizeRequest(request.model, request.ranges, "uint8", kept))
+
+    timing = QuickTiming(noise(1), 1, tmp_path)
+    kept = fastest(small(), quantize, timing, Silent())
+    assert all(block <= kept or not block & kept for block in BLOCKS)
+    assert 0 < timing.milliseconds(quantize(kept)) < 1000
+    assert not list(tmp_path.glob("*.onnx"))
+
+
+def test_a_model_that_computes_more_takes_longer(tmp_path: Path) -> None:
+    """The same convolution ten times over, against once: a difference that no noise hides."""
+
+    def convolutions(count: int) -> onnx.ModelProto:
+        steps = " ".join(f"x{n + 1} = Conv <pads=[1,1,1,1]> (x{n}, w)" for n in range(count))
+        model = onnx.parser.parse_model(
+            f'<ir_version: 8, opset_import: ["": 17]> g (float[1,32,64,64] x0) => (float[1,32,64,64] x{count}) {{ {steps} }}'
+        )
+        weight = np.random.default_rng(0).normal(0, 0.05, (32, 32, 3, 3)).astype(np.float32)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(weight, "w"))
+        return model
+
+    timing = QuickTiming(np.zeros((1, 32, 64, 64), np.float32), 1, tmp_path)
+    with timing.open(convolutions(10)) as slow, timing.open(convolutions(1)) as fast:
+        assert timing.ratio(slow, fast) > 2
+        assert timing.ratio(fast, slow) < 0.5
