@@ -15,12 +15,13 @@ from onnxruntime.quantization import QuantType
 from onnxruntime.quantization.calibrate import CalibrationMethod, TensorsData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
+from tlexport.export.checks import precision_of
 from tlexport.export.ranges import Ranges
-from tlexport.ports import QuantizeRequest
+from tlexport.ports import QuantizeRequest, RunOptions
 from tlexport.quantizers import int8_onnxruntime, int8_tensorrt
 from tlexport.quantizers._gates import integer_gates
 from tlexport.quantizers._static import border_nodes, quantize_int8
-from tlexport.runtimes.onnxruntime import ort
+from tlexport.runtimes.onnxruntime import _weights_alone, open_model, ort
 
 PIXELS = np.random.default_rng(1).integers(0, 256, (6, 8, 8, 3)).astype(np.uint8)
 WEIGHTS = {"w1": (16, 3, 3, 3), "b1": (16,), "w2": (16, 16, 1, 1), "b2": (16,), "w3": (16, 5), "b3": (5,)}
@@ -141,3 +142,24 @@ def test_weights_are_as_onnx_runtime_quantizes_channel_by_channel(quantizer: Any
         assert actual[name].dtype == value.dtype
     attributes = [{node.output[0]: node.attribute for node in made.graph.node} for made in (ours, theirs.model.model)]
     assert attributes[0] == attributes[1]
+
+
+def test_weights_alone_are_a_quarter_of_the_file_and_compute_in_float(tmp_path: Path) -> None:
+    model = classifier(KINDS["a hard sigmoid that scales channels"])
+    before = model.SerializeToString(deterministic=True)
+    stored = int8_onnxruntime.weights_alone(model)
+    assert model.SerializeToString(deterministic=True) == before
+    onnx.checker.check_model(stored, full_check=True)
+    assert precision_of(stored) == "int8"
+    np.testing.assert_allclose(run(stored, PIXELS), run(model, PIXELS), atol=0.01)
+    sizes = [
+        sum(np.prod(t.dims) * numpy_helper.to_array(t).itemsize for t in m.graph.initializer if len(t.dims) > 1) for m in (stored, model)
+    ]
+    assert sizes[0] < 0.3 * sizes[1]
+    fused_graph = int8_onnxruntime.quantize(QuantizeRequest(model, Ranges(model, PIXELS).whole, "uint8"))
+    for name, graph, alone in (("stored", stored, True), ("fused", fused_graph, False), ("float", model, False)):
+        path = tmp_path / f"{name}.onnx"
+        path.write_bytes(graph.SerializeToString())
+        assert _weights_alone(path) == alone  # then they are dequantized when the model is opened, and not at every run
+        with open_model(path, RunOptions(threads=1)) as runner:
+            np.testing.assert_allclose(runner.run({"image": PIXELS})["probabilities"], run(graph, PIXELS, as_written=alone), atol=1e-5)

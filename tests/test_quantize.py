@@ -11,8 +11,10 @@ import numpy as np
 import onnx
 import pytest
 from exports import PROFILES, exported, run
+from test_quantizers import noise, small
 
 from tlexport import plugins
+from tlexport.api.ladder import Form, Ladder
 from tlexport.api.mixed import Judged, back_to_float, blocks_of
 from tlexport.api.quantize import Quantization
 from tlexport.artifact import Tried
@@ -175,6 +177,31 @@ def test_the_ladder_is_climbed_until_int8_loses_no_more_than_it_may(checkpoint: 
     assert kept.size_bytes == climbed.model.ByteSize()
     assert climbed.mixed is None
     assert kept.rung in climbed.how
+
+
+def test_every_rung_is_tried_where_none_is_enough() -> None:
+    """The judge alone is stood in for: nothing is good enough for it, and weights alone are the best."""
+    graph, retrained = small(), small()
+    ranges = Ranges(graph, noise(4))
+
+    def judge(form: Form) -> Judged:
+        top1 = 0.8 if form.weights_alone else 0.7 if form.graph is retrained else 0.5
+        return Judged(form.graph, Tried(method=form.method, top1=top1, divergence=0.1))
+
+    ladder = Ladder(graph, ranges, judge, 0.9, noise(4), lambda: retrained, True, lambda model: 1.5, Silent())
+    climbed = ladder.climb(frozenset())
+    assert [rung.rung for rung in climbed.rungs] == [
+        "calibration",
+        "bias correction",
+        "equalization",
+        "equalization and bias correction",
+        "quantization-aware training",
+        "weights alone",
+    ]
+    assert climbed.best.rung == "weights alone"
+    assert [rung.rung for rung in climbed.rungs if rung.kept] == ["weights alone"]
+    assert {rung.latency_ms for rung in climbed.rungs} == {1.5}
+    assert len(climbed.tried) == len(METHODS)
 
 
 @pytest.mark.parametrize("name", WITH_INT8.values(), ids=WITH_INT8)

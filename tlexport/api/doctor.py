@@ -33,7 +33,7 @@ class Finding:
 # what pip calls them; onnxruntime has two names and is looked at below
 LIBRARIES = (
     *("torch", "torchvision", "onnx", "onnxscript", "sympy", "numpy", "pillow", "safetensors"),
-    *("matplotlib", "scikit-learn", "scipy", "click", "pydantic", "rich", "psutil"),
+    *("matplotlib", "scikit-learn", "scipy", "click", "pydantic", "rich", "psutil", "torch-pruning"),
 )
 
 
