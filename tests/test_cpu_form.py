@@ -11,7 +11,7 @@ import pytest
 from exports import run
 from onnx import numpy_helper
 
-from tlexport.quantizers._cpu_form import BLOCK, pad_depthwise, swish_in_one
+from tlexport.quantizers._cpu_form import BLOCK, normalise_in_one, pad_depthwise, swish_in_one
 
 
 def graph(body: str, **weights: tuple[int, ...]) -> onnx.ModelProto:
@@ -112,5 +112,34 @@ def test_a_swish_is_one_node(order: str) -> None:
 def test_other_gates_stay(body: str) -> None:
     model = graph(body)
     one = swish_in_one(model)
+    assert [node.op_type for node in one.graph.node] == [node.op_type for node in model.graph.node]
+    np.testing.assert_array_equal(run(one, PLANES), run(model, PLANES))
+
+
+CHANNELS = {"k": (1, 3, 1, 1), "l": (1, 3, 1, 1)}
+
+
+@pytest.mark.parametrize("body", ["a = Mul (x, k) y = Add (a, l)", "a = Mul (k, x) y = Add (l, a)"])
+def test_a_normalisation_is_one_node(body: str) -> None:
+    model = graph(body, **CHANNELS)
+    one = normalise_in_one(model)
+    assert [node.op_type for node in one.graph.node] == ["BatchNormalization"]
+    onnx.checker.check_model(one, full_check=True)
+    np.testing.assert_allclose(run(one, PLANES), run(model, PLANES), atol=1e-6)
+    assert [node.op_type for node in model.graph.node] == ["Mul", "Add"]
+
+
+@pytest.mark.parametrize(
+    ("body", "weights"),
+    [
+        ("a = Mul (x, k) y = Add (a, x)", {"k": (1, 3, 1, 1)}),  # nothing constant is added
+        ("a = Mul (x, k) y = Add (a, l)", {"k": (1, 1, 1, 6), "l": (1, 3, 1, 1)}),  # a factor of each column
+        ("a = Mul (x, k) y = Add (a, l)", {"k": (1, 1, 1, 1), "l": (1, 3, 1, 1)}),  # one for all
+        ("a = Mul (x, k) b = Add (a, l) y = Mul (a, b)", CHANNELS),  # the product is read again
+    ],
+)
+def test_other_products_and_sums_stay(body: str, weights: dict[str, tuple[int, ...]]) -> None:
+    model = graph(body, **weights)
+    one = normalise_in_one(model)
     assert [node.op_type for node in one.graph.node] == [node.op_type for node in model.graph.node]
     np.testing.assert_array_equal(run(one, PLANES), run(model, PLANES))

@@ -59,9 +59,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TLX_CACHE", str(tmp_path / "cache"))
 
 
-def search(clock: Clock) -> Nodes:
+def search(clock: Clock, how: str = "as now") -> Nodes:
     choose: Callable[[Nodes], Any] = lambda kept: kept  # noqa: E731 -- the clock is told the choice itself
-    return fastest(small(), choose, cast(QuickTiming, clock), Silent())
+    return fastest(small(), choose, how, cast(QuickTiming, clock), Silent())
 
 
 def test_what_is_slow_in_int8_stays_in_float() -> None:
@@ -83,11 +83,12 @@ def test_a_gain_as_small_as_noise_is_none() -> None:
     assert search(Clock([0.99] + [2.0] * (len(BLOCKS) - 1), 0.0)) == frozenset()
 
 
-def test_is_found_once_for_a_structure_and_a_number_of_threads() -> None:
+def test_is_found_once_for_a_structure_a_form_of_int8_and_a_number_of_threads() -> None:
     costs = [0.3] + [2.0] * (len(BLOCKS) - 1)
     first, again, threads = Clock(costs, 0.0), Clock(costs, 0.0), Clock(costs, 0.0, threads=2)
-    assert search(first) == search(again) == search(threads) == BLOCKS[0]
-    assert (bool(first.opened), bool(again.opened), bool(threads.opened)) == (True, False, True)
+    other = Clock(costs, 0.0)
+    assert search(first) == search(again) == search(threads) == search(other, "in another form") == BLOCKS[0]
+    assert [bool(clock.opened) for clock in (first, again, threads, other)] == [True, False, True, True]
     assert all(opened.left for opened in first.opened)
 
 
@@ -98,7 +99,7 @@ def test_with_a_real_clock_the_answer_is_a_choice_of_blocks_that_runs(tmp_path: 
         return int8_onnxruntime.quantize(QuantizeRequest(request.model, request.ranges, "uint8", kept))
 
     timing = QuickTiming(noise(1), 1, tmp_path)
-    kept = fastest(small(), quantize, timing, Silent())
+    kept = fastest(small(), quantize, "as now", timing, Silent())
     assert all(block <= kept or not block & kept for block in BLOCKS)
     assert 0 < timing.milliseconds(quantize(kept)) < 1000
     assert not list(tmp_path.glob("*.onnx"))

@@ -14,6 +14,7 @@ from tlexport.units import format_bytes
 
 MAX_DROP_POINTS = 1.0  # default for --max-drop: what INT8 may cost before it is no longer chosen unasked
 TENSORS = "memory of weights and activations alone"  # what an estimate knows of the memory: the runtime's own comes on top
+LADDER = "calibrated on training images; where it loses too much: equalization, blocks in float, training for it"
 PREFERRED: tuple[Precision, ...] = ("fp16", "fp32", "int8")  # where nothing tells which is fastest
 
 
@@ -85,14 +86,20 @@ def plan_export(
         steps.append(Step("quantize", "fp16", "half the size; types in the graph"))
     if "int8" in wanted and profile.int8 is not None:
         steps.append(
-            Step("quantize", "int8", f"{profile.int8.quantizer}, {profile.int8.activations} activations, calibrated on training images")
+            Step(
+                "quantize",
+                "int8",
+                f"{profile.int8.quantizer}, {profile.int8.activations} activations, calibrated on training images; {LADDER}",
+            )
         )
     steps += [Step("check", p, "onnx.checker, declared tensors, agreement with the checkpoint on every validation image") for p in wanted]
     if here:
         steps += [Step("measure", p, f"this machine is {profile.target}: latency is measured") for p in wanted]
     else:
         steps += [Step("estimate", p, f"latency on {profile.target} is estimated, not measured") for p in wanted if p in estimated]
-    steps.append(Step("choose", None if precision == "auto" else precision, "within the budget" if precision == "auto" else "as asked"))
+    how = "the fastest that keeps the limits" if precision == "auto" else "as asked"
+    rest = "where none does, a smaller network for the size, smaller images for the latency"
+    steps.append(Step("choose", None if precision == "auto" else precision, f"{how}; {rest}"))
     steps.append(Step("write", None, "the bundle"))
     return tuple(steps)
 

@@ -24,6 +24,7 @@ from tlexport.dataset import Dataset, Sample
 from tlexport.errors import InvalidFile
 from tlexport.export.calibration import calibration_sample
 from tlexport.export.checks import check_fp32_agreement, check_graph
+from tlexport.export.compact import compact
 from tlexport.export.tensorrt_rules import check_tensorrt
 from tlexport.export.to_onnx import to_onnx
 from tlexport.files import new_file, sha256_of
@@ -172,12 +173,13 @@ class Candidates:
 
     def _checked(self, found: Quantized, precision: Precision, parent: str, shrunk: Shrunk | None = None) -> Made:
         """Save a model, and hold it against its declaration; look how good it is and what it takes."""
-        check_graph(found.model, precision, self.inputs, self.outputs)
+        model = compact(found.model) if precision == "int8" else found.model
+        check_graph(model, precision, self.inputs, self.outputs)
         if self.profile.runtime == "tensorrt" and precision == "int8":
-            check_tensorrt(found.model)
+            check_tensorrt(model)
         path = self.folder / f"model.{precision}{'.shrunk' if shrunk else ''}.onnx"
         with new_file(path) as temporary:
-            temporary.write_bytes(found.model.SerializeToString(deterministic=True))
+            temporary.write_bytes(model.SerializeToString(deterministic=True))
         artifact = Artifact(
             precision=precision,
             opset=self.profile.opset.value,

@@ -26,20 +26,21 @@ Quantize = Callable[[Nodes], "onnx.ModelProto"]
 
 FASTER = 0.98  # a choice is kept where it takes at most this share of the time of the best so far, twice: noise is about as large
 FIRST = 6  # blocks at the input that are tried in float together: few channels, many pixels
-SECONDS = 60.0  # for all; what was found until then is used
+SECONDS = 90.0  # for all; what was found until then is used
 
 
-def fastest(graph: onnx.ModelProto, quantize: Quantize, timing: QuickTiming, progress: Progress) -> Nodes:
+def fastest(graph: onnx.ModelProto, quantize: Quantize, how: str, timing: QuickTiming, progress: Progress) -> Nodes:
     """Nodes that stay in float for the shortest latency here.
 
     Args:
         graph: FP32.
         quantize: gives the INT8 graph in which these nodes stay in float.
+        how: what it does, in words: what was found for one form of INT8 does not hold for another.
         timing: how graphs are timed.
         progress: where to tell what happens.
     """
     names = [node.name for node in graph.graph.node]
-    cache, key = ArrayCache(cache_folder() / "mixed"), _key(graph, timing.threads)
+    cache, key = ArrayCache(cache_folder() / "mixed"), _key(graph, how, timing.threads)
     known = cache.get(key)
     if known is not None and known.shape == (len(names),):
         return frozenset(name for name, kept in zip(names, known, strict=True) if kept)
@@ -48,13 +49,14 @@ def fastest(graph: onnx.ModelProto, quantize: Quantize, timing: QuickTiming, pro
     return kept
 
 
-def _key(graph: onnx.ModelProto, threads: int | None) -> dict[str, object]:
+def _key(graph: onnx.ModelProto, how: str, threads: int | None) -> dict[str, object]:
     """What a choice depends on: the structure of the graph, not its weights; the machine and its runtime."""
     shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.graph.initializer}
     nodes = [(n.op_type, [shapes.get(name, name) for name in n.input], [str(a) for a in n.attribute]) for n in graph.graph.node]
     where = describe("cpu")
     return {
         "kind": "blocks in float for speed",
+        "quantizer": how,
         "graph": hashlib.sha256(repr(nodes).encode()).hexdigest(),
         "cpu": where.cpu,
         "cores": where.cores,

@@ -152,7 +152,7 @@ class Quantization:
         def quantize(kept: Nodes) -> onnx.ModelProto:
             return quantizer.quantize(self._request(Form(self.graph, self._ranges, "minmax", kept)))
 
-        return fastest(self.graph, quantize, self._timing, self.progress)
+        return fastest(self.graph, quantize, quantizer.METHOD, self._timing, self.progress)
 
     def _retraining(self) -> tuple[Pixels, list[int]]:
         """Training images and labels, but for those that judge."""

@@ -5,14 +5,15 @@ What each gains was measured with ONNX Runtime 1.31 on AVX512-VNNI, one thread (
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
-from tlexport.onnx_graph import copy_of, without_unused
+from tlexport.onnx_graph import constants, copy_of, without_unused
 
 BLOCK = 16  # channels; its INT8 depthwise kernel does so many at once, and what is left over one by one, three to four times slower
 VENDOR = "com.microsoft"  # domain of ONNX Runtime's own operators
@@ -29,6 +30,42 @@ CHANNELWISE = (
     "AveragePool",
     "MaxPool",
 )
+
+
+def normalise_in_one(model: onnx.ModelProto) -> onnx.ModelProto:
+    """``planes * scale + bias`` with one value for each channel -> ``BatchNormalization`` of mean 0 and variance 1, which is the same.
+
+    ONNX Runtime moves the transposition to channels-last of an INT8 convolution up through products and sums, and then multiplies
+    pixel by pixel, three values at a time: 0.4 of 3 ms in a ResNet-18 at 96 px. It does not move it through this operator.
+    """
+    result = copy_of(model)
+    known = constants(result.graph)
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in result.graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    for scaled in list(result.graph.node):
+        shifted = readers.get(scaled.output[0], [])
+        if scaled.op_type != "Mul" or [reader.op_type for reader in shifted] != ["Add"]:
+            continue
+        scale, bias = (_of_channels(node, known) for node in (scaled, shifted[0]))
+        if scale is None or bias is None or len(scale) != len(bias):
+            continue
+        planes = next(name for name in scaled.input if name not in known)
+        values = {"scale": scale, "bias": bias, "mean": np.zeros_like(scale), "variance": np.ones_like(scale)}
+        names = [f"{shifted[0].output[0]}_normalisation_{kind}" for kind in values]
+        result.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in zip(names, values.values(), strict=True))
+        whole = helper.make_node("BatchNormalization", [planes, *names], list(shifted[0].output), name=shifted[0].name, epsilon=0.0)
+        shifted[0].CopyFrom(whole)
+        result.graph.node.remove(scaled)
+    return without_unused(result)
+
+
+def _of_channels(node: onnx.NodeProto, known: Mapping[str, onnx.TensorProto]) -> npt.NDArray[np.float32] | None:
+    """The constant that a node reads, where it has one value for each channel of planes: (channel,)."""
+    found = [numpy_helper.to_array(known[name]) for name in node.input if name in known]
+    fits = len(found) == 1 and found[0].ndim == 4 and found[0].size == found[0].shape[1]
+    return found[0].reshape(-1) if fits else None
 
 
 def swish_in_one(model: onnx.ModelProto) -> onnx.ModelProto:
