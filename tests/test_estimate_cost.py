@@ -145,7 +145,9 @@ def test_shapes_are_those_that_onnx_runtime_computes() -> None:
 def test_a_bundles_models_cost_the_same_macs_and_as_many_bytes_as_they_hold(bundle: Path, precision: str) -> None:
     model = read_manifest(bundle).model(precision)  # type: ignore[arg-type]  # one of the three
     cost = cost_of(read(bundle / model.file))
-    assert cost.macs == cost_of(read(bundle / read_manifest(bundle).model("fp32").file)).macs
+    whole_macs = cost_of(read(bundle / read_manifest(bundle).model("fp32").file)).macs
+    padded = 0.04 if precision == "int8" else 0  # channels of zeros, so that depthwise convolutions have multiples of 16
+    assert whole_macs <= cost.macs <= (1 + padded) * whole_macs
     assert 0.8 * model.artifact.size_bytes < cost.weight_bytes <= model.artifact.size_bytes
     whole = cost_of(fused(read(bundle / model.file), layout=False))
     assert whole.macs == cost.macs
