@@ -155,9 +155,9 @@ class Candidates:
         return graph
 
     def _quantization(self, graph: onnx.ModelProto, network: Network) -> Quantization:
-        """Of a graph that was made of a network."""
+        """Of a graph that was made of a network; of a smaller one with nothing in float for speed, which takes room in the file."""
         timing = None
-        if any(step.action == "measure" for step in self.steps):
+        if network is self.network and any(step.action == "measure" for step in self.steps):
             image = self.val_pixels[:1].astype(self.profile.input_dtype.value)
             timing = QuickTiming(image, self.wishes.threads, self.folder)
 

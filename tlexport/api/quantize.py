@@ -20,6 +20,7 @@ from tlexport.api.quick_timing import QuickTiming
 from tlexport.artifact import Calibration, Mixed, Precision, Rung, Tried
 from tlexport.dataset import Dataset, Sample
 from tlexport.export.calibration import FEW, calibration_parts, calibration_sample, provenance
+from tlexport.export.compact import compact
 from tlexport.export.ranges import Method, Ranges
 from tlexport.ports import Pixels, Progress, Quantizer, QuantizeRequest, RunOptions, Runtime, Silent
 from tlexport.profile import Profile
@@ -96,7 +97,7 @@ class Quantization:
         """Of the graph in that precision, with no more in float than has to be."""
         quantizer = self._quantizer(precision)
         model = quantizer.quantize(self._request(Form(self.graph, self._ranges, "minmax", frozenset())))
-        return int(model.ByteSize())
+        return int((compact(model) if precision == "int8" else model).ByteSize())
 
     def _quantizer(self, precision: Precision) -> Quantizer:
         return cast(Quantizer, plugins.load("quantizers", self._name(precision)))
