@@ -151,8 +151,9 @@ def test_a_bundles_models_cost_the_same_macs_and_as_many_bytes_as_they_hold(bund
     assert 0.8 * model.artifact.size_bytes < cost.weight_bytes <= model.artifact.size_bytes
     whole = cost_of(fused(read(bundle / model.file), layout=False))
     assert whole.macs == cost.macs
-    bits = {"fp32": 32, "fp16": 32, "int8": 8}[precision]  # this CPU computes FP16 in FP32
-    assert {layer.bits for layer in whole.layers if layer.kind in ("conv", "depthwise", "pointwise")} == {bits}
+    found = {layer.bits for layer in whole.layers if layer.kind in ("conv", "depthwise", "pointwise")}
+    # this CPU computes FP16 in FP32, and some blocks of INT8 where that is faster
+    assert found == {32} if precision != "int8" else {8} <= found <= {8, 32}
 
 
 def test_a_free_batch_is_one_image_and_any_other_free_axis_has_to_be_given() -> None:
