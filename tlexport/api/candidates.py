@@ -22,7 +22,7 @@ from tlexport.contract import Preprocess, image_input, probabilities_output
 from tlexport.data.decode import decode_files
 from tlexport.dataset import Dataset, Sample
 from tlexport.errors import InvalidFile
-from tlexport.export.calibration import calibration_sample
+from tlexport.export.calibration import MOST_TRAINED, calibration_sample
 from tlexport.export.checks import check_fp32_agreement, check_graph
 from tlexport.export.compact import compact
 from tlexport.export.tensorrt_rules import check_tensorrt
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 
 TIMING = {"measure": "measuring", "estimate": "estimating"}
 SHRUNK_LR = 1e-3
-MOST_TRAINED = 2000  # images of each epoch that wins back what a smaller network lost: it is to be short
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from tlexport.api.candidates import MOST_TRAINED, Candidates, Made
+from tlexport.api.candidates import Candidates, Made
 from tlexport.artifact import Precision
 from tlexport.bundle import Rejected
 from tlexport.contract import Preprocess
 from tlexport.errors import OverBudget
+from tlexport.export.calibration import MOST_TRAINED
 from tlexport.network import Network
 from tlexport.plan import Limits, violations
 from tlexport.ports import Progress

@@ -19,7 +19,7 @@ from tlexport.api.mixed_latency import fastest
 from tlexport.api.quick_timing import QuickTiming
 from tlexport.artifact import Calibration, Mixed, Precision, Rung, Tried
 from tlexport.dataset import Dataset, Sample
-from tlexport.export.calibration import FEW, calibration_parts, calibration_sample, provenance
+from tlexport.export.calibration import FEW, MOST_TRAINED, calibration_parts, calibration_sample, provenance
 from tlexport.export.compact import compact
 from tlexport.export.ranges import Method, Ranges
 from tlexport.ports import Pixels, Progress, Quantizer, QuantizeRequest, RunOptions, Runtime, Silent
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 
 Retrain = Callable[[Pixels, Sequence[int]], "onnx.ModelProto"]  # of training images and labels: the FP32 graph after it
-MOST_RETRAINED = 2000  # images of each epoch of quantization-aware training: it is to be short
 
 
 @dataclass(frozen=True)
@@ -158,7 +157,7 @@ class Quantization:
     def _retraining(self) -> tuple[Pixels, list[int]]:
         """Training images and labels, but for those that judge."""
         chosen = {sample.path for sample in self.choosing}
-        samples = [sample for sample in calibration_sample(self._dataset, MOST_RETRAINED, self._seed) if sample.path not in chosen]
+        samples = [sample for sample in calibration_sample(self._dataset, MOST_TRAINED, self._seed) if sample.path not in chosen]
         return self._pixels(samples), [sample.label for sample in samples]
 
     @cached_property

@@ -12,6 +12,7 @@ from tlexport.errors import UsageError
 
 IMAGES = 200  # ranges of small classifiers settle between 100 and 300 (NNCF's default is 300)
 CHOOSING = 200  # images that set no ranges, by which the method of calibration is chosen
+MOST_TRAINED = 2000  # images of each epoch of a training that follows, which is to be short
 FEW = 100  # below this the user is told
 
 

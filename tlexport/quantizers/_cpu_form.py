@@ -13,7 +13,7 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
-from tlexport.onnx_graph import constants, copy_of, without_unused
+from tlexport.onnx_graph import constants, copy_of, readers_of, without_unused
 
 BLOCK = 16  # channels; its INT8 depthwise kernel does so many at once, and what is left over one by one, three to four times slower
 VENDOR = "com.microsoft"  # domain of ONNX Runtime's own operators
@@ -40,10 +40,7 @@ def normalise_in_one(model: onnx.ModelProto) -> onnx.ModelProto:
     """
     result = copy_of(model)
     known = constants(result.graph)
-    readers: dict[str, list[onnx.NodeProto]] = {}
-    for node in result.graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
+    readers = readers_of(result.graph)
     for scaled in list(result.graph.node):
         shifted = readers.get(scaled.output[0], [])
         if scaled.op_type != "Mul" or [reader.op_type for reader in shifted] != ["Add"]:
@@ -74,10 +71,7 @@ def swish_in_one(model: onnx.ModelProto) -> onnx.ModelProto:
     As two nodes a quantized swish is a table and a product, or in float two kernels that each dequantize ``x``.
     """
     result = copy_of(model)
-    readers: dict[str, list[onnx.NodeProto]] = {}
-    for node in result.graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
+    readers = readers_of(result.graph)
     swishes = {}
     for gate in result.graph.node:
         read_by = readers.get(gate.output[0], [])

@@ -12,11 +12,10 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from tlexport.onnx_graph import copy_of, without_unused
+from tlexport.onnx_graph import constants, copy_of, readers_of, without_unused
 from tlexport.ports import WEIGHTED
 
 STEPS = 255.0  # of 8 bits, between 0 and 1
-Nodes = list[onnx.NodeProto]
 
 
 def integer_gates(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -52,12 +51,9 @@ class _Graph:
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.graph = model.graph
-        self.known = {tensor.name: tensor for tensor in model.graph.initializer}
+        self.known = constants(model.graph)
         self.makers = {name: node for node in model.graph.node for name in node.output}
-        self.readers: dict[str, Nodes] = {}
-        for node in model.graph.node:
-            for name in node.input:
-                self.readers.setdefault(name, []).append(node)
+        self.readers = readers_of(model.graph)
 
     def alone(self, pair: onnx.NodeProto) -> bool:
         """Whether what is dequantized here is read here alone, and comes from a weighted node."""

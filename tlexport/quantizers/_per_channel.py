@@ -11,7 +11,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from tlexport.onnx_graph import copy_of, without_unused
+from tlexport.onnx_graph import constants, copy_of, without_unused
 from tlexport.ports import WEIGHTED
 
 LARGEST = 127  # weights are symmetric: -128 is not used
@@ -27,8 +27,7 @@ def per_channel(model: onnx.ModelProto, original: onnx.ModelProto) -> None:
         model: with INT8 weights that are dequantized with one scale each, biases as 32 bit integers or as floats.
         original: FP32; its weighted nodes have the same names.
     """
-    known = {tensor.name: tensor for tensor in model.graph.initializer}
-    values = {tensor.name: tensor for tensor in original.graph.initializer}
+    known, values = constants(model.graph), constants(original.graph)
     makers = {node.output[0]: node for node in model.graph.node if node.op_type == "DequantizeLinear"}
     before = {node.name: node for node in original.graph.node}
     for node in model.graph.node:
@@ -37,8 +36,7 @@ def per_channel(model: onnx.ModelProto, original: onnx.ModelProto) -> None:
             continue
         weight = numpy_helper.to_array(values[before[node.name].input[1]])
         axis = _axis(node, weight)
-        others = tuple(place for place in range(weight.ndim) if place != axis)
-        scale = _scale(np.abs(weight).max(axis=others))
+        scale = _scale(weight, axis)
         biased = makers.get(node.input[2]) if len(node.input) > 2 else None
         if biased is not None:
             bias = numpy_helper.to_array(values[before[node.name].input[2]])
@@ -55,7 +53,7 @@ def weights_alone(model: onnx.ModelProto) -> onnx.ModelProto:
     The weights of matrix products and convolutions alone; the given graph is left as it is.
     """
     result = copy_of(model)
-    known = {tensor.name: tensor for tensor in result.graph.initializer}
+    known = constants(result.graph)
     nodes: list[onnx.NodeProto] = []
     done: set[str] = set()
     for node in result.graph.node:
@@ -65,7 +63,7 @@ def weights_alone(model: onnx.ModelProto) -> onnx.ModelProto:
             if name not in done:
                 weight = numpy_helper.to_array(known[name])
                 axis = _axis(node, weight)
-                scale = _scale(np.abs(weight).max(axis=tuple(place for place in range(weight.ndim) if place != axis)))
+                scale = _scale(weight, axis)
                 parts = {part: TensorProto() for part in pair.input}
                 _put(parts, pair, _rounded(weight, scale, axis), scale, axis)
                 result.graph.initializer.extend(parts.values())
@@ -91,8 +89,9 @@ def _axis(node: onnx.NodeProto, weight: npt.NDArray[np.generic]) -> int:
     return 0 if transposed else weight.ndim - 1
 
 
-def _scale(largest: Values) -> Values:
-    """Of channels whose largest values are these, as ONNX Runtime's quantizer has it: of a channel of zeros, 1."""
+def _scale(weight: Values, axis: int) -> Values:
+    """Of each channel, (channel,), as ONNX Runtime's quantizer has it: of a channel of zeros, 1."""
+    largest = np.abs(weight).max(axis=tuple(place for place in range(weight.ndim) if place != axis))
     scale = (2.0 * largest.astype(np.float64) / (2 * LARGEST)).astype(np.float32)
     return np.where(scale < np.finfo(np.float32).tiny, np.float32(1), scale)
 
