@@ -21,8 +21,8 @@ import numpy as np
 
 from tlexport import plugins
 from tlexport.api.calibrate import calibrate
-from tlexport.bench.clock import time_runner
 from tlexport.bench.environment import describe
+from tlexport.device.timing import time_runs
 from tlexport.device_model import DeviceModel
 from tlexport.estimate.cost import cost_of
 from tlexport.estimate.graph import fused, read
@@ -60,7 +60,7 @@ def measured(path: Path, threads: Sequence[int]) -> dict[int, float]:
         draw = np.random.default_rng(0)
         feeds = [{spec.name: draw.standard_normal(spec.shape, np.float32) for spec in runners[threads[0]].inputs}]
         visits = [
-            {count: statistics.median(time_runner(runner, feeds, 5, 0.3, 500, 0.15)[1]) for count, runner in runners.items()}
+            {count: statistics.median(time_runs(runner.run, feeds, 5, 0.3, 500, 0.15)[1]) for count, runner in runners.items()}
             for _ in range(VISITS)
         ]
     return {count: min(visit[count] for visit in visits) / 1e6 for count in threads}

@@ -21,10 +21,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tlexport
-from tlexport.bench import clock, process
+from tlexport.bench import process
 from tlexport.bench.environment import default_threads, describe, usable_cores
 from tlexport.bench.process import BenchRequest, batches, feeds_for, measure, peak_memory_bytes
 from tlexport.contract import TensorSpec, image_input
+from tlexport.device import timing
 from tlexport.errors import InvalidFile, StepFailed, Unsupported, UsageError
 from tlexport.files import sha256_of
 from tlexport.measurement import Measurement
@@ -101,7 +102,7 @@ class Recorder:
 @given(feeds=st.integers(1, 7), runs=st.integers(1, 300))
 def test_every_run_is_a_sample_and_feeds_take_turns(feeds: int, runs: int) -> None:
     runner = Recorder()
-    warmup_runs, samples = clock.time_runner(runner, [{"turn": np.array(i)} for i in range(feeds)], runs, 0, 300, 0.002)
+    warmup_runs, samples = timing.time_runs(runner.run, [{"turn": np.array(i)} for i in range(feeds)], runs, 0, 300, 0.002)
     assert len(samples) == runs
     assert warmup_runs >= 1
     assert len(runner.seen) == warmup_runs + runs
@@ -110,54 +111,54 @@ def test_every_run_is_a_sample_and_feeds_take_turns(feeds: int, runs: int) -> No
 
 
 def test_samples_hold_the_whole_run() -> None:
-    _, samples = clock.time_runner(Recorder(seconds=0.003), [{"turn": np.array(0)}], 5, 0, 5, 0)
+    _, samples = timing.time_runs(Recorder(seconds=0.003).run, [{"turn": np.array(0)}], 5, 0, 5, 0)
     assert min(samples) >= 3_000_000
 
 
 def test_timing_goes_on_for_the_time_asked_for() -> None:
     runner = Recorder(seconds=0.002)
-    warmup_runs, samples = clock.time_runner(runner, [{"turn": np.array(0)}], 1, 0.05, 10_000, 0)
+    warmup_runs, samples = timing.time_runs(runner.run, [{"turn": np.array(0)}], 1, 0.05, 10_000, 0)
     assert time.perf_counter() - runner.times[warmup_runs] >= 0.045
     assert 2 <= len(samples) <= 25  # each sleeps for 2 ms or longer
 
 
 def test_the_largest_number_of_runs_ends_it_before_the_time() -> None:
-    _, samples = clock.time_runner(Recorder(), [{"turn": np.array(0)}], 3, 3600, 7, 0)
+    _, samples = timing.time_runs(Recorder().run, [{"turn": np.array(0)}], 3, 3600, 7, 0)
     assert len(samples) == 7
 
 
 def test_warm_up_ends_in_time_even_if_never_steady() -> None:
     class Unsteady(Recorder):
         def run(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
-            self.seconds = 0.0002 * 2 ** (len(self.seen) // clock.WINDOW)  # twice as long in each window
+            self.seconds = 0.0002 * 2 ** (len(self.seen) // timing.WINDOW)  # twice as long in each window
             return super().run(feeds)
 
-    assert clock.warm_up(Unsteady(), iter([{"turn": np.array(0)}] * 10**5), 0.15) < 10**4
-    assert clock.warm_up(Recorder(seconds=0.001), iter([{"turn": np.array(0)}] * 10), 0) == 1
+    assert timing.warm_up(Unsteady().run, iter([{"turn": np.array(0)}] * 10**5), 0.15) < 10**4
+    assert timing.warm_up(Recorder(seconds=0.001).run, iter([{"turn": np.array(0)}] * 10), 0) == 1
 
 
 def test_steady_compares_the_last_two_windows() -> None:
-    window = clock.WINDOW
-    assert clock._steady([100] * window + [105] * window)
-    assert clock._steady([900] * window + [100] * window + [95] * window)
-    assert clock._steady([100] * window + [10_000] + [100] * (window - 1))  # one outlier does not move a median
-    assert not clock._steady([100] * window + [106] * window)
-    assert not clock._steady([100] * window + [94] * window)
-    assert not clock._steady([100] * (2 * window - 1))
+    window = timing.WINDOW
+    assert timing._steady([100] * window + [105] * window)
+    assert timing._steady([900] * window + [100] * window + [95] * window)
+    assert timing._steady([100] * window + [10_000] + [100] * (window - 1))  # one outlier does not move a median
+    assert not timing._steady([100] * window + [106] * window)
+    assert not timing._steady([100] * window + [94] * window)
+    assert not timing._steady([100] * (2 * window - 1))
 
 
 def test_garbage_is_not_collected_while_timing_and_is_afterwards() -> None:
     assert gc.isenabled()
     runner = Recorder()
-    clock.time_runner(runner, [{"turn": np.array(0)}], 3, 0, 3, 0)
+    timing.time_runs(runner.run, [{"turn": np.array(0)}], 3, 0, 3, 0)
     assert not any(runner.collecting)
     assert gc.isenabled()
     with pytest.raises(StepFailed):
-        clock.time_runner(Recorder(fail_at=2), [{"turn": np.array(0)}], 3, 0, 3, 0)
+        timing.time_runs(Recorder(fail_at=2).run, [{"turn": np.array(0)}], 3, 0, 3, 0)
     assert gc.isenabled()
     gc.disable()
     try:
-        clock.time_runner(Recorder(), [{"turn": np.array(0)}], 3, 0, 3, 0)
+        timing.time_runs(Recorder().run, [{"turn": np.array(0)}], 3, 0, 3, 0)
         assert not gc.isenabled()
     finally:
         gc.enable()

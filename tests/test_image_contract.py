@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import ast
 import io
 import json
 import math
-import sys
 import threading
 import warnings
 from pathlib import Path
@@ -20,7 +18,6 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from tlexport.contract import Preprocess
-from tlexport.device import image as contract
 from tlexport.device.image import BadImage, decode, prepare, resize_and_crop
 
 unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no failure
@@ -353,21 +350,3 @@ def test_prepare_reads_the_record_as_json(tmp_path: Path) -> None:
     path = images.write(tmp_path, {"rgba.png": GOOD["rgba.png"]})[0]
     expected = resize_and_crop(decode(path, (1, 2, 3)), 28, 24, "bicubic")
     np.testing.assert_array_equal(prepare(path, json.loads(record.model_dump_json())), expected)
-
-
-# ---- the device --------------------------------------------------------------------------------------------------------------
-
-
-def test_the_file_is_python_3_6_and_imports_only_numpy_and_pillow() -> None:
-    tree = ast.parse(Path(contract.__file__).read_text(encoding="utf-8"), feature_version=(3, 6))
-    typing_only = {node for block in ast.walk(tree) if isinstance(block, ast.If) for node in ast.walk(block)}
-    imported = set()
-    for node in ast.walk(tree):
-        if node in typing_only:
-            continue
-        if isinstance(node, ast.Import):
-            imported |= {alias.name.split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            imported.add(str(node.module).split(".")[0])
-    assert "__future__" not in imported  # annotations as strings came with 3.7
-    assert imported - sys.stdlib_module_names == {"numpy", "PIL"}

@@ -358,12 +358,12 @@ def test_a_gpu_that_is_there_runs_the_model(classifier: Path) -> None:
 
 
 def test_the_library_log_hides_warnings_and_keeps_errors(capfd: pytest.CaptureFixture[str]) -> None:
-    with runtime._native_log() as log:
+    with runtime.native_log() as log:
         os.write(2, b"\x1b[0;93m2026-01-01 00:00:00.0 [W:onnxruntime:Default, device_discovery.cc:1 f] no card\x1b[m\n")
         os.write(2, b"\x1b[1;31m2026-01-01 00:00:00.0 [E:onnxruntime:Default, provider.cc:1 f] broken card\x1b[m\n")
         os.write(2, b"from another library\n")
     assert capfd.readouterr().err == ""
-    runtime._pass_on(log)
+    runtime.pass_on(log)
     shown = capfd.readouterr().err.splitlines()
     assert [line.rpartition("] ")[2] for line in shown] == ["broken card", "from another library"]
 

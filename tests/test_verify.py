@@ -15,16 +15,19 @@ from exports import exported, tree
 from onnx import numpy_helper
 from PIL import Image
 
+from tlexport import device
 from tlexport.api.verify import verify
 from tlexport.bundle import LABELS, MANIFEST
+from tlexport.device.golden import Check
 from tlexport.errors import TlxError, Unsupported
-from tlexport.export.verify import Check
 from tlexport.files import sha256_of
 
 # the files of a bundle for ONNX Runtime, in kinds; held against a real one below
 FILES = ["model.fp32.onnx", "model.fp16.onnx", "model.int8.onnx", LABELS, "golden/inputs.npy"]
 FILES += [f"golden/outputs.{precision}.npy" for precision in ("fp32", "fp16", "int8")]
 FILES += [f"golden/{number:02}.png" for number in range(8)]
+FILES += ["golden/resized.npy", *(f"golden/{number:02}.decoded.npy" for number in range(8))]
+RUNNER = ["run.py", *(f"tlx/{path.name}" for path in Path(device.__file__).parent.glob("*.py") if path.name != "run.py")]
 
 
 @pytest.fixture
@@ -67,7 +70,7 @@ def test_an_untouched_bundle_passes(bundle: Path) -> None:
     assert {"no other files", "labels", "decode and resize", "golden fp32", "golden fp16", "golden int8"} <= set(names)
     assert len(set(names)) == len(names)
     assert tree(bundle) == before
-    assert set(before) == {*FILES, MANIFEST}
+    assert set(before) == {*FILES, *RUNNER, MANIFEST}
 
 
 def test_a_bundle_for_another_board_passes_here(checkpoint: Path) -> None:

@@ -89,6 +89,14 @@ class Golden(Record):
 
     images: tuple[InnerPath, ...]
     inputs: InnerPath = Field(description="uint8 (image, height, width, channel), .npy")
+    decoded: tuple[InnerPath, ...] = Field(
+        (), description="of each image, decoded, the upper left corner of at most 256 x 256: uint8 (height, width, channel), .npy"
+    )
+    resized: InnerPath | None = Field(None, description="what these corners become, resized and cropped: as inputs; None: no corners")
+
+    def files(self) -> list[str]:
+        """All that it names."""
+        return [*self.images, self.inputs, *self.decoded, *([self.resized] if self.resized else [])]
 
 
 class Manifest(Record):
@@ -110,7 +118,7 @@ class Manifest(Record):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        named = [m.file for m in self.models] + [m.golden_outputs for m in self.models] + [*self.golden.images, self.golden.inputs]
+        named = [m.file for m in self.models] + [m.golden_outputs for m in self.models] + self.golden.files()
         for name in named:
             if name not in self.files:
                 raise ValueError(f"{name} has no hash in files")

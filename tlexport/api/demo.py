@@ -12,8 +12,8 @@ from tlexport.api.export import Exported, export
 from tlexport.api.finetune import Trained, finetune
 from tlexport.api.verify import verify
 from tlexport.data.demo import digits_folder
+from tlexport.device.golden import Check
 from tlexport.errors import UsageError, VerificationFailed
-from tlexport.export.verify import Check
 from tlexport.files import check_replaceable, new_file
 from tlexport.measurement import Measurement
 from tlexport.plan import Wishes

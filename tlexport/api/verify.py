@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import cast
 
-from tlexport import plugins
+from tlexport import errors
 from tlexport.api.subject import device_for
 from tlexport.bundle import read_manifest
-from tlexport.export.verify import Check, check_decoding, check_files, check_model
-from tlexport.ports import Runner, RunOptions, Runtime
+from tlexport.device import golden
+from tlexport.device.choice import Choice
+from tlexport.device.errors import DeviceError
+from tlexport.device.golden import Check
+from tlexport.device.manifest import Bundle
+from tlexport.device.model import open_model
 
 
 def verify(bundle: Path, *, device: str = "auto", threads: int | None = None) -> list[Check]:
-    """Check hashes, then replay the golden vectors of every model through ONNX Runtime.
+    """Check hashes, then replay the golden vectors of every model through ONNX Runtime: what the bundle's own runner does.
 
     Nothing is loaded whose hash is wrong: the golden vectors are replayed only when all files are as they should be.
 
@@ -21,18 +26,17 @@ def verify(bundle: Path, *, device: str = "auto", threads: int | None = None) ->
         InvalidFile: not a bundle, or a broken manifest.
         Unsupported: the device is not here.
     """
-    manifest = read_manifest(bundle)
-    checks = check_files(bundle, manifest)
-    if not all(check.ok for check in checks):
-        return checks
-    checks.append(check_decoding(bundle, manifest))
-    runtime = cast(Runtime, plugins.load("runtimes", "onnxruntime"))
-    for model in manifest.models:
-        simulate = manifest.profile.runtime == "tensorrt" and model.artifact.precision == "int8"
-        options = RunOptions(device=device_for("onnxruntime", device), threads=threads, simulate_quantization=simulate)
+    read_manifest(bundle)  # which looks at more than the runner does
+    choice = Choice("onnxruntime", device_for("onnxruntime", device), "")
+    with _our_errors():
+        opened = Bundle(bundle)
+        return golden.verify(opened, opened.models, lambda record: open_model(opened, record, choice, threads))
 
-        def open_model(path: Path, options: RunOptions = options) -> Runner:
-            return runtime.open_model(path, options)
 
-        checks.append(check_model(bundle, manifest, model, open_model))
-    return checks
+@contextmanager
+def _our_errors() -> Iterator[None]:
+    """Turn an error of the device into that of the same name."""
+    try:
+        yield
+    except DeviceError as error:
+        raise getattr(errors, type(error).__name__, errors.StepFailed)(error.message, error.hint) from None

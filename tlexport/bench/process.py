@@ -7,7 +7,6 @@ The request goes to the child as JSON on its standard input; the answer comes ba
 from __future__ import annotations
 
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -20,8 +19,9 @@ from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from tlexport import errors, plugins
 from tlexport.artifact import Precision
-from tlexport.bench.clock import time_runner
 from tlexport.bench.environment import default_threads, describe
+from tlexport.device.environment import peak_memory_bytes
+from tlexport.device.timing import time_runs
 from tlexport.errors import InvalidFile, StepFailed, TlxError, Unsupported
 from tlexport.measurement import Measurement
 from tlexport.ports import RunOptions
@@ -129,7 +129,8 @@ def _measure(request: BenchRequest) -> Measurement:
     with runtime.open_model(request.path, RunOptions(device=request.device, threads=threads, batch=request.batch)) as runner:
         load_ns = perf_counter_ns() - begin
         feeds = feeds_for(request, runner.inputs)
-        warmup_runs, latencies = time_runner(runner, feeds, request.min_runs, request.min_seconds, request.max_runs, request.warmup_seconds)
+        settings = request.min_runs, request.min_seconds, request.max_runs, request.warmup_seconds
+        warmup_runs, latencies = time_runs(runner.run, feeds, *settings)
         return Measurement(
             what=request.what,
             artifact_sha256=request.artifact_sha256,
@@ -184,25 +185,6 @@ def batches(path: Path, batch: int, specs: tuple[TensorSpec, ...]) -> list[dict[
         raise InvalidFile(f"{path} holds {images.dtype} {images.shape}; the model's input '{spec.name}' takes {spec.dtype} {spec.shape}")
     count = max(1, min(-(-len(images) // batch), INPUT_BYTES // (batch * images[0].nbytes)))
     return [{spec.name: np.take(images, np.arange(i * batch, (i + 1) * batch), axis=0, mode="wrap")} for i in range(count)]
-
-
-def peak_memory_bytes() -> int:
-    """Largest resident size of this process since it started its program.
-
-    On Linux that is VmHWM of /proc/self/status. Its ``getrusage`` would not do: ``ru_maxrss`` survives ``exec`` and so begins
-    with the size of the process that started this one.
-    """
-    status = Path("/proc/self/status")
-    found = re.search(r"^VmHWM:\s*(\d+) kB$", status.read_text(encoding="utf-8"), re.MULTILINE) if status.exists() else None
-    if found:
-        return int(found[1]) * 1024
-    if sys.platform == "win32":
-        import psutil
-
-        return int(psutil.Process().memory_info().peak_wset)
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 if __name__ == "__main__":

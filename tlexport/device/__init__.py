@@ -1,1 +1,15 @@
-"""What runs on the device. Python 3.6 syntax; imports nothing of tlexport."""
+"""What runs on the device. Python 3.6 syntax; imports nothing of tlexport. In a bundle it is the folder ``tlx``."""
+
+import sys
+
+if sys.version_info < (3, 7):  # where a module has no __getattr__
+    from .model import Model as Model
+else:
+
+    def __getattr__(name: str) -> object:
+        """``Model``, imported when it is asked for: what a board says of itself is asked where numpy is not wanted."""
+        if name == "Model":
+            from .model import Model
+
+            return Model
+        raise AttributeError("module {!r} has no attribute {!r}".format(__name__, name))

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from tlexport import device
 from tlexport.accuracy import Probabilities
 from tlexport.bundle import LABELS, MANIFEST, Golden, Manifest, Model, read_manifest
+from tlexport.device.golden import region
+from tlexport.device.image import decode, prepare_pixels
 from tlexport.errors import InvalidFile, UsageError
 from tlexport.export.engine import build_script
 from tlexport.export.sensitivity import write_sensitivity
@@ -20,6 +24,9 @@ from tlexport.ports import Pixels
 
 GOLDEN = 8  # images in a bundle
 GOLDEN_INPUTS = "golden/inputs.npy"
+GOLDEN_RESIZED = "golden/resized.npy"
+RUNNER = "tlx"  # folder of the runner in a bundle
+RUN = "run.py"  # what starts it, beside that folder
 BUILD_SCRIPT = "build_engine.sh"
 
 
@@ -82,17 +89,15 @@ def write_bundle(
         for model, source, outputs in zip(draft.models, models, golden_outputs, strict=True):
             shutil.copyfile(source, folder / model.file)
             np.save(folder / model.golden_outputs, outputs, allow_pickle=False)
-        images = [f"golden/{index:02}{file.suffix.lower()}" for index, file in enumerate(golden.files)]
-        for name, file in zip(images, golden.files, strict=True):
-            shutil.copyfile(file, folder / name)
-        np.save(folder / GOLDEN_INPUTS, golden.inputs, allow_pickle=False)
+        vectors = _write_golden(folder, golden, draft.preprocess.model_dump())
         (folder / LABELS).write_text("".join(f"{name}\n" for name in draft.classes), encoding="utf-8")
         _write_build_script(folder, draft.models)
         for model in draft.models:
             write_sensitivity(folder, model.artifact)
+        _write_runner(folder)
         names = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
         update = {
-            "golden": Golden(images=tuple(images), inputs=GOLDEN_INPUTS).model_dump(),
+            "golden": vectors.model_dump(),
             "files": {name: sha256_of(folder / name) for name in names},
         }
         manifest = Manifest.parse(draft.model_dump() | update, MANIFEST)
@@ -105,3 +110,25 @@ def _write_build_script(folder: Path, models: Sequence[Model]) -> None:
     if commands:
         chosen = next(model.artifact.precision for model in models if model.chosen)
         (folder / BUILD_SCRIPT).write_text(build_script(commands, chosen), encoding="utf-8")
+
+
+def _write_golden(folder: Path, golden: GoldenImages, preprocess: Mapping[str, Any]) -> Golden:
+    """The images, what they are decoded, and what they become; see :mod:`tlexport.device.golden`."""
+    images = [f"golden/{index:02}{file.suffix.lower()}" for index, file in enumerate(golden.files)]
+    decoded = [f"golden/{index:02}.decoded.npy" for index in range(len(images))]
+    squares = []
+    for name, corner, file in zip(images, decoded, golden.files, strict=True):
+        shutil.copyfile(file, folder / name)
+        pixels = region(decode(file, preprocess["background"]))
+        np.save(folder / corner, pixels, allow_pickle=False)
+        squares.append(prepare_pixels(pixels, preprocess))
+    np.save(folder / GOLDEN_INPUTS, golden.inputs, allow_pickle=False)
+    np.save(folder / GOLDEN_RESIZED, np.stack(squares), allow_pickle=False)
+    return Golden(images=tuple(images), inputs=GOLDEN_INPUTS, decoded=tuple(decoded), resized=GOLDEN_RESIZED)
+
+
+def _write_runner(folder: Path) -> None:
+    """The files of ``tlexport/device`` as they are, and what starts them."""
+    (folder / RUNNER).mkdir()
+    for source in sorted(Path(device.__file__).parent.glob("*.py")):
+        shutil.copyfile(source, folder / (RUN if source.name == RUN else f"{RUNNER}/{source.name}"))

@@ -9,10 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import mmap
-import os
 import re
-import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +17,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, get_args
 
 from tlexport.contract import TensorSpec
+from tlexport.device.native_log import native_log, pass_on, plain
 from tlexport.errors import InvalidFile, StepFailed, TlxError, Unsupported, UsageError
 from tlexport.ports import RunOptions
 from tlexport.record import nearest
@@ -30,39 +28,11 @@ if TYPE_CHECKING:
 FORMATS = ("onnx",)
 
 
-@contextmanager
-def _native_log() -> Iterator[list[str]]:
-    """Hold back what C++ code writes to file descriptor 2; the list has the lines once the block is left."""
-    lines: list[str] = []
-    try:
-        original = os.dup(2)
-    except OSError:  # the process has no standard error
-        yield lines
-        return
-    with tempfile.TemporaryFile() as log:
-        os.dup2(log.fileno(), 2)
-        try:
-            yield lines
-        finally:
-            os.dup2(original, 2)
-            os.close(original)
-            log.seek(0)
-            colours = re.compile(r"\x1b\[[0-9;]*m")
-            lines.extend(line for line in colours.sub("", log.read().decode(errors="replace")).splitlines() if line)
-
-
-def _pass_on(lines: list[str]) -> None:
-    """Print held-back lines, but for ONNX Runtime's own below the level of an error."""
-    for line in lines:
-        if not re.search(r"\[[VIW]:onnxruntime", line):
-            print(line, file=sys.stderr)
-
-
 # The GPU build looks for graphics cards while it is imported, before any log level can be set, and warns of each odd one.
-with _native_log() as _import_log:
+with native_log() as _import_log:
     import onnxruntime as ort
     from onnxruntime.capi import onnxruntime_pybind11_state as native
-_pass_on(_import_log)
+pass_on(_import_log)
 
 _ERROR, _FATAL = 3, 4  # ONNX Runtime's log levels
 ort.set_default_logger_severity(_ERROR)
@@ -148,7 +118,7 @@ def _open_on_gpu(path: Path, options: RunOptions, provider: str, settings: dict[
     session_options = _session_options(options)
     session_options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     reason = ""
-    with _native_log() as log:
+    with native_log() as log:
         try:
             with contextlib.redirect_stdout(io.StringIO()):  # it prints what it cannot load; the log says it again, if it matters
                 ort.preload_dlls()  # CUDA's libraries from NVIDIA's Python packages
@@ -157,14 +127,14 @@ def _open_on_gpu(path: Path, options: RunOptions, provider: str, settings: dict[
             if found != provider:
                 reason = f"it would run on {found}"
         except (native.Fail, native.EPFail, native.RuntimeException, native.NotImplemented, RuntimeError) as error:
-            reason = _plain(str(error))
+            reason = plain(str(error))
     if reason:
         logged = [line for line in log if "[E:onnxruntime" in line]
         raise Unsupported(
-            f"cannot run {path} on {options.device}: {_plain(logged[-1]) if logged else reason}",
+            f"cannot run {path} on {options.device}: {plain(logged[-1]) if logged else reason}",
             'ask for --device cpu; if CUDA libraries are what is missing: pip install "onnxruntime-gpu[cuda,cudnn]"',
         )
-    _pass_on(log)
+    pass_on(log)
     return session
 
 
@@ -225,15 +195,10 @@ def _mapped(action: str, model_errors: tuple[type[Exception], ...] = ()) -> Iter
     except TlxError:
         raise
     except native.NotImplemented as error:
-        raise Unsupported(f"ONNX Runtime {ort.__version__} cannot {action}: {_plain(str(error))}") from None
+        raise Unsupported(f"ONNX Runtime {ort.__version__} cannot {action}: {plain(str(error))}") from None
     except _ALL_ERRORS as error:
         kind = InvalidFile if isinstance(error, model_errors) else StepFailed
-        raise kind(f"ONNX Runtime {ort.__version__} cannot {action}: {_plain(str(error))}") from None
-
-
-def _plain(text: str) -> str:
-    """One line, without ONNX Runtime's prefix of time, source file and error number."""
-    return " ".join(re.sub(r"^.*?\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text, flags=re.DOTALL).split())
+        raise kind(f"ONNX Runtime {ort.__version__} cannot {action}: {plain(str(error))}") from None
 
 
 def _specs(tensors: list[Any], path: Path) -> tuple[TensorSpec, ...]:

@@ -1,0 +1,173 @@
+"""Measuring a model of a bundle on this device; the numbers are those of `tlx bench`."""
+
+import math
+import statistics
+import sys
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from . import environment, golden
+from .errors import Unsupported, VerificationFailed
+from .model import open_model, say
+from .timing import now_ns, time_runs
+
+if TYPE_CHECKING:
+    from typing import Any, Dict, List, Optional, Sequence
+
+    import numpy.typing as npt
+
+    from .choice import Choice
+    from .manifest import Bundle
+
+WARMUP_SECONDS = 2.0  # longest warm-up
+MAX_RUNS = 10000
+INPUT_BYTES = 8000000  # of input data held in memory, or one batch: more would be measured as the model's memory
+
+
+def measure(
+    bundle: "Bundle", record: "Dict[str, Any]", choice: "Choice", threads: "Optional[int]", batch: int, runs: int, seconds: float
+) -> "Dict[str, Any]":
+    """Time one model on the golden images, after a warm-up.
+
+    Args:
+        bundle: the bundle.
+        record: the model's record in the manifest.
+        choice: what runs it.
+        threads: CPU threads; None: one for each usable physical core.
+        batch: images in a run.
+        runs: at least so many samples,
+        seconds: and at least this much time.
+
+    Returns:
+        All fields of a Measurement, raw latencies with them, and the figures that are derived from them.
+
+    Raises:
+        DeviceError: see errors.py.
+    """
+    artifact = record["artifact"]
+    told = {
+        "format": 1,
+        "what": record["file"],
+        "artifact_sha256": artifact["sha256"],
+        "precision": artifact["precision"],
+        "batch": batch,
+    }
+    if choice.runtime == "trtexec":
+        ran = _by_trtexec(bundle, record, choice, batch, runs, seconds)
+    else:
+        ran = _by_session(bundle, record, choice, threads, batch, runs, seconds)
+    accelerator = None
+    told["size_bytes"] = artifact["size_bytes"]
+    if choice.runtime != "onnxruntime":
+        from . import engines
+
+        accelerator = engines.describe(choice)["gpu"]
+        told["size_bytes"] = (bundle.folder / record["file"]).with_suffix(".engine").stat().st_size
+    elif choice.device != "cpu":
+        accelerator = choice.device
+    ran["environment"] = environment.describe(versions(bundle), accelerator)
+    return dict(told, **ran, **derived(ran["latencies_ns"], batch, ran["load_ns"]))
+
+
+def _by_session(
+    bundle: "Bundle", record: "Dict[str, Any]", choice: "Choice", threads: "Optional[int]", batch: int, runs: int, seconds: float
+) -> "Dict[str, Any]":
+    """Timed here: host memory to host memory."""
+    threads = threads or environment.default_threads()
+    images = golden.array(bundle.checked(bundle.data["golden"]["inputs"])).astype(record["artifact"]["inputs"][0]["dtype"])
+    if choice.runtime == "onnxruntime":
+        from . import onnx_session
+
+        onnx_session.load()  # not part of the time to load
+    else:
+        open_model(bundle, record, choice, threads, batch).close()  # builds the engine, and loads the libraries
+    begin = now_ns()
+    with open_model(bundle, record, choice, threads, batch) as session:
+        load_ns = now_ns() - begin
+        warmup_runs, latencies = time_runs(session.run, feeds(images, batch), runs, seconds, max(runs, MAX_RUNS), WARMUP_SECONDS)
+        return {
+            "runtime": choice.runtime,
+            "provider": session.provider,
+            "threads": threads,
+            "warmup_runs": warmup_runs,
+            "latencies_ns": list(latencies),
+            "load_ns": load_ns,
+            "peak_memory_bytes": environment.peak_memory_bytes(),
+        }
+
+
+def _by_trtexec(bundle: "Bundle", record: "Dict[str, Any]", choice: "Choice", batch: int, runs: int, seconds: float) -> "Dict[str, Any]":
+    """Timed by trtexec itself; the key ``mode`` says what it counts."""
+    from . import engines, trtexec
+
+    recipe = engines.recipe_of(bundle, record)
+    if batch != recipe["shape"][0]:
+        raise Unsupported(f"the engine takes {recipe['shape'][0]} image(s) at a time, not {batch}", "leave out --batch")
+    path = engines.ready(bundle, record, choice, say).path
+    return dict(trtexec.measured(trtexec.bench(path, recipe, runs, seconds, transfers=True)))
+
+
+def derived(latencies: "Sequence[int]", batch: int, load_ns: int) -> "Dict[str, Any]":
+    """Figures that follow from the samples (ns), as docs/cli.md names them; percentiles are the nearest rank, always a real sample."""
+    ordered, mean = sorted(latencies), statistics.mean(latencies)
+    ranks = {f"p{p}": ordered[max(1, math.ceil(p * len(ordered) / 100)) - 1] / 1e6 for p in (50, 90, 95, 99)}
+    figures = {name: round(value, 4) for name, value in ranks.items()}
+    return {
+        "latency_ms": dict(figures, mean=round(mean / 1e6, 4), n=len(ordered)),
+        "throughput_per_s": round(batch / (mean / 1e9), 2),
+        "load_ms": round(load_ns / 1e6, 3),
+    }
+
+
+def feeds(images: "npt.NDArray[Any]", batch: int) -> "List[npt.NDArray[Any]]":
+    """Batches of the images, as many as INPUT_BYTES hold; the last one is filled up from the start."""
+    count = max(1, min(-(-len(images) // batch), INPUT_BYTES // (batch * images[0].nbytes)))
+    return [np.take(images, np.arange(i * batch, (i + 1) * batch), axis=0, mode="wrap") for i in range(count)]
+
+
+def check_only(bundle: "Bundle", record: "Dict[str, Any]", choice: "Choice", threads: "Optional[int]") -> "Dict[str, Any]":
+    """Run the golden images once and compare classes and probabilities with the stored ones; says nothing of time.
+
+    Raises:
+        VerificationFailed: a class differs, or a probability by more than the tolerance.
+    """
+    for name in (bundle.data["golden"]["inputs"], record["golden_outputs"]):
+        bundle.checked(name)
+    providers = []  # type: List[str]
+
+    def opened(record: "Dict[str, Any]") -> "Any":
+        session = open_model(bundle, record, choice, threads)
+        providers.append(session.provider)
+        return session
+
+    check = golden.check_model(bundle, record, opened)
+    if not check.ok:
+        raise VerificationFailed(f"{check.name}: {check.detail}", "find out what differs: python3 run.py verify")
+    return {
+        "what": record["file"],
+        "precision": record["artifact"]["precision"],
+        "runtime": choice.runtime,
+        "provider": providers[0],
+        "checked": True,
+        "detail": check.detail,
+    }
+
+
+def versions(bundle: "Bundle") -> "Dict[str, str]":
+    """Of what takes part and is loaded: the exporter that wrote the bundle, numpy, and the runtime."""
+    found = {"tlexport": str(bundle.data.get("versions", {}).get("tlexport", "unknown")), "numpy": np.__version__}
+    for name in ("onnxruntime", "tensorrt"):
+        if name in sys.modules:
+            found[name] = str(getattr(sys.modules[name], "__version__", "unknown"))
+    return found
+
+
+def line(measured: "Dict[str, Any]") -> str:
+    """A measurement for reading."""
+    latency, memory = measured["latency_ms"], measured["peak_memory_bytes"]
+    return (
+        f"{measured['what']} on {measured['provider']}, {measured['threads']} threads, batch {measured['batch']}: "
+        f"p50 {latency['p50']:.3f} ms, p95 {latency['p95']:.3f} ms, n {latency['n']}; load {measured['load_ms']:.0f} ms, "
+        f"peak memory {'unknown' if memory is None else f'{memory / 1e6:.0f} MB'}, {measured['size_bytes'] / 1e6:.2f} MB on disk"
+    )

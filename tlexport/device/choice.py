@@ -1,0 +1,113 @@
+"""Which runtime runs a bundle here, and why not a better one. Nothing is chosen silently: the reason is always given."""
+
+import importlib
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from .errors import InvalidFile, Unsupported
+
+if TYPE_CHECKING:
+    from typing import Tuple
+
+    from .manifest import Bundle
+
+RUNTIMES = ("auto", "onnxruntime", "tensorrt", "trtexec")
+OLDEST_BINDINGS = (8, 5)  # of TensorRT: older ones name tensors by number
+TRTEXEC = "/usr/src/tensorrt/bin/trtexec"  # where JetPack puts it
+
+
+class Choice(NamedTuple):
+    """A runtime and a device, and why."""
+
+    runtime: str  # "onnxruntime", "tensorrt" or "trtexec"
+    device: str  # "cpu", "cuda:N", ...
+    reason: str
+
+
+def choose(bundle: "Bundle", runtime: str = "auto", device: str = "auto") -> Choice:
+    """Choose what runs the models of a bundle on this device.
+
+    Args:
+        bundle: the bundle; its target's runtime is what "auto" stands for.
+        runtime: "auto", "onnxruntime", "tensorrt" or "trtexec". What is asked for is never replaced by another.
+        device: "auto", "cpu", "cuda[:N]", and for ONNX Runtime "tensorrt[:N]".
+
+    Raises:
+        InvalidFile: an unknown runtime.
+        Unsupported: "auto" on a device that has not what the bundle was made for, or a runtime and a device that do not go together.
+    """
+    if runtime not in RUNTIMES:
+        raise InvalidFile(f"{runtime!r} is not a runtime", f"runtimes: {', '.join(RUNTIMES)}")
+    target = bundle.data["target"]
+    if runtime == "onnxruntime" or (runtime == "auto" and not bundle.for_tensorrt):
+        wanted = bundle.data["profile"].get("device") or "cpu"  # of the target
+        if runtime == "auto":
+            reason = f"the bundle is for {target}"
+        else:
+            reason = "asked for"
+            if bundle.for_tensorrt:
+                reason += f"; the bundle is for TensorRT on {target}, of which times here say nothing"
+        if device == "auto":
+            return Choice("onnxruntime", wanted, f"{reason}, which computes on {'the CPU' if wanted == 'cpu' else wanted}")
+        return Choice("onnxruntime", device, f"{reason}; the device was asked for")
+    if device == "cpu":
+        raise Unsupported("TensorRT runs on NVIDIA GPUs, not on the CPU", "leave out --device, or: --runtime onnxruntime --device cpu")
+    if device.startswith("tensorrt"):
+        raise Unsupported(f"{device} is a device of ONNX Runtime", f"ask for --runtime onnxruntime --device {device}")
+    gpu = "cuda:0" if device == "auto" else device
+    no_bindings, no_trtexec = why_no_bindings(), why_no_trtexec()
+    if runtime != "auto":
+        return Choice(runtime, gpu, "asked for")
+    if not no_bindings:
+        return Choice("tensorrt", gpu, f"the bundle is for {target}, and TensorRT's Python bindings are here")
+    if not no_trtexec:
+        return Choice("trtexec", gpu, f"the bundle is for {target}; {no_bindings}, so trtexec runs the engine")
+    raise Unsupported(
+        f"the bundle is for {target}, where TensorRT runs it; here {no_bindings}, and {no_trtexec}",
+        "on the board: apt install tensorrt python3-libnvinfer; to compute it elsewhere, on the CPU and slower: --runtime onnxruntime",
+    )
+
+
+def why_no_bindings() -> str:
+    """Why TensorRT's Python bindings cannot be used here; empty where they can."""
+    try:
+        module = importlib.import_module("tensorrt")
+    except (ImportError, OSError) as error:  # OSError: a library that they need
+        return f"TensorRT's Python bindings cannot be imported ({error})"
+    version = str(getattr(module, "__version__", "0"))
+    numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
+    if numbers < OLDEST_BINDINGS:
+        oldest = ".".join(str(part) for part in OLDEST_BINDINGS)
+        return f"TensorRT's Python bindings are {version}, older than {oldest}"
+    return ""
+
+
+def why_no_trtexec() -> str:
+    """Why trtexec cannot be used here; empty where it can."""
+    asked = os.environ.get("TRTEXEC", "")
+    if asked:
+        return "" if Path(asked).is_file() else f"the environment's TRTEXEC names no file ({asked})"
+    return "" if Path(TRTEXEC).is_file() or shutil.which("trtexec") else f"there is no trtexec ({TRTEXEC}, or in PATH)"
+
+
+def better(bundle: "Bundle", choice: Choice) -> str:
+    """What could be faster on this device and was not chosen, and why; empty where nothing is known to be."""
+    if choice.runtime != "onnxruntime" or choice.device != "cpu":
+        return ""
+    from . import onnx_session
+
+    here = onnx_session.load().get_available_providers()
+    gpu = [name for name in ("TensorrtExecutionProvider", "CUDAExecutionProvider") if name in here]
+    if gpu:
+        return f"this onnxruntime is also built with {' and '.join(gpu)}: --device cuda tries it"
+    return ""
+
+
+def split(device: str) -> "Tuple[str, int]":
+    """``"cuda:1"`` into ``("cuda", 1)``. Raises InvalidFile where the number is none."""
+    name, _, number = device.partition(":")
+    if number and not number.isdigit():
+        raise InvalidFile(f"{device!r} is not a device", "devices: cpu, cuda, cuda:N")
+    return name, int(number or 0)

@@ -1,0 +1,160 @@
+"""The command line of a bundle: ``python3 run.py predict photo.jpg``, and as few words for the rest."""
+
+import argparse
+import difflib
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from . import commands
+from .errors import DeviceError, InvalidFile
+from .manifest import Bundle
+
+if TYPE_CHECKING:
+    from typing import Any, List, NoReturn, Optional, Sequence
+
+INTERRUPTED = 130  # exit code after Ctrl-C, as shells have it
+COMMANDS = {
+    "info": "what this bundle is, what is on this device, and what would run it, and why",
+    "build": "build the TensorRT engine where the bundle is for TensorRT; the one that lies here is kept if it still fits",
+    "verify": "check the hashes of all files, then replay the golden images: tells a wrong file, decoder, resize and runtime apart",
+    "predict": "class and probability of images: files, folders, or - for one image on standard input",
+    "bench": "measure latency, memory and load time on the golden images",
+}
+EXAMPLES = """examples:
+  python3 run.py info
+  python3 run.py verify --json
+  python3 run.py predict photo.jpg folder/ --precision int8
+  python3 run.py predict - --json < photo.jpg
+  python3 run.py bench --threads 1 --json
+  python3 run.py build
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> "NoReturn":
+        raise InvalidFile(message, "see: python3 run.py --help")
+
+
+def main(arguments: "Optional[Sequence[str]]" = None, folder: "Optional[Path]" = None) -> int:
+    """Run one command; the exit code. Results go to standard output, everything else to standard error.
+
+    Args:
+        arguments: default those of the process.
+        folder: the bundle; default where this package lies in one.
+    """
+    try:
+        options = parse(sys.argv[1:] if arguments is None else arguments)
+        bundle = Bundle(options.bundle or folder or Path(__file__).resolve().parent.parent)
+        if options.precision not in (None, "all", *bundle.precisions):
+            raise InvalidFile(
+                f"the bundle {bundle.data['name']} holds no {options.precision} model{nearest(options.precision, bundle.precisions)}",
+                f"it holds: {', '.join(bundle.precisions)}",
+            )
+        result = getattr(commands, options.command)(bundle, options)
+        if options.json:
+            _write(json.dumps(result.json, indent=1))
+        elif result.text:
+            _write(result.text)
+        if result.error is not None:
+            raise result.error
+    except DeviceError as error:
+        sys.stderr.write(f"error: {error.message}\n" + (f"hint: {error.hint}\n" if error.hint else ""))
+        return error.exit_code
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of our output has left: | head
+        sys.stderr.close()
+        return 1
+    return 0
+
+
+def parse(arguments: "Sequence[str]") -> "Any":
+    """Read a command line. Raises InvalidFile, with the nearest word, for what it does not know."""
+    parser = _parser()
+    options, rest = parser.parse_known_args(list(arguments))
+    known = [name for action in parser._actions for name in action.option_strings]
+    for word in rest:
+        if word.startswith("-") and word not in ("-", "--"):
+            name = word.partition("=")[0]
+            raise InvalidFile(f"there is no option {name}{nearest(name, known)}", "see: python3 run.py --help")
+    words = [word for word in rest if word != "--"]
+    if not words:
+        raise InvalidFile("a command is missing", f"commands: {', '.join(COMMANDS)}; see: python3 run.py --help")
+    options.command, options.images = words[0], words[1:]
+    if options.command not in COMMANDS:
+        raise InvalidFile(
+            f"there is no command {options.command}{nearest(options.command, list(COMMANDS))}", f"commands: {', '.join(COMMANDS)}"
+        )
+    if options.command == "predict" and not options.images:
+        raise InvalidFile("no image was named", "python3 run.py predict photo.jpg, or a folder, or - for standard input")
+    if options.command != "predict" and options.images:
+        raise InvalidFile(f"{options.command} takes no {options.images[0]!r}", "see: python3 run.py --help")
+    return options
+
+
+def _parser() -> _Parser:
+    listed = "\n".join(f"  {name:8} {text}" for name, text in COMMANDS.items())
+    parser = _Parser(
+        prog="run.py",
+        usage="python3 run.py info|build|verify|predict IMAGE...|bench [options]",
+        description=f"Runs a model on this device.\n\ncommands:\n{listed}",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--json", action="store_true", help="print JSON, and nothing else, on standard output")
+    add("--precision", metavar="P", help="which model, or all (verify, bench); default the one that the export chose (verify: all)")
+    add("--runtime", default="auto", metavar="R", help="auto, onnxruntime, tensorrt or trtexec; default auto: what the bundle is for")
+    add("--device", default="auto", metavar="D", help="auto, cpu, cuda or cuda:N; default auto: what the bundle is for")
+    add("--threads", type=_positive, metavar="N", help="CPU threads; default one for each core")
+    add("--batch", type=_positive, default=1, metavar="N", help="images at a time; default 1")
+    add("--runs", type=_positive, default=100, metavar="N", help="bench: at least so many runs; default 100")
+    add("--seconds", type=_seconds, default=1.0, metavar="S", help="bench: at least so long; default 1")
+    add("--check-only", action="store_true", help="bench: only compare the answers, and time nothing (emulators)")
+    add("--raw", type=_size, metavar="WxH", help="predict: the images are raw RGB bytes, row by row, of this size")
+    add("--bundle", metavar="FOLDER", help="another bundle than the one that run.py lies in")
+    return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1e6:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
+    return value
+
+
+def _size(text: str) -> "List[int]":
+    parts = text.lower().split("x")
+    if len(parts) != 2 or not all(part.isdigit() and int(part) > 0 for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 640x480")
+    return [int(part) for part in parts]
+
+
+def nearest(word: str, known: "List[str]") -> str:
+    """A clause such as ``"; did you mean '--json'?"``, or nothing when no known word is near."""
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _write(text: str) -> None:
+    """To standard output as UTF-8: where the locale says ASCII, a class may still have another name."""
+    stream = getattr(sys.stdout, "buffer", None)
+    if stream is None:  # replaced by something that takes text alone
+        sys.stdout.write(text + "\n")
+        return
+    sys.stdout.flush()
+    stream.write((text + "\n").encode("utf-8"))
+    stream.flush()

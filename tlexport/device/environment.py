@@ -1,0 +1,86 @@
+"""The machine that measures, read from its operating system without any library."""
+
+import os
+import platform
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any, Dict, Optional
+
+
+def describe(versions: "Dict[str, str]", accelerator: "Optional[str]") -> "Dict[str, Any]":
+    """The record ``environment`` of a measurement.
+
+    Args:
+        versions: of the libraries that take part.
+        accelerator: name of the GPU that runs the model; None: the CPU does.
+    """
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None  # Windows has none
+    return {
+        "machine": platform.machine(),
+        "system": platform.platform(),
+        "cpu": cpu(),
+        "cores": usable_cores(),
+        "governor": governor(),
+        "memory_bytes": _memory_bytes(),
+        "load_1min": None if load is None else round(load, 2),
+        "accelerator": accelerator,
+        "python": platform.python_version(),
+        "versions": versions,
+    }
+
+
+def usable_cores() -> int:
+    """Logical cores that this process may use: fewer than the machine has under ``taskset`` or a container's CPU set."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def default_threads() -> int:
+    """Threads that a model runs with when no number was asked for: one for each physical core that is usable."""
+    siblings = {text(str(file)) for file in Path("/sys/devices/system/cpu").glob("cpu[0-9]*/topology/thread_siblings_list")}
+    return min(len(siblings - {""}) or usable_cores(), usable_cores())
+
+
+def cpu() -> str:
+    """Name of the processor; on boards whose kernel does not tell it, of the board."""
+    cpuinfo = text("/proc/cpuinfo")
+    for key in ("model name", "Model", "Hardware"):  # x86; Raspberry Pi; older ARM kernels
+        found = re.search(rf"^{key}\s*: *(.+)$", cpuinfo, re.MULTILINE)
+        if found:
+            return found.group(1).strip()
+    return text("/proc/device-tree/model").strip("\0\n ") or platform.processor() or platform.machine()
+
+
+def governor() -> "Optional[str]":
+    """Frequency governor of the cores, such as ``"performance"``; all of them where they differ; None where the kernel has none."""
+    files = Path("/sys/devices/system/cpu").glob("cpu[0-9]*/cpufreq/scaling_governor")
+    return ", ".join(sorted({text(str(file)).strip() for file in files} - {""})) or None
+
+
+def text(path: str) -> str:
+    """Content of a kernel's file, or nothing where it cannot be read."""
+    try:
+        return Path(path).read_bytes().decode("utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def peak_memory_bytes() -> int:
+    """Largest resident size of this process since it started its program.
+
+    On Linux that is VmHWM of /proc/self/status. Its ``getrusage`` would not do: ``ru_maxrss`` survives ``exec`` and so begins
+    with the size of the process that started this one.
+    """
+    found = re.search(r"^VmHWM:\s*(\d+) kB$", text("/proc/self/status"), re.MULTILINE)
+    if found:
+        return int(found.group(1)) * 1024
+    import resource  # not on Windows
+    import sys
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _memory_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,0 +1,44 @@
+"""What C++ libraries write to standard error, held back: they log there why something did not work, and much else."""
+
+import os
+import re
+import sys
+import tempfile
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Iterator, List
+
+
+@contextmanager
+def native_log() -> "Iterator[List[str]]":
+    """Hold back what C++ code writes to file descriptor 2; the list has the lines once the block is left."""
+    lines = []  # type: List[str]
+    try:
+        original = os.dup(2)
+    except OSError:  # the process has no standard error
+        yield lines
+        return
+    with tempfile.TemporaryFile() as log:
+        os.dup2(log.fileno(), 2)
+        try:
+            yield lines
+        finally:
+            os.dup2(original, 2)
+            os.close(original)
+            log.seek(0)
+            colours = re.compile(r"\x1b\[[0-9;]*m")
+            lines.extend(line for line in colours.sub("", log.read().decode(errors="replace")).splitlines() if line)
+
+
+def pass_on(lines: "List[str]") -> None:
+    """Print held-back lines, but for ONNX Runtime's own below the level of an error."""
+    for line in lines:
+        if not re.search(r"\[[VIW]:onnxruntime", line):
+            sys.stderr.write(line + "\n")
+
+
+def plain(text: str) -> str:
+    """An error of ONNX Runtime in one line, without its prefix of time, source file and error number."""
+    return " ".join(re.sub(r"^.*?\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text, flags=re.DOTALL).split())
