@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 
 from tlexport import __version__
+from tlexport.device import board
 from tlexport.measurement import Environment
 
 _LIBRARIES = ("numpy", "onnxruntime", "onnxruntime-gpu", "torch")  # names of distributions; only one of the two onnxruntimes is there
@@ -36,6 +37,7 @@ def describe(device: str = "cpu") -> Environment:
         accelerator=_gpu(int(device.partition(":")[2] or 0)) if device.startswith("cuda") else None,
         python=platform.python_version(),
         versions={"tlexport": __version__} | _versions(),
+        board=board.describe() if board.identity()["module"] else None,
     )
 
 

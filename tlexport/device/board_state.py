@@ -114,12 +114,10 @@ class Watch:
         self._before: Dict[str, float] = {}
         self._after: Dict[str, float] = {}
         self._highest: Dict[str, float] = {}
-        self._started = self._ended = 0.0
-        self._readings = 0
+        self._times: List[float] = []  # of the readings
 
     def __enter__(self) -> "Watch":
         self._before = board.temperatures(self._root)
-        self._started = time.monotonic()
         self._read()
         self._thread.start()
         return self
@@ -128,23 +126,22 @@ class Watch:
         self._stop.set()
         self._thread.join()
         self._read()
-        self._ended = time.monotonic()
         self._after = board.temperatures(self._root)
         self._keep(self._after)
 
     def _run(self) -> None:
         while not self._stop.wait(self._period):
             self._read()
-            if self._readings % 5 == 0:
+            if len(self._times) % 5 == 0:
                 self._keep(board.temperatures(self._root))
 
     def _read(self) -> None:
-        self._meter.read(time.monotonic())
+        self._times.append(time.monotonic())
+        self._meter.read(self._times[-1])
         self._throttling.look()
         clock = sysfs.number(self._root, self._gpu + "/cur_freq") if self._gpu else None
         if clock:  # 0: switched off
             self._gpu_mhz.append(round(clock / 1e6, 1))
-        self._readings += 1
 
     def _keep(self, degrees: "Dict[str, float]") -> None:
         for zone, value in degrees.items():
@@ -164,8 +161,8 @@ class Watch:
         clocks = {"lowest": min(self._gpu_mhz), "highest": max(self._gpu_mhz)} if self._gpu_mhz else None
         return dict(
             self._meter.result(),
-            seconds=round(self._ended - self._started, 3),
-            readings=self._readings,
+            seconds=round(self._times[-1] - self._times[0], 3) if self._times else 0.0,
+            readings=len(self._times),
             temperatures_c=degrees,
             throttled=throttled,
             throttling=signs,
