@@ -9,7 +9,9 @@ import pytest
 from boards import AGX_ORIN, JETSONS, NANO, ORIN_NANO, THOR, TX2, XAVIER_NX, Board, packages, power_modes, release, tree, write, zones
 
 from tlexport.api.doctor import _board
+from tlexport.bench.environment import describe
 from tlexport.device import board
+from tlexport.measurement import Environment
 from tlexport.profile import newest_opset
 from tlexport.target import load_profile, profile_names, resolve
 
@@ -94,6 +96,21 @@ def test_l4t_from_its_package_where_the_release_file_is_missing(tmp_path: Path) 
     write(tmp_path, packages(nvidia_l4t_core="36.4.7-20250918154033", libnvinfer10="10.3.0.30-1+cuda12.5", libnvinfer8="8.6.2-1+cuda12.2"))
     found = board.software(str(tmp_path))
     assert (found["l4t"], found["jetpack"], found["tensorrt"]) == ("36.4.7", "6.2.1", "10.3.0.30")
+
+
+@EVERY
+def test_a_measurement_on_a_board_carries_its_state(tmp_path: Path, jetson: Board) -> None:
+    root = str(write(tmp_path, jetson.files))
+    environment = describe(root=root)
+    assert environment.board is not None
+    assert {key: environment.board[key] for key in jetson.told} == jetson.told
+    written = json.loads(environment.model_dump_json())
+    assert Environment.parse(written, "a record") == environment
+    assert Environment.parse({key: value for key, value in written.items() if key != "board"}, "an older record").board is None
+
+
+def test_a_measurement_elsewhere_carries_none(tmp_path: Path) -> None:
+    assert describe(root=str(tmp_path)).board is None
 
 
 # The board's software against its profile's
