@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 from boards import AGX_ORIN, JETSONS, NANO, Board, clock, cores, hwmon, meminfo, swaps, write, zones
@@ -174,29 +171,32 @@ def test_a_counter_that_may_not_be_read_is_said_to_be(tmp_path: Path) -> None:
 # Throttling and temperature, while something runs
 
 
-@contextmanager
-def watched(root: Path) -> Iterator[list[dict[str, Any]]]:
-    """A block that is watched; what was reported is in the list afterwards."""
-    reports: list[dict[str, Any]] = []
-    with Watch(str(root), period=0.005) as watch:
-        yield reports
-    reports.append(watch.report())
-    assert json.loads(json.dumps(reports)) == reports
+def watched(root: Path) -> Watch:
+    return Watch(str(root), period=0.005)
 
 
-def meanwhile(root: Path, files: dict[str, str]) -> None:
+def wait(watch: Watch) -> None:
+    """Until it has read power six more times, and so temperatures at least once."""
+    enough, deadline = watch.report()["readings"] + 6, time.monotonic() + 20
+    while watch.report()["readings"] < enough:
+        assert time.monotonic() < deadline, "it reads no more"
+        time.sleep(0.005)
+
+
+def meanwhile(watch: Watch, root: Path, files: dict[str, str]) -> None:
     """Something that holds for a while, and then no more."""
     before = {name: (root / name).read_text() for name in files}
     write(root, files)
-    time.sleep(0.1)
+    wait(watch)
     write(root, before)
 
 
 @pytest.mark.parametrize("jetson", JETSONS, ids=lambda jetson: jetson.profile)
 def test_a_quiet_board_is_reported_whole(tmp_path: Path, jetson: Board) -> None:
-    with watched(write(tmp_path, jetson.files)) as reports:
-        time.sleep(0.05)
-    [report] = reports
+    with watched(write(tmp_path, jetson.files)) as watch:
+        wait(watch)
+    report = watch.report()
+    assert json.loads(json.dumps(report)) == report
     assert report["watts"] == pytest.approx(jetson.watts, rel=1e-3)
     assert report["energy_mj"] == pytest.approx(jetson.watts * report["seconds"] * 1e3, rel=0.03)  # seconds are in ms
     assert report["throttled"] is (False if jetson is AGX_ORIN else None)
@@ -222,19 +222,19 @@ SIGNS: list[tuple[str, dict[str, str], dict[str, str], str]] = [
 @pytest.mark.parametrize(("files", "change", "sign"), [row[1:] for row in SIGNS], ids=[row[0] for row in SIGNS])
 def test_what_held_for_a_moment_only_is_seen(tmp_path: Path, files: dict[str, str], change: dict[str, str], sign: str) -> None:
     write(tmp_path, files)
-    with watched(tmp_path) as reports:
-        meanwhile(tmp_path, change)
-    assert reports[0]["throttled"] is True
-    assert sign in " ".join(reports[0]["throttling"])
+    with watched(tmp_path) as watch:
+        meanwhile(watch, tmp_path, change)
+    assert watch.report()["throttled"] is True
+    assert sign in " ".join(watch.report()["throttling"])
 
 
 def test_what_was_before_is_not_what_happened_now(tmp_path: Path) -> None:
-    with watched(write(tmp_path, {GET_THROTTLED: "50000\n"})) as reports:
-        time.sleep(0.02)
-    assert (reports[0]["throttled"], reports[0]["throttling"]) == (False, [])
-    with watched(tmp_path) as reports:
+    with watched(write(tmp_path, {GET_THROTTLED: "50000\n"})) as watch:
+        wait(watch)
+    assert (watch.report()["throttled"], watch.report()["throttling"]) == (False, [])
+    with watched(tmp_path) as watch:
         write(tmp_path, {GET_THROTTLED: "d0000\n"})  # it happened between two readings: only the record of it is left
-    assert reports[0]["throttling"] == ["soft temperature limit"]
+    assert watch.report()["throttling"] == ["soft temperature limit"]
 
 
 @pytest.mark.parametrize(
@@ -245,30 +245,44 @@ def test_what_was_before_is_not_what_happened_now(tmp_path: Path) -> None:
     ],
 )
 def test_events_that_the_hardware_counts(tmp_path: Path, counter: str, cause: str) -> None:
-    with watched(write(tmp_path, {counter: "37\n"})) as reports:
+    with watched(write(tmp_path, {counter: "37\n"})) as watch:
         write(tmp_path, {counter: "40\n"})
-    assert reports[0]["throttling"] == [f"{cause}: /{counter} rose by 3"]
+    assert watch.report()["throttling"] == [f"{cause}: /{counter} rose by 3"]
+
+
+def test_a_pc_that_counts_is_not_asked_for_its_clocks(tmp_path: Path) -> None:
+    count = {"sys/devices/system/cpu/cpu0/thermal_throttle/package_throttle_count": "0\n"}
+    with watched(write(tmp_path, count | cores(2_000_000, 2_000_000, 1_000_000))) as watch:
+        wait(watch)
+    assert (watch.report()["throttled"], watch.report()["throttling"]) == (False, [])
 
 
 def test_a_fan_and_a_clock_that_rests_are_no_throttling(tmp_path: Path) -> None:
     files = clock("17000000.gpu", 306_000_000, 1_020_000_000, 306_000_000) | cores(729_600, 1_510_400, 729_600)
     files |= {"sys/class/thermal/cooling_device0/type": "pwm-fan\n", "sys/class/thermal/cooling_device0/cur_state": "3\n"}
-    with watched(write(tmp_path, files)) as reports:
-        time.sleep(0.02)
-    assert (reports[0]["throttled"], reports[0]["throttling"]) == (None, [])
-    assert reports[0]["gpu_mhz"] == {"lowest": 306.0, "highest": 306.0}
+    with watched(write(tmp_path, files)) as watch:
+        wait(watch)
+    assert (watch.report()["throttled"], watch.report()["throttling"]) == (None, [])
+    assert watch.report()["gpu_mhz"] == {"lowest": 306.0, "highest": 306.0}
     write(tmp_path, clock("17000000.gpu", 1_020_000_000, 1_020_000_000, 0))  # locked, and switched off for want of work
-    with watched(tmp_path) as reports:
-        time.sleep(0.02)
-    assert (reports[0]["throttled"], reports[0]["gpu_mhz"]) == (False, None)
+    with watched(tmp_path) as watch:
+        wait(watch)
+    assert (watch.report()["throttled"], watch.report()["gpu_mhz"]) == (False, None)
 
 
 def test_the_highest_temperature_is_kept(tmp_path: Path) -> None:
-    with watched(write(tmp_path, zones(gpu_thermal=40, cpu_thermal=38))) as reports:
-        meanwhile(tmp_path, zones(gpu_thermal=71.5, cpu_thermal=39))
+    with watched(write(tmp_path, zones(gpu_thermal=40, cpu_thermal=38))) as watch:
+        meanwhile(watch, tmp_path, zones(gpu_thermal=71.5, cpu_thermal=39))
         write(tmp_path, zones(gpu_thermal=45, cpu_thermal=38))
-    degrees = reports[0]["temperatures_c"]
+    degrees = watch.report()["temperatures_c"]
     assert (degrees["before"]["gpu-thermal"], degrees["after"]["gpu-thermal"], degrees["max"]["gpu-thermal"]) == (40, 45, 71.5)
+
+
+def test_the_highest_temperature_may_be_the_first(tmp_path: Path) -> None:
+    with watched(write(tmp_path, zones(gpu_thermal=60))) as watch:
+        write(tmp_path, zones(gpu_thermal=45))
+        wait(watch)
+    assert watch.report()["temperatures_c"]["max"] == {"gpu-thermal": 60.0}
 
 
 def test_an_error_in_what_is_watched_passes_through(tmp_path: Path) -> None:

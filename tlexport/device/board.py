@@ -190,7 +190,7 @@ def _asked_mode() -> "Tuple[Optional[str], Optional[int]]":
 def gpu_clock(root: str = "/") -> "Optional[str]":
     """The folder with the GPU's clock, below ``root``; None where the kernel has none."""
     found = [path for path in sysfs.find(root, "sys/class/devfreq/*") if _GPU.search(path.rpartition("/")[2])]
-    return next((path for path in found if path.endswith("gpu-gpc-0")), found[0] if found else None)
+    return found[0] if found else None  # Thor has gpu-gpc-0, which computes, and gpu-nvd-0, which does video
 
 
 def clocks(root: str = "/") -> "Dict[str, Any]":

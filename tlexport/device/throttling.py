@@ -18,7 +18,7 @@ _COUNTERS = (
     ("sys/devices/system/cpu/cpu*/thermal_throttle/core_throttle_count", "heat"),
 )
 # cooling that slows something down, unlike a fan: Orin's *-throttle-alert, Xavier's and Nano's *-balanced and *_heavy, the kernel's own
-_COOLING = re.compile(r"throttle|balanced|heavy|^thermal-cpufreq|^cpufreq|^devfreq|^thermal-devfreq|^Processor$|powerclamp")
+_COOLING = re.compile(r"throttle|balanced|heavy|^thermal-cpufreq|^cpufreq|^devfreq|^thermal-devfreq|powerclamp")
 MARGIN = 0.95  # of a locked clock: Orin's GPU reports the clock that it measures, which is a little off
 
 
@@ -52,7 +52,6 @@ class Throttling:
 
     def __init__(self, root: str, locked: "Dict[str, int]") -> None:
         self._root = root
-        self._locked = locked
         self._pi = pi_value(root)
         self._counters: Dict[str, Tuple[int, str]] = {}
         for pattern, cause in _COUNTERS:
@@ -60,6 +59,8 @@ class Throttling:
                 count = sysfs.number(root, path)
                 if count is not None:
                     self._counters[path] = count, cause
+        # a PC's processor counts for itself; to ask each of its cores for its clock would disturb it
+        self._locked = {} if any("thermal_throttle" in path for path in self._counters) else locked
         kinds = ((path, sysfs.text(root, path + "/type") or "") for path in sysfs.find(root, "sys/class/thermal/cooling_device*"))
         self._cooling = {path + "/cur_state": kind for path, kind in kinds if _COOLING.search(kind)}
         self._seen: Dict[str, None] = {}  # in order
