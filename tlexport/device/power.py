@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 BOARD_INPUT = "board input (INA238)"
 TOTALS = (BOARD_INPUT, "VDD_IN", "POM_5V_IN")  # a rail that the others are fed from, the most comprehensive first
-# fed from VIN_SYS_5V0 on the AGX Orin, and so in it already
+# it is measured at 5 V on the AGX Orin, so it is taken to hang on VIN_SYS_5V0 and to be counted there; no document was found that says so
 _INCLUDED = ("VDDQ_VDD2_1V8AO",)
 _RAPL = "sys/class/powercap/intel-rapl:*"
 
