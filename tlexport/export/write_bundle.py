@@ -13,11 +13,10 @@ import numpy as np
 
 from tlexport import device
 from tlexport.accuracy import Probabilities
-from tlexport.bundle import LABELS, MANIFEST, Golden, Manifest, Model, read_manifest
+from tlexport.bundle import LABELS, MANIFEST, Golden, Manifest, read_manifest
 from tlexport.device.golden import region
 from tlexport.device.image import decode, prepare_pixels
 from tlexport.errors import InvalidFile, UsageError
-from tlexport.export.engine import build_script
 from tlexport.export.sensitivity import write_sensitivity
 from tlexport.files import check_replaceable, new_directory, sha256_of
 from tlexport.ports import Pixels
@@ -27,7 +26,6 @@ GOLDEN_INPUTS = "golden/inputs.npy"
 GOLDEN_RESIZED = "golden/resized.npy"
 RUNNER = "tlx"  # folder of the runner in a bundle
 RUN = "run.py"  # what starts it, beside that folder
-BUILD_SCRIPT = "build_engine.sh"
 
 
 @dataclass(frozen=True)
@@ -91,7 +89,6 @@ def write_bundle(
             np.save(folder / model.golden_outputs, outputs, allow_pickle=False)
         vectors = _write_golden(folder, golden, draft.preprocess.model_dump())
         (folder / LABELS).write_text("".join(f"{name}\n" for name in draft.classes), encoding="utf-8")
-        _write_build_script(folder, draft.models)
         for model in draft.models:
             write_sensitivity(folder, model.artifact)
         _write_runner(folder)
@@ -103,13 +100,6 @@ def write_bundle(
         manifest = Manifest.parse(draft.model_dump() | update, MANIFEST)
         manifest.write(folder / MANIFEST)
     return manifest
-
-
-def _write_build_script(folder: Path, models: Sequence[Model]) -> None:
-    commands = {model.artifact.precision: model.build for model in models if model.build}
-    if commands:
-        chosen = next(model.artifact.precision for model in models if model.chosen)
-        (folder / BUILD_SCRIPT).write_text(build_script(commands, chosen), encoding="utf-8")
 
 
 def _write_golden(folder: Path, golden: GoldenImages, preprocess: Mapping[str, Any]) -> Golden:
