@@ -86,7 +86,7 @@ class Board:
         Raises:
             TlxError: the runner's own error, with its exit code; StepFailed for anything else.
         """
-        words = [verb, "--json", *arguments]
+        words = [verb, *arguments, "--json"]
         ended = self._connection.run(
             ("run", self._connection.folder), lambda stream: stream.write(f"{json.dumps(words)}\n".encode()), self._relay()
         )
