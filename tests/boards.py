@@ -56,7 +56,7 @@ def wait_until(done: Callable[[], Any]) -> Any:
     """What `done` gives as soon as it is true of anything."""
     end = time.monotonic() + PATIENCE
     while not (found := done()):
-        assert time.monotonic() < end, "it did not come about"
+        assert time.monotonic() < end, f"it did not come about: {done}"
         time.sleep(0.02)
     return found
 

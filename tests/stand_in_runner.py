@@ -95,7 +95,11 @@ def bench(manifest: "dict[str, object]", arguments: argparse.Namespace) -> objec
     """Times the hashing of each model, and says of itself what a board would."""
     rows = []
     for model in manifest["models"]:
-        if arguments.precision in (None, model["artifact"]["precision"]):
+        if (
+            arguments.precision == "all"
+            or model["artifact"]["precision"] == arguments.precision
+            or (model["chosen"] and not arguments.precision)
+        ):
             data, times = (HERE / model["file"]).read_bytes(), []
             for _ in range(arguments.runs):
                 started = time.perf_counter()

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
+import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +19,7 @@ from typing import Any
 import boards
 import psutil
 import pytest
-from commands import Ended, here, start
+from commands import ROOT, Ended, environment, here, start
 from exports import Notes
 
 from tlexport.bundle import MANIFEST, Manifest, read_manifest
@@ -100,7 +103,20 @@ def test_bench_brings_back_what_the_board_measured(
         assert (
             row["latency_ms"]["mean_low"] <= row["latency_ms"]["mean"] <= row["latency_ms"]["mean_high"]
         )  # derived here, from raw samples
-    assert words(board, "bench") == ["bench", "--threads", "3", "--batch", "2", "--runs", "5", "--seconds", "0.0", "--json"]
+    assert words(board, "bench") == [
+        "bench",
+        "--threads",
+        "3",
+        "--batch",
+        "2",
+        "--runs",
+        "5",
+        "--seconds",
+        "0.0",
+        "--precision",
+        "all",
+        "--json",
+    ]
     table = here(capfd, "bench", sent, *board.options(), *QUICK, "--precision", "int8")
     assert board.host in table.out and "the board's own processor" in table.out
     assert f"note: {board.host}: bench begins" in table.err
@@ -198,6 +214,25 @@ def test_a_board_that_is_not_the_target_has_no_budget(
     assert (ended.code, ended.out) == (4, "")
     assert f"{board.host} is not one" in ended.err
     assert board.journal() == []
+
+
+def commands_of_the_document() -> list[str]:
+    text = (ROOT / "docs/host.md").read_text(encoding="utf-8")
+    return [line.strip() for block in re.findall(r"```sh\n(.*?)```", text, flags=re.DOTALL) for line in block.splitlines() if "tlx" in line]
+
+
+@needs_sshd
+@pytest.mark.parametrize("command", commands_of_the_document())
+def test_the_commands_of_the_document_run(
+    command: str, sent: Path, digits: Path, board: boards.Board, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """With the names of this test for those of the document, and its own options for those of a user's network."""
+    names = {"build/digits-jetson-orin-nano": str(sent), "user@board": board.host, "photo.jpg": str(next(digits.rglob("*.png")))}
+    typed = [names.get(word, word) for word in shlex.split(command)[1:]]
+    assert str(sent) in typed and board.host in typed
+    first = typed.index("--host")  # ssh takes the first value of an option
+    assert here(capfd, *typed[:first], *board.options(), *typed[first:]).code == 0
+    assert len(board.journal()) == 1
 
 
 # --- errors -----------------------------------------------------------------------------------------------------------------
@@ -376,6 +411,37 @@ def test_ctrl_c_leaves_nothing(sent: Path, board: boards.Board, private: Path, m
             assert not list(private.iterdir())
     boards.wait_until(board.is_clean)
     boards.wait_until(lambda: nothing_runs(board.waiting()))
+
+
+ON_A_TERMINAL = [
+    sys.executable,
+    "-P",
+    "-c",
+    "import fcntl, termios\nfcntl.ioctl(0, termios.TIOCSCTTY, 0)\nfrom tlexport.cli.main import main\nmain()",
+]
+
+
+@needs_sshd
+@pytest.mark.parametrize(("typed", "code"), [(b"yes\n", 0), (b"\x03", 130)], ids=["yes", "Ctrl-C"])
+def test_ssh_asks_on_the_terminal(sent: Path, board: boards.Board, tmp_path: Path, typed: bytes, code: int) -> None:
+    """Whether a host is the right one, here; a password goes the same way."""
+    import pty
+
+    known = tmp_path / "known hosts"
+    ask = {"UserKnownHostsFile": f'"{known}"', "StrictHostKeyChecking": "ask", "BatchMode": "no"}
+    reader, terminal = pty.openpty()
+    command = [*ON_A_TERMINAL, "verify", str(sent), *board.options(**ask), "--json"]
+    streams = {"stdin": terminal, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, env=environment(), start_new_session=True, **streams) as child:
+        os.close(terminal)
+        shown = b""
+        while b"yes/no" not in shown:
+            shown += os.read(reader, 4096)
+        os.write(reader, typed)
+        out, err = child.communicate(timeout=boards.PATIENCE)
+    os.close(reader)
+    assert child.returncode == code, err
+    assert bool(out) == known.exists() == (code == 0)
 
 
 # --- with the runner itself -----------------------------------------------------------------------------------------------------

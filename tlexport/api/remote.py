@@ -43,7 +43,7 @@ def bench_there(
         bundle: the bundle.
         host: the board.
         settings: as for :func:`tlexport.api.bench.bench`; ``auto`` leaves the choice to the runner.
-        precision: which of its models; None: those that the runner measures by itself.
+        precision: which of its models; None: all, and where an engine has to be built the chosen one.
         for_target: refuse a board that is not the bundle's target, by what the board says it is, before anything is copied.
         progress: where to tell what happens.
 
@@ -55,8 +55,9 @@ def bench_there(
     options = _options(settings.runtime, settings.device, settings.threads)
     options += ["--batch", str(settings.batch), "--runs", str(settings.min_runs), "--seconds", str(settings.min_seconds)]
     with _on_board(bundle, host, progress or Silent(), for_target) as (board, manifest):
-        _build(board, manifest, settings.runtime, settings.device, precision)
-        answers = board.ask("bench", *options, *_precision(precision))
+        engine = _build(board, manifest, settings.runtime, settings.device, precision)
+        everything = () if engine else ("--precision", "all")  # as here; of engines, which take minutes, the chosen one
+        answers = board.ask("bench", *options, *(_precision(precision) or everything))
     rows = answers if isinstance(answers, list) else [answers]
     return [_measurement(board, bundle, row) for row in rows]
 
@@ -128,10 +129,12 @@ def _on_board(
         yield board, manifest
 
 
-def _build(board: Board, manifest: Manifest, runtime: str, device: str, precision: Precision | None) -> None:
-    """Have the engine built where one will run."""
-    if manifest.profile.runtime == "tensorrt" and runtime != "onnxruntime":
+def _build(board: Board, manifest: Manifest, runtime: str, device: str, precision: Precision | None) -> bool:
+    """Have the engine built where one will run; whether one will."""
+    engine = manifest.profile.runtime == "tensorrt" and runtime != "onnxruntime"
+    if engine:
         board.ask("build", *_options(runtime, device, None), *_precision(precision))
+    return engine
 
 
 def _options(runtime: str, device: str, threads: int | None) -> list[str]:

@@ -19,7 +19,13 @@ if TYPE_CHECKING:
     from tlexport.remote.ssh import Host
 
 
-@click.command(epilog=options.examples("tlx bench tlx-demo/bundle", "tlx bench tlx-demo/checkpoint --threads 1 --json"))
+@click.command(
+    epilog=options.examples(
+        "tlx bench tlx-demo/bundle",
+        "tlx bench tlx-demo/checkpoint --threads 1 --json",
+        "tlx bench tlx-demo/bundle --host user@board",
+    )
+)
 @click.argument("what", type=click.Path(path_type=Path))
 @options.runtime
 @options.precision

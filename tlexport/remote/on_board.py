@@ -113,7 +113,9 @@ def run(folder: Path) -> int:
     words = json.loads(sys.stdin.readline())
     print(BEGIN)
     sys.stdout.flush()
-    environment = dict(os.environ, PYTHONIOENCODING="utf-8")
+    temporary = folder / "temporary"  # what libraries leave in theirs goes with the folder: ONNX Runtime has a file there
+    temporary.mkdir(exist_ok=True)
+    environment = dict(os.environ, PYTHONIOENCODING="utf-8", TMPDIR=str(temporary))
     command = [sys.executable, "run.py", *words]
     child = subprocess.Popen(command, cwd=str(folder / BUNDLE), env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
     running = folder / RUNNING
