@@ -103,7 +103,7 @@ def predict_there(
     with _on_board(bundle, host, progress or Silent(), files=sent) as (board, manifest):
         _build(board, manifest, runtime, device, precision)
         options = [*_options(runtime, device, threads), *_precision(precision)]
-        answer = board.ask("predict", *(f"../{name}" for name in sent), *options, names=sent)
+        answer = board.ask("predict", *(f"../{name}" for name in sent), *options)
     try:
         found = [(str(row["class"]), float(row["probability"]), dict(row["probabilities"])) for row in answer]
         return [Prediction(image, *row) for image, row in zip(images, found, strict=True)]

@@ -39,6 +39,7 @@ class Board:
     def __init__(self, connection: Connection, progress: Progress) -> None:
         self._connection = connection
         self._progress = progress
+        self._sent: dict[str, Path] = {}
         self.host = connection.host
 
     def machine(self) -> Machine:
@@ -61,6 +62,7 @@ class Board:
         Raises:
             StepFailed: a file cannot be read, the board cannot write it, or the connection was lost.
         """
+        self._sent |= files
         total = sum(file.stat().st_size for file in files.values())
         with self._progress.task(f"copying to {self.host.name}", total) as advance:
             ended = self._connection.run(
@@ -71,13 +73,12 @@ class Board:
                 f"{self.host.name} did not take the files (exit code {ended.code}): {' '.join(ended.err[-1:])}", "is its disk full?"
             )
 
-    def ask(self, verb: str, *arguments: str, names: Mapping[str, Path] | None = None, also: tuple[int, ...] = ()) -> Any:
+    def ask(self, verb: str, *arguments: str, also: tuple[int, ...] = ()) -> Any:
         """Run the bundle's runner.
 
         Args:
             verb: its command.
             arguments: its arguments.
-            names: what to call files of the board in errors.
             also: exit codes that bring an answer beside 0, where there is one.
 
         Returns:
@@ -92,7 +93,7 @@ class Board:
         )
         answered = ended.code == 0 or (ended.code in also and ended.out.strip())
         if not answered:
-            raise self._error(verb, ended, names or {})
+            raise self._error(verb, ended)
         try:
             return json.loads(ended.out)
         except json.JSONDecodeError:
@@ -117,14 +118,14 @@ class Board:
 
         return heard
 
-    def _error(self, verb: str, ended: Ended, names: Mapping[str, Path]) -> TlxError:
+    def _error(self, verb: str, ended: Ended) -> TlxError:
         starts = [index for index, line in enumerate(ended.err) if line.startswith("error: ")]
         if not starts or ended.code not in ERRORS:
             hint = "the board may have run out of memory" if ended.code == KILLED else f"look there: ssh {self.host.name}"
             said = "\n".join(ended.err[-5:]) or "it said nothing"
             return StepFailed(f"{self.host.name}: {RUNNER} {verb} ended with exit code {ended.code}: {said}", hint)
         text = "\n".join(ended.err[starts[-1] :]).removeprefix("error: ")
-        for there, here in names.items():
+        for there, here in self._sent.items():  # files have their names of this machine in errors
             text = text.replace(f"{self._connection.folder}/{there}", str(here)).replace(f"../{there}", str(here))
         message, _, hint = text.partition("\nhint: ")
         return ERRORS[ended.code](f"{self.host.name}: {message}", hint)
