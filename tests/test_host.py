@@ -16,9 +16,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import ssh_server
 import psutil
 import pytest
+import ssh_server
 from commands import ROOT, Ended, environment, here, start
 from exports import Notes
 
@@ -321,7 +321,7 @@ def test_nobody_listens(sent: Path, board: ssh_server.Board, capfd: pytest.Captu
 def test_another_host_key(
     sent: Path, sshd: ssh_server.Sshd, board: ssh_server.Board, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    wrong = sshd.write_known_hosts(boards.make_key(tmp_path / "other"), "wrong hosts")
+    wrong = sshd.write_known_hosts(ssh_server.make_key(tmp_path / "other"), "wrong hosts")
     ended = here(capfd, "verify", sent, *board.options(UserKnownHostsFile=f'"{wrong}"'))
     assert (ended.code, ended.out) == (1, "")
     assert "Host key verification failed" in ended.err
@@ -396,7 +396,7 @@ def test_a_lost_connection_leaves_nothing_and_can_be_repeated(
 ) -> None:
     with begin(sent, board, private, monkeypatch) as child:
         sshd.kill_sessions()
-        out, err = child.communicate(timeout=boards.PATIENCE)
+        out, err = child.communicate(timeout=ssh_server.PATIENCE)
     assert (child.returncode, out) == (1, "")
     assert "was lost" in err and "exit code 255" in err and "closed" in err
     ssh_server.wait_until(board.is_clean)
@@ -414,7 +414,7 @@ def test_ctrl_c_leaves_nothing(sent: Path, board: ssh_server.Board, private: Pat
             os.killpg(child.pid, signal.SIGINT)  # to every process, as a terminal does
         else:
             child.send_signal(signal.SIGKILL if how == "killed" else signal.SIGINT)
-        out, err = child.communicate(timeout=boards.PATIENCE)
+        out, err = child.communicate(timeout=ssh_server.PATIENCE)
         if how != "killed":
             assert (child.returncode, out) == (130, "")
             assert err.splitlines()[-1] == "interrupted"
@@ -449,7 +449,7 @@ def test_ssh_asks_on_the_terminal(sent: Path, board: ssh_server.Board, tmp_path:
         while b"yes/no" not in shown:
             shown += os.read(reader, 4096)
         os.write(reader, typed)
-        out, err = child.communicate(timeout=boards.PATIENCE)
+        out, err = child.communicate(timeout=ssh_server.PATIENCE)
     os.close(reader)
     assert child.returncode == code, err
     assert bool(out) == known.exists() == (code == 0)

@@ -94,9 +94,22 @@ def threads(function: F) -> F:
     return click.option("--threads", type=click.IntRange(1, 1024), help="CPU threads; default: one for each usable core.")(function)
 
 
+def _with_provider(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
+    """A runtime with another provider is a runtime of its own."""
+    if value is None:
+        return
+    if ctx.params["runtime"] not in ("auto", "onnxruntime"):
+        raise click.BadParameter(f"{ctx.params['runtime']} has no providers; leave it out, or --runtime onnxruntime", ctx, param)
+    ctx.params["runtime"] = f"onnxruntime_{value}"
+
+
 def runtime(function: F) -> F:
-    """``--runtime``."""
-    return click.option("--runtime", default="auto", show_default=True, help="auto, torch or onnxruntime.")(function)
+    """``--runtime``, and ``--provider``, which is settled when the function is called."""
+    text = "Of ONNX Runtime, besides the CPU's and CUDA's own, which --device chooses."
+    choice = click.Choice(["tensorrt"])
+    function = click.option("--provider", type=choice, callback=_with_provider, expose_value=False, help=text)(function)
+    help_text = "auto, torch, onnxruntime or tensorrt."
+    return click.option("--runtime", default="auto", show_default=True, is_eager=True, help=help_text)(function)
 
 
 def precision(function: F) -> F:
