@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, PositiveInt, model_validator
 
@@ -67,12 +67,9 @@ class Model(Record):
     chosen: bool
     reason: str
     engine: EngineRecipe | None = Field(None, description="of the engine that the device builds; None where it needs none")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_command(cls, data: Any) -> Any:
-        """The first bundles held a command line of trtexec under ``build``; the recipe has taken its place."""
-        return {key: value for key, value in data.items() if key != "build"} if isinstance(data, dict) else data
+    build: tuple[str, ...] = Field(
+        (), exclude=True, repr=False, description="a command line, in the first bundles: not used, never written"
+    )
 
     @property
     def size_bytes(self) -> int:
