@@ -109,7 +109,8 @@ def test_imports_point_downward(path: Path) -> None:
         other = unit_of(item.module)
         where = f"{path.relative_to(ROOT)}:{item.line} imports {item.module}"
         if other == STANDALONE:
-            assert level >= 2, where
+            # it imports nothing of ours; what level 1 asks of it is what the machine says of itself, which needs no library
+            assert level >= (1 if item.module == "tlexport.device.board" else 2), where
         elif other and other != unit:
             # files of levels 0 and 1 may import their like; the folders above never import each other
             assert levels()[other] < level or (levels()[other] == level <= 1), where
@@ -151,8 +152,7 @@ def test_the_commands_load_none_of_them() -> None:
 def test_what_goes_to_devices_stands_alone(path: Path) -> None:
     ast.parse(path.read_text(encoding="utf-8"), feature_version=(3, 6))  # what the oldest JetPack has
     allowed = set(sys.stdlib_module_names) | {"numpy", "PIL"}
-    others = [item.module for item in imports_of(path) if unit_of(item.module) != STANDALONE]  # its own files, by relative imports
-    assert {module.split(".")[0] for module in others} <= allowed
+    assert {item.module.split(".")[0] for item in imports_of(path) if not below(item.module, STANDALONE)} <= allowed
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=name_of)
