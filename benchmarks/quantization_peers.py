@@ -95,17 +95,24 @@ def openvino_forms(network: Mapping[str, Any], calibration: list[np.ndarray], va
 def open_network(network: Mapping[str, Any], peers: bool) -> dict[str, Form]:
     """Every form of a network. What a peer takes are normalised planes, made beforehand: that is no part of its latency."""
     pixels = {part: list(np.load(network[part])) for part in ("calibration", "val")}
-    mean, std = np.float32(network["mean"]), np.float32(network["std"])
-    planes = {
-        part: [np.ascontiguousarray(((image.astype(np.float32) / 255 - mean) / std).transpose(2, 0, 1))[None] for image in images]
-        for part, images in pixels.items()
-    }
+    normalise = normalisation(network)
+    planes = {part: [normalise(image) for image in images] for part, images in pixels.items()}
     raw = [image[None] for image in pixels["val"]]
     forms = {}
     for name, form in network["forms"].items():
         inputs = planes["val"] if form["planes"] else raw
         forms[name] = Form(with_onnxruntime(form["file"]), inputs, form["planes"], Path(form["file"]).stat().st_size)
     return forms | (openvino_forms(network, planes["calibration"], planes["val"]) if peers else {})
+
+
+def normalisation(network: Mapping[str, Any]) -> Run:
+    """From pixels (height, width, channel) to normalised planes (1, channel, height, width), as users write it in numpy."""
+    mean, std = np.float32(network["mean"]), np.float32(network["std"])
+
+    def normalise(image: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(((image.astype(np.float32) / 255 - mean) / std).transpose(2, 0, 1))[None]
+
+    return normalise
 
 
 def probabilities(form: Form) -> np.ndarray:
@@ -139,6 +146,11 @@ def time_in_turn(forms: list[Form], rounds: int, seconds: float) -> None:
     gc.enable()
 
 
+def median_ms(form: Form) -> float:
+    """Of all runs."""
+    return statistics.median([ms for found in form.rounds_ms for ms in found])
+
+
 def figures(form: Form, outputs: np.ndarray, reference: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """What is kept of a form."""
     p, q = np.maximum(reference, 1e-9), np.maximum(outputs, 1e-9)
@@ -147,7 +159,7 @@ def figures(form: Form, outputs: np.ndarray, reference: np.ndarray, labels: np.n
         "top1": float((outputs.argmax(axis=1) == labels).mean()),
         "divergence": float((p * np.log(p / q)).sum(axis=1).mean()),
         "size_bytes": form.size_bytes,
-        "p50_ms": statistics.median([ms for found in form.rounds_ms for ms in found]),
+        "p50_ms": median_ms(form),
         "fastest_round_ms": min(medians),
         "slowest_round_ms": max(medians),
         "runs": sum(map(len, form.rounds_ms)),
@@ -166,7 +178,9 @@ def main() -> None:
     for name, network in job["networks"].items():
         networks[name] = open_network(network, peers=not skipped)
         print(f"{name}: {', '.join(networks[name])}", file=sys.stderr, flush=True)
-    time_in_turn([form for forms in networks.values() for form in forms.values()], job["rounds"], job["seconds"])
+    preparing = {n: Form(normalisation(network), list(np.load(network["val"])), False, 0) for n, network in job["networks"].items()}
+    models = [form for forms in networks.values() for form in forms.values()]
+    time_in_turn([*models, *preparing.values()], job["rounds"], job["seconds"])
     answer = {}
     for name, forms in networks.items():
         outputs = {form: probabilities(found) for form, found in forms.items()}
@@ -174,7 +188,9 @@ def main() -> None:
         answer[name] = {form: figures(found, outputs[form], outputs["fp32"], labels) for form, found in forms.items()}
     known = {library.metadata["Name"]: library.version for library in importlib.metadata.distributions()}
     versions = {library: known[library] for library in LIBRARIES if library in known}
-    Path(sys.argv[2]).write_text(json.dumps({"networks": answer, "skipped": skipped, "versions": versions}), encoding="utf-8")
+    planes = {name: median_ms(form) for name, form in preparing.items()}
+    outcome = {"networks": answer, "planes_ms": planes, "skipped": skipped, "versions": versions}
+    Path(sys.argv[2]).write_text(json.dumps(outcome), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 from collections.abc import Iterator
@@ -11,6 +12,9 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 IMAGES_PER_CLASS = 12
+
+# as many processes test as there are cores: a second thread in each would wait for the others
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # a shell starts what runs behind it with Ctrl-C ignored, which every command under test would inherit
 signal.signal(signal.SIGINT, signal.default_int_handler)

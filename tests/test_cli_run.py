@@ -370,7 +370,7 @@ def has_trained(percent: int) -> Callable[[str], object]:
 
 def is_told(seen: str) -> object:
     """Whether what a batch says stood beside the bar; the bar is drawn ten times a second, at times with what an epoch says."""
-    return re.search(r"loss \d\.\d+, top-1 \d+\.\d %, \d+ img/s.* \d:\d\d:\d\d", seen)
+    return re.search(r"loss \d\.\d+, top-1 \d+\.\d %, \d+ img/s [^\r]*\d:\d\d:\d\d", seen)
 
 
 @POSIX

@@ -243,6 +243,17 @@ def test_the_document_explains_every_key() -> None:
     assert keys | set(as_written().model_fields) - {"software", "hardware"} <= explained
 
 
+def test_the_document_s_table_of_jetsons_is_what_the_profiles_say() -> None:
+    text = DOCUMENT.read_text(encoding="utf-8").partition("## What each Jetson gets")[2].partition("\n## ")[0]
+    rows = {}
+    for name in (name for name in JETSONS if ":" not in name):
+        profile = load_profile(name)
+        software = (getattr(profile.software, key).value for key in ("jetpack", "tensorrt", "cuda", "python"))
+        rows[name] = [*software, str(profile.opset.value), profile.input_dtype.value, " ".join(profile.precisions.value)]
+    written = re.findall(r"^\| `(.+?)` \| (.+) \|$", text, re.MULTILINE)
+    assert {name: row.split(" | ") for name, row in written} == rows
+
+
 # Wrong ones
 
 

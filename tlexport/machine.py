@@ -7,7 +7,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from tlexport.profile import Match
+from tlexport.device import board
+from tlexport.profile import UINT8_INPUT, Match, Profile, newest_opset
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,44 @@ def may_be(architecture: str, cpu: str, wanted: Match) -> bool:
     """
     board = wanted.device_tree if " " in (wanted.device_tree or "") else None
     return _architecture(architecture) == wanted.machine and all(text in cpu for text in (wanted.cpu, board) if text is not None)
+
+
+def software_note(profile: Profile, root: Path = Path("/")) -> str:
+    """What is different between the software of this board and what its profile was written for, and what follows from that.
+
+    Args:
+        profile: of this board.
+        root: root of the file system that describes it.
+
+    Returns:
+        A sentence with both versions, the files that say so and a remedy; empty where nothing differs, or this is no Jetson.
+    """
+    found, wanted = board.software(str(root)), profile.software
+    if found["l4t"] is None or wanted.l4t is None or wanted.tensorrt is None:
+        return ""
+    jetpack = f", JetPack {found['jetpack']} ({found['jetpack_source']})" if found["jetpack"] else ""
+    l4t = f"L4T {found['l4t']} (/{board.NV_RELEASE}){jetpack}"
+    meant = f"{profile.name} was written for L4T {wanted.l4t.value}" + (f", JetPack {wanted.jetpack.value}" if wanted.jetpack else "")
+    if found["tensorrt"] is None:
+        known = "is installed" if (root / board.PACKAGES).exists() else "could be found"
+        return f"this board has {l4t}, but no TensorRT {known} (/{board.PACKAGES}): sudo apt install nvidia-jetpack"
+    here = board.version(found["tensorrt"])
+    if here[:3] == board.version(wanted.tensorrt.value)[:3]:
+        same = f"this board has {l4t}; {meant}; TensorRT {wanted.tensorrt.value} is the same, so models and engines are too"
+        return "" if found["l4t"] == wanted.l4t.value else same
+    newest, opset = newest_opset(here), profile.opset.value
+    beyond = [f"its ONNX parser reads opset {newest} at most, and the models get {opset}"] if opset > newest else []
+    if profile.input_dtype.value == "uint8" and here < UINT8_INPUT:
+        beyond.append("it takes no uint8 input")
+    effect = (
+        f"{' and '.join(beyond)}, so no engine can be built" if beyond else f"its ONNX parser reads opset {newest}, the models get {opset}"
+    )
+    fit = f"opset {min(opset, newest)}, software.tensorrt {'.'.join(map(str, here[:3]))} and software.l4t {found['l4t']}"
+    return (
+        f"this board has TensorRT {found['tensorrt']} ({found['tensorrt_source']}), {l4t}; {meant} and TensorRT "
+        f"{wanted.tensorrt.value} ({wanted.tensorrt.source}). {effect}; an engine runs with the TensorRT that built it alone. "
+        f"Write a profile: tlx profiles new NAME --from {profile.name}, with {fit}; or install what the profile is for"
+    )
 
 
 def _text(path: Path) -> str:

@@ -6,7 +6,7 @@ import math
 import statistics
 from typing import Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, JsonValue, NonNegativeInt, PositiveInt
 
 from tlexport.record import Record
 
@@ -24,6 +24,7 @@ class Environment(Record):
     accelerator: str | None = Field(None, description="GPU, where one ran the model")
     python: str
     versions: dict[str, str]
+    board: dict[str, JsonValue] | None = Field(None, description="a board's own state: device/board.py; None on what is none")
 
     @property
     def onnxruntime(self) -> str:

@@ -59,6 +59,11 @@ UINT8_INPUT = (8, 5)
 NO_INT8 = ("5.3", "6.2")
 
 
+def newest_opset(tensorrt: tuple[int, ...]) -> int:
+    """Largest opset that the ONNX parser of a TensorRT, such as ``(10, 3, 0)``, reads; 0 before the oldest that is known."""
+    return max((opset for since, opset in PARSER_OPSETS if since <= tensorrt), default=0)
+
+
 class Budget(Record):
     """What a model must reach on the device. Quantities with units; sizes are decimal (1 MB = 10^6 bytes)."""
 
@@ -188,7 +193,7 @@ class Profile(Record):
         if self.software.tensorrt is None:
             return
         version = tuple(int(part) for part in self.software.tensorrt.value.split("."))
-        newest = max((opset for since, opset in PARSER_OPSETS if since <= version), default=0)
+        newest = newest_opset(version)
         if self.opset.value > newest:
             yield f"opset {self.opset.value}: the ONNX parser of TensorRT {self.software.tensorrt.value} reads up to {newest}"
         if self.input_dtype.value == "uint8" and version < UINT8_INPUT:

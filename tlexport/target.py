@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tlexport.errors import InvalidFile, UsageError
-from tlexport.machine import Machine, this_machine
+from tlexport.machine import Machine, software_note, this_machine
 from tlexport.profile import Profile
 from tlexport.profile_file import ProfileFile, read_profile_file
 from tlexport.record import nearest
@@ -94,7 +94,8 @@ def resolve(name: str, root: Path = Path("/"), machine: str = "") -> Target:
     Args:
         name: a profile's name, the path of a ``.toml`` file, or ``jetson``: the Jetson this runs on, and where it runs on
             none, or on one without a profile, ``jetson-orin-nano``, which the note then says. Each may be followed by
-            ``:MODE``, one of the profile's power modes.
+            ``:MODE``, one of the profile's power modes. Where this machine is that device and has another TensorRT or L4T than
+            the profile was written for, the note says so; the profile is followed all the same.
         root: root of the file system that describes this machine.
         machine: this machine's architecture; default what ``platform.machine()`` says.
 
@@ -109,9 +110,10 @@ def resolve(name: str, root: Path = Path("/"), machine: str = "") -> Target:
         name, note = _this_jetson(here)
     file = load_file(name)
     profile, hidden = file.profile(mode), _paths(name)[1:]
-    if hidden:
-        note = f"{note}{'; ' if note else ''}{file.path} is used; it takes the place of {', '.join(map(str, hidden))}"
-    return Target(profile, file, here.fits(profile.match), note)
+    notes = [note, f"{file.path} is used; it takes the place of {', '.join(map(str, hidden))}" if hidden else ""]
+    if fits := here.fits(profile.match):
+        notes.append(software_note(profile, root))
+    return Target(profile, file, fits, "; ".join(text for text in notes if text))
 
 
 def is_here(profile: Profile) -> bool:

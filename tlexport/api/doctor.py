@@ -10,10 +10,11 @@ from typing import cast
 
 from tlexport import __version__, plugins
 from tlexport.bench.environment import usable_cores
+from tlexport.device import board
 from tlexport.errors import TlxError
-from tlexport.machine import this_machine
 from tlexport.ports import Runtime
 from tlexport.target import profile_names, resolve
+from tlexport.units import format_bytes
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ LIBRARIES = (
     *("matplotlib", "scikit-learn", "scipy", "click", "pydantic", "rich", "psutil", "torch-pruning"),
 )
 
+SHOWN = {"L4T": "l4t", "JetPack": "jetpack", "CUDA": "cuda", "TensorRT": "tensorrt", "power mode": "power_mode"}  # of a board
+
 
 def doctor() -> list[Finding]:
     """Look at everything the commands need. Raises nothing: what is wrong is in the findings."""
@@ -48,9 +51,29 @@ def doctor() -> list[Finding]:
         *(_runtime(name) for name in plugins.names("runtimes")),
         _cuda(),
         Finding("cpu", True, f"{platform.machine()}, {usable_cores()} usable cores"),
-        Finding("board", True, this_machine().board or "none: not a board with a device tree", needed=False),
+        _board(),
         _profiles(),
     ]
+
+
+def _board(root: str = "/") -> Finding:
+    """What a board is and how it is set: whatever decides how fast it is, and what its TensorRT reads."""
+    state = board.describe(root)
+    if state["module"] is None:
+        return Finding("board", True, "none: not a board with a device tree", needed=False)
+    locked = {True: "clocks locked", False: "clocks not locked (sudo jetson_clocks locks them)" if state["l4t"] else None, None: None}
+    told = (
+        state["module"],
+        state["part"],
+        state["soc"],
+        *(f"{title} {state[key]}" for title, key in SHOWN.items() if state[key] is not None),
+        state["governor"] and f"governor {state['governor']}",
+        locked[state["clocks_locked"]],
+        state["free_memory_bytes"] and f"{format_bytes(state['free_memory_bytes'])} of memory free",
+        state["temperatures_c"] and f"{max(state['temperatures_c'].values())} °C",
+        state["throttled"] and f"throttled: {', '.join(state['throttled'])}",
+    )
+    return Finding("board", True, ", ".join(part for part in told if part), needed=False)
 
 
 def _profiles() -> Finding:

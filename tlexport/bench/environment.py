@@ -13,16 +13,18 @@ from pathlib import Path
 import psutil
 
 from tlexport import __version__
+from tlexport.device import board
 from tlexport.measurement import Environment
 
 _LIBRARIES = ("numpy", "onnxruntime", "onnxruntime-gpu", "torch")  # names of distributions; only one of the two onnxruntimes is there
 
 
-def describe(device: str = "cpu") -> Environment:
+def describe(device: str = "cpu", root: str = "/") -> Environment:
     """Describe this machine as it is now. Imports none of the libraries whose versions it names.
 
     Args:
         device: ``"cpu"``, or ``"cuda:N"`` where a GPU runs the model.
+        root: root of the file system that tells whether this is a board, and how it is set.
     """
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None  # Windows has none
     return Environment(
@@ -36,6 +38,7 @@ def describe(device: str = "cpu") -> Environment:
         accelerator=_gpu(int(device.partition(":")[2] or 0)) if device.startswith("cuda") else None,
         python=platform.python_version(),
         versions={"tlexport": __version__} | _versions(),
+        board=board.describe(root) if board.identity(root)["module"] else None,
     )
 
 

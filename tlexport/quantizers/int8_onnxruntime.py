@@ -12,18 +12,20 @@ from tlexport.ports import QuantizeRequest
 from tlexport.quantizers._cpu_form import normalise_in_one, pad_depthwise, swish_in_one
 from tlexport.quantizers._gates import integer_gates
 from tlexport.quantizers._per_channel import weights_alone
+from tlexport.quantizers._pixels import on_pixels, without_quantization
 from tlexport.quantizers._static import quantize_int8
 
 __all__ = ["METHOD", "PRECISION", "quantize", "weights_alone"]
 
 PRECISION = "int8"
 OPERATORS = {*QLinearOpsRegistry, *QDQRegistry}  # everything that it has integer kernels for
-METHOD = "static, QDQ, per-channel weights; padded depthwise convolutions, swish and normalisation in one node, hard sigmoid in integers"
+METHOD = "static, QDQ, per-channel weights; padded depthwise convolutions, pixels as they are, swish in one node, hard sigmoid in integers"
 
 
 def quantize(request: QuantizeRequest) -> onnx.ModelProto:
     """FP32 graph -> INT8 in the form that ONNX Runtime's CPU kernels fuse (its own guidance: U8S8 on x86, S8S8 on ARM)."""
     unsigned = request.activations == "uint8"
-    formed = replace(request, model=normalise_in_one(swish_in_one(pad_depthwise(request.model))))
+    stem = on_pixels(request)
+    formed = replace(stem, model=normalise_in_one(swish_in_one(pad_depthwise(stem.model))))
     activations, options = (QuantType.QUInt8, {}) if unsigned else (QuantType.QInt8, {"ActivationSymmetric": True})
-    return integer_gates(quantize_int8(formed, activations, OPERATORS, options))
+    return without_quantization(integer_gates(quantize_int8(formed, activations, OPERATORS, options)))

@@ -1,0 +1,115 @@
+"""INT8 against FP32 for every family of backbones, on this CPU: the smallest network of each, with random weights::
+
+    python benchmarks/int8_families.py
+    python benchmarks/int8_families.py --backbones vgg11,regnet_y_400mf --size 224
+
+Weights do not change how long a network takes. Each goes the way of ``tlx export --target cpu-x86``: image contract, rewrites, INT8,
+and what stays in float for speed is searched for by timing. The two forms are then timed in turn with one thread, one image at a
+time. A form that is slower than FP32 is not chosen by ``tlx export``, so that what a user gets is never slower than FP32. JSON goes to
+benchmarks/results/int8_families.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from torchvision import models
+
+from tlexport import plugins
+from tlexport.api.mixed_latency import fastest
+from tlexport.api.quick_timing import QuickTiming
+from tlexport.bench.environment import describe
+from tlexport.contract import Preprocess
+from tlexport.export.ranges import Ranges
+from tlexport.export.to_onnx import to_onnx
+from tlexport.network import Contract, build
+from tlexport.ports import QuantizeRequest, Runner, Silent
+from tlexport.quantizers import int8_onnxruntime
+from tlexport.target import load_profile
+
+RESULT = Path(__file__).resolve().parent / "results" / "int8_families.json"
+CLASSES = 10
+WHAT = "median latency, ms, of FP32, of INT8 throughout, and of INT8 with what the search left in float; all timed in turn in one process"
+
+
+def smallest(family: str) -> str:
+    """Variant with the fewest parameters, by torchvision's own figures."""
+    variants: tuple[str, ...] = plugins.load("backbones", family).VARIANTS
+    return min(variants, key=lambda name: min(weights.meta["num_params"] for weights in models.get_model_weights(name)))
+
+
+def forms(backbone: str, size: int, folder: Path) -> tuple[dict[str, onnx.ModelProto], int]:
+    """The network in FP32, in INT8, and in INT8 with blocks in float; how many nodes those are."""
+    torch.manual_seed(0)
+    network, preprocess = build(backbone, CLASSES), Preprocess(size=size, resize=size)
+    pixels = np.random.default_rng(0).integers(0, 256, (4, size, size, 3), np.uint8)
+    with torch.no_grad():  # BatchNorm's statistics, without which values fade away: a CPU is slow with numbers next to zero
+        for _ in range(20):
+            network.net.train()(Contract(preprocess)(torch.from_numpy(pixels)))
+    network.eval()
+    whole = to_onnx(network, preprocess, "uint8", load_profile("cpu-x86").opset.value)
+    ranges = Ranges(whole, pixels).whole
+    timing = QuickTiming(pixels[:1], 1, folder)
+
+    def quantize(kept: frozenset[str]) -> onnx.ModelProto:
+        return int8_onnxruntime.quantize(QuantizeRequest(whole, ranges, "uint8", kept))
+
+    kept = fastest(whole, quantize, int8_onnxruntime.METHOD, timing, Silent())
+    return {"fp32": whole, "int8": quantize(frozenset()), "mixed": quantize(kept)}, len(kept)
+
+
+def time_in_turn(made: dict[str, onnx.ModelProto], size: int, rounds: int, seconds: float, folder: Path) -> dict[str, float]:
+    """Median latency of each, ms."""
+    image = np.random.default_rng(1).integers(0, 256, (1, size, size, 3), np.uint8)
+    timing = QuickTiming(image, 1, folder)
+    runners: dict[str, Runner] = {name: timing.open(model) for name, model in made.items()}
+    found: dict[str, list[float]] = {name: [] for name in made}
+    draw = random.Random(0)
+    for _ in range(rounds):
+        for name in draw.sample(list(runners), len(runners)):
+            feed = {runners[name].inputs[0].name: image}
+            runners[name].run(feed)
+            end = time.perf_counter() + seconds
+            while time.perf_counter() < end:
+                begin = time.perf_counter()
+                runners[name].run(feed)
+                found[name].append((time.perf_counter() - begin) * 1e3)
+    for runner in runners.values():
+        runner.__exit__(None, None, None)
+    return {f"{name}_ms": round(statistics.median(samples), 4) for name, samples in found.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backbones", type=lambda text: text.split(","), help="default: the smallest of each family")
+    parser.add_argument("--size", type=int, default=160, help="side of the image, pixels")
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--seconds", type=float, default=0.2, help="of each model in each round")
+    parser.add_argument("--result", type=Path, default=RESULT)
+    options = parser.parse_args()
+    rows: list[dict[str, Any]] = []
+    for backbone in options.backbones or [smallest(family) for family in plugins.names("backbones")]:
+        with tempfile.TemporaryDirectory() as folder:
+            made, kept = forms(backbone, options.size, Path(folder))
+            times = time_in_turn(made, options.size, options.rounds, options.seconds, Path(folder))
+        row = {"backbone": backbone, **times, "nodes_in_float": kept, "speedup": round(times["fp32_ms"] / times["mixed_ms"], 3)}
+        print(row, file=sys.stderr, flush=True)
+        rows.append(row)
+    result = {"what": WHAT, "size": options.size, "environment": describe("cpu").model_dump(), "networks": rows}
+    options.result.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(f"wrote {options.result}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""Whether a board had to slow down. Python 3.6 syntax: it is copied into bundles as it is."""
+
+import re
+from typing import TYPE_CHECKING
+
+from . import sysfs
+
+if TYPE_CHECKING:
+    from typing import Dict, List, Optional, Tuple
+
+# what vcgencmd get_throttled says, bit by bit (raspberrypi.com/documentation/computers/os.html); 16 higher: it did since the start
+PI_BITS = {0: "under-voltage", 1: "ARM clock capped", 2: "throttled", 3: "soft temperature limit"}
+_PI = ("sys/devices/platform/soc/soc:firmware/get_throttled", "sys/devices/platform/*/*:firmware/get_throttled")
+# events that hardware counts: over-current and under-voltage on Orin and Thor (drivers/hwmon of Jetson Linux, soctherm_oc), heat on Intel
+_COUNTERS = (
+    ("sys/class/hwmon/hwmon*/oc*_event_cnt", "over-current or under-voltage"),
+    ("sys/devices/system/cpu/cpu0/thermal_throttle/package_throttle_count", "heat"),
+    ("sys/devices/system/cpu/cpu*/thermal_throttle/core_throttle_count", "heat"),
+)
+# cooling that slows something down, unlike a fan: Orin's *-throttle-alert, Xavier's and Nano's *-balanced and *_heavy, the kernel's own
+_COOLING = re.compile(r"throttle|balanced|heavy|^thermal-cpufreq|^cpufreq|^devfreq|^thermal-devfreq|powerclamp")
+MARGIN = 0.95  # of a locked clock: Orin's GPU reports the clock that it measures, which is a little off
+
+
+def pi_value(root: str = "/") -> "Optional[int]":
+    """The bits of ``vcgencmd get_throttled``, from the kernel's file of that name; None on what is no Raspberry Pi."""
+    for pattern in _PI:
+        for path in sysfs.find(root, pattern):
+            try:
+                return int(sysfs.text(root, path) or "", 16)
+            except ValueError:
+                continue
+    return None
+
+
+def pi_flags(root: str = "/") -> "Optional[List[str]]":
+    """What holds a Raspberry Pi back now, or did since it started; None where it cannot be told."""
+    value = pi_value(root)
+    if value is None:
+        return None
+    now = [name for bit, name in PI_BITS.items() if (value >> bit) & 1]
+    return now + [name + " (earlier)" for bit, name in PI_BITS.items() if (value >> (bit + 16)) & 1 and name not in now]
+
+
+class Throttling:
+    """Looks for signs of throttling from its making on.
+
+    Args:
+        root: root of the file system.
+        locked: files of clocks that are locked -> what they are locked at, in the unit of the file.
+    """
+
+    def __init__(self, root: str, locked: "Dict[str, int]") -> None:
+        self._root = root
+        self._pi = pi_value(root)
+        self._counters: Dict[str, Tuple[int, str]] = {}
+        for pattern, cause in _COUNTERS:
+            for path in sysfs.find(root, pattern):
+                count = sysfs.number(root, path)
+                if count is not None:
+                    self._counters[path] = count, cause
+        # a PC's processor counts for itself; to ask each of its cores for its clock would disturb it
+        self._locked = {} if any("thermal_throttle" in path for path in self._counters) else locked
+        kinds = ((path, sysfs.text(root, path + "/type") or "") for path in sysfs.find(root, "sys/class/thermal/cooling_device*"))
+        self._cooling = {path + "/cur_state": kind for path, kind in kinds if _COOLING.search(kind)}
+        self._seen: Dict[str, None] = {}  # in order
+
+    def look(self) -> None:
+        """Note what slows the board down at this moment."""
+        if self._pi is not None:
+            value = pi_value(self._root) or 0
+            for bit, name in PI_BITS.items():
+                earlier, before = value >> (bit + 16), self._pi >> (bit + 16)
+                if (value >> bit) & 1 or earlier & ~before & 1:
+                    self._seen[name] = None
+        for path, kind in self._cooling.items():
+            if (sysfs.number(self._root, path) or 0) > 0:
+                self._seen["cooling by " + kind] = None
+        for path, full in self._locked.items():
+            clock = sysfs.number(self._root, path)
+            if clock and clock < MARGIN * full:  # 0: switched off, with nothing to do
+                self._seen["/{} below its locked clock".format(path)] = None
+
+    def result(self) -> "Tuple[Optional[bool], List[str]]":
+        """Whether it was throttled, None where nothing tells, and by what."""
+        seen = list(self._seen)
+        for path, (before, cause) in self._counters.items():
+            after = sysfs.number(self._root, path)
+            if after is not None and after > before:
+                seen.append("{}: /{} rose by {}".format(cause, path, after - before))
+        told = self._pi is not None or self._counters or self._cooling or self._locked
+        return (bool(seen) if told else None), seen
