@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, PositiveInt, model_validator
 
 from tlexport.artifact import Artifact, Precision
 from tlexport.contract import Preprocess
@@ -40,6 +40,16 @@ class Latency(Record):
     threads: int
 
 
+class EngineRecipe(Record):
+    """What an engine is built with on the device, besides the model: the device knows its own TensorRT."""
+
+    input: str = Field(min_length=1, description="name of the input tensor")
+    shape: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt] = Field(description="(image, height, width, channel)")
+    workspace_mb: PositiveInt = Field(description="MiB that the builder may use")
+    precision: Precision
+    opset: PositiveInt = Field(description="of the ONNX graph; says whether its types are complete")
+
+
 class Model(Record):
     """One candidate in the bundle."""
 
@@ -56,7 +66,10 @@ class Model(Record):
     golden_outputs: InnerPath
     chosen: bool
     reason: str
-    build: tuple[str, ...] = Field((), description="the command that builds the engine on the device, where one is needed")
+    engine: EngineRecipe | None = Field(None, description="of the engine that the device builds; None where it needs none")
+    build: tuple[str, ...] = Field(
+        (), exclude=True, repr=False, description="a command line, in the first bundles: not used, never written"
+    )
 
     @property
     def size_bytes(self) -> int:

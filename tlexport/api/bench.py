@@ -97,7 +97,7 @@ def check_budget(bundle: Path, measurements: Sequence[Measurement], *, elsewhere
     if runs != manifest.profile.runtime:
         raise Unsupported(
             f"the budget of {manifest.target} is for {manifest.profile.runtime}, and {measured.runtime} was measured",
-            "build and time the engine: sh build_engine.sh in the bundle",
+            "build the engine and time it, in the bundle: python3 run.py build, python3 run.py bench",
         )
     gpu = manifest.profile.device is not None
     if gpu != measured.provider.startswith("CUDA"):

@@ -66,7 +66,8 @@ def plan(target: Target, wishes: Wishes) -> tuple[Step, ...]:
             f"{asked} cannot be held against {target.profile.target}: "
             f"{'its engines are built from the bundle, after the export' if engine else 'this machine is not one'}; "
             f"and {why[candidates[0]].message}",
-            f"leave it out, copy the bundle to the device and run there: {'sh build_engine.sh' if engine else 'tlx bench BUNDLE --check'}",
+            "leave it out, copy the bundle to the device and run there: "
+            f"{'python3 run.py build' if engine else 'tlx bench BUNDLE --check'}",
         )
     return steps
 

@@ -17,7 +17,7 @@ from tlexport.bundle import Golden, Manifest, Model
 from tlexport.checkpoint import Checkpoint, read_checkpoint, read_dataset
 from tlexport.contract import Preprocess
 from tlexport.dataset import Dataset
-from tlexport.export.engine import trtexec_command
+from tlexport.export.engine import engine_recipe
 from tlexport.export.write_bundle import GOLDEN_INPUTS, GoldenImages, check_place, golden_positions, write_bundle
 from tlexport.measurement import Measurement
 from tlexport.plan import Step, Verdict, Wishes, choose
@@ -141,9 +141,7 @@ class _Export:
 
     def _model(self, made: Made, drop: float, verdict: Verdict, candidates: Candidates) -> Model:
         precision, file = made.artifact.precision, f"model.{made.artifact.precision}.onnx"
-        build: tuple[str, ...] = ()
-        if self.profile.runtime == "tensorrt":
-            build = trtexec_command(self.profile, file, precision, candidates.preprocess.size)
+        engine = engine_recipe(self.profile, precision, made.artifact.inputs[0]) if self.profile.runtime == "tensorrt" else None
         return Model(
             file=file,
             artifact=made.artifact,
@@ -158,5 +156,5 @@ class _Export:
             golden_outputs=f"golden/outputs.{precision}.npy",
             chosen=verdict.chosen,
             reason=verdict.reason,
-            build=build,
+            engine=engine,
         )

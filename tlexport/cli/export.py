@@ -94,8 +94,8 @@ def command(
         print_json(exported.to_json())
     else:
         _show_models(exported)
-        if exported.manifest.model().build:
-            click.echo(f"no engine was built: copy the bundle to the {found.profile.title} and run there: sh build_engine.sh", err=True)
+        if exported.manifest.model().engine:
+            click.echo(f"no engine was built: copy the bundle to the {found.profile.title} and run there: python3 run.py build", err=True)
         click.echo(str(path))
 
 

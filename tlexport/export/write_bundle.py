@@ -11,16 +11,14 @@ from pathlib import Path
 import numpy as np
 
 from tlexport.accuracy import Probabilities
-from tlexport.bundle import LABELS, MANIFEST, Golden, Manifest, Model, read_manifest
+from tlexport.bundle import LABELS, MANIFEST, Golden, Manifest, read_manifest
 from tlexport.errors import InvalidFile, UsageError
-from tlexport.export.engine import build_script
 from tlexport.export.sensitivity import write_sensitivity
 from tlexport.files import check_replaceable, new_directory, sha256_of
 from tlexport.ports import Pixels
 
 GOLDEN = 8  # images in a bundle
 GOLDEN_INPUTS = "golden/inputs.npy"
-BUILD_SCRIPT = "build_engine.sh"
 
 
 @dataclass(frozen=True)
@@ -87,7 +85,6 @@ def write_bundle(
             shutil.copyfile(file, folder / name)
         np.save(folder / GOLDEN_INPUTS, golden.inputs, allow_pickle=False)
         (folder / LABELS).write_text("".join(f"{name}\n" for name in draft.classes), encoding="utf-8")
-        _write_build_script(folder, draft.models)
         for model in draft.models:
             write_sensitivity(folder, model.artifact)
         names = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
@@ -98,10 +95,3 @@ def write_bundle(
         manifest = Manifest.parse(draft.model_dump() | update, MANIFEST)
         manifest.write(folder / MANIFEST)
     return manifest
-
-
-def _write_build_script(folder: Path, models: Sequence[Model]) -> None:
-    commands = {model.artifact.precision: model.build for model in models if model.build}
-    if commands:
-        chosen = next(model.artifact.precision for model in models if model.chosen)
-        (folder / BUILD_SCRIPT).write_text(build_script(commands, chosen), encoding="utf-8")
