@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import ctypes
+import re
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,8 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 from commands import ROOT
+from tensorrt_api.bindings import NotHere, download
 from tensorrt_api.cudart import COMPILER, Device, compile_cudart
 
+import tlexport.device.cuda
 from tlexport.device.cuda import LIBRARIES, Cuda, open_cuda
 from tlexport.device.errors import DeviceError, MissingDependency, Unsupported
 
@@ -176,3 +181,38 @@ def test_each_name_is_found_where_the_linker_looks(name: str, device: Device, tm
     if (found := done.stdout.partition(" ")[0]) in LIBRARIES[: LIBRARIES.index(name)]:
         pytest.skip(f"this machine has {found}, which is preferred")
     assert done.stdout.split(maxsplit=1) == [name, "Stand-in A\n"], done.stderr
+
+
+# --- NVIDIA's own library, without a GPU ------------------------------------------------------------------------------
+
+REAL = ["nvidia-cuda-runtime-cu11==11.8.89", "nvidia-cuda-runtime-cu12==12.9.79", "nvidia-cuda-runtime==13.5.37"]
+
+
+def called() -> set[str]:
+    """The functions of CUDA that our file names."""
+    tree = ast.parse(Path(tlexport.device.cuda.__file__).read_text(encoding="utf-8"))
+    texts = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    return {text for text in texts if re.fullmatch(r"cuda[A-Z]\w+", text)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("requirement", REAL)
+def test_the_real_library_has_what_we_call_and_tells_its_errors(requirement: str, tmp_path: Path) -> None:
+    try:
+        wheel = download(requirement, tmp_path)
+    except NotHere as reason:
+        pytest.skip(str(reason))
+    zipfile.ZipFile(wheel).extractall(tmp_path)
+    [path] = tmp_path.glob("nvidia/*/lib/libcudart.so.*")
+    assert path.name in LIBRARIES
+    library = ctypes.CDLL(str(path))
+    assert {"cudaMalloc", "cudaGraphInstantiateWithFlags"} <= called()
+    assert [name for name in sorted(called()) if not hasattr(library, name)] == []
+    try:
+        found = open_cuda([str(path)])
+        found.use(0)
+    except Unsupported as error:  # as on a machine without a driver
+        assert re.search(r"cudaGetDeviceCount failed: .*(driver|device).* \(CUDA error \d+, ", error.message)
+    else:
+        assert found.runtime_version().split(".")[0] == re.search(r"==(\d+)", requirement)[1]  # type: ignore[index]
+        assert found.memory().total >= found.memory().free > 0

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import sys
 from enum import IntEnum
 from pathlib import Path
 from types import ModuleType
@@ -339,6 +340,17 @@ def test_without_tensorrt_the_way_to_get_it_is_said(monkeypatch: pytest.MonkeyPa
     assert caught.value.exit_code == 3
     assert "tlexport[tensorrt]" in caught.value.hint
     assert "trtexec" in caught.value.hint
+
+
+@pytest.mark.parametrize("name", [None, "tensorrt", "tensorrt.tensorrt", "tensorrt_bindings.tensorrt", "tensorrt_libs"])
+def test_bindings_whose_libraries_are_missing_are_missing_too(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, gpu: Device, name: str | None
+) -> None:
+    device = load_device(monkeypatch, tmp_path, None, gpu)
+    (tmp_path / "tensorrt.py").write_text(f'raise ImportError("libnvinfer.so.10: cannot open shared object file", name={name!r})')
+    monkeypatch.delitem(sys.modules, "tensorrt")
+    with pytest.raises(device.errors.MissingDependency, match=r"libnvinfer\.so\.10"):
+        device.engine.describe()
 
 
 def test_a_bug_of_ours_is_not_taken_for_its_absence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, gpu: Device, here: Here) -> None:

@@ -173,6 +173,24 @@ def test_from_the_model_to_a_measurement_and_a_prediction(monkeypatch: pytest.Mo
 
 
 @posix
+def test_another_gpu_is_chosen_for_all_of_it(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    version, told = (10, 3, 0), folder / "told.txt"
+    use(monkeypatch, folder, version)
+    monkeypatch.setenv("FAKE_LOG", str(told))
+    path = engine(folder, version)
+    for device in (0, 2):
+        with trtexec.open_trtexec(path, RECIPE, device=device) as session:
+            for step in (
+                lambda device=device: trtexec.build(folder / "model.onnx", path, RECIPE, device=device),
+                lambda device=device: trtexec.bench(path, RECIPE, runs=3, device=device),
+                lambda session=session: session.run(np.zeros((1, SIZE, SIZE, 3), np.uint8)),
+            ):
+                step()
+                given = told.read_text(encoding="utf-8").splitlines()
+                assert [argument for argument in given if argument.startswith("--device")] == ([f"--device={device}"] if device else [])
+
+
+@posix
 @versions
 def test_a_version_is_asked_for_without_a_gpu(monkeypatch: pytest.MonkeyPatch, folder: Path, version: Version) -> None:
     monkeypatch.setenv("FAKE", "fail")  # whatever needs one fails

@@ -39,6 +39,7 @@ OPTIONS: dict[str, tuple[Version, Version]] = {
     "int8": (EVER, (11,)),
     "best": (EVER, (11,)),
     "stronglyTyped": ((10,), NEVER),
+    "device": (EVER, NEVER),
     "iterations": (EVER, NEVER),
     "duration": (EVER, NEVER),
     "warmUp": (EVER, NEVER),

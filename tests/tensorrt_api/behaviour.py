@@ -87,23 +87,23 @@ class ILogger(Interface):
         INTERNAL_ERROR, ERROR, WARNING, INFO, VERBOSE = range(5)
 
     def log(self, severity: Any, msg: str) -> None:
-        raise NotImplementedError
+        raise NotImplementedError("log was not overridden")
 
 
 class IProfiler(Interface):
     def report_layer_time(self, layer_name: str, ms: float) -> None:
-        raise NotImplementedError
+        raise NotImplementedError("report_layer_time was not overridden")
 
 
 class IProgressMonitor(Interface):
     def phase_start(self, phase_name: str, parent_phase: str, num_steps: int) -> None:
-        raise NotImplementedError
+        raise NotImplementedError("phase_start was not overridden")
 
     def step_complete(self, phase_name: str, step: int) -> bool:
-        raise NotImplementedError
+        raise NotImplementedError("step_complete was not overridden")
 
     def phase_finish(self, phase_name: str) -> None:
-        raise NotImplementedError
+        raise NotImplementedError("phase_finish was not overridden")
 
 
 class Dims(tuple[int, ...]):

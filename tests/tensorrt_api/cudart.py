@@ -28,6 +28,7 @@ class Device:
         self.path = path
         self._library = ctypes.CDLL(str(path))
         self._kept: list[object] = []  # callbacks must live as long as graphs that hold them
+        self.raised: list[Exception] = []  # by kernels: C cannot pass it on
 
     def fail(self, function: str, code: int) -> None:
         """The next call of a function answers with a code."""
@@ -49,7 +50,14 @@ class Device:
 
     def enqueue(self, stream: int, kernel: Callable[[], None], ms: float) -> None:
         """Have a stream call something when it comes to it."""
-        callback = Kernel(lambda _: kernel())
+
+        def call(_: int | None) -> None:
+            try:
+                kernel()
+            except Exception as error:  # noqa: BLE001 - whatever it is, a test looks at it
+                self.raised.append(error)
+
+        callback = Kernel(call)
         self._kept.append(callback)
         code = self._library.standin_enqueue(ctypes.c_void_p(stream), callback, None, ctypes.c_double(ms))
         assert code == 0, code

@@ -109,15 +109,16 @@ def _model(folder: Path, manifest: Manifest, file: str, runtime: str) -> Subject
         raise VerificationFailed(
             f"{path} is not the file that the bundle was made with: its hash differs", f"check with: tlx verify {folder}"
         )
+    chosen = _choose(runtime, artifact.format, path)
     return Subject(
         path,
-        _choose(runtime, artifact.format, path),
+        chosen,
         artifact.precision,
         artifact.sha256,
         artifact.size_bytes,
         artifact.classes,
         artifact.preprocess,
-        simulate_quantization=manifest.profile.runtime == "tensorrt" and artifact.precision == "int8",
+        simulate_quantization=manifest.profile.runtime == "tensorrt" and artifact.precision == "int8" and chosen == "onnxruntime",
     )
 
 

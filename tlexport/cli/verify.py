@@ -3,31 +3,48 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from tlexport.cli import options
-from tlexport.cli.output import print_json
+from tlexport.cli.output import print_json, progress
 from tlexport.errors import VerificationFailed
+
+if TYPE_CHECKING:
+    from tlexport.device.golden import Check
+    from tlexport.remote.ssh import Host
 
 
 @click.command(epilog=options.examples("tlx verify tlx-demo/bundle", "tlx verify tlx-demo/bundle --threads 1 --json"))
 @click.argument("bundle", type=click.Path(path_type=Path))
 @options.device
 @options.threads
+@options.host
 @options.as_json
-def command(bundle: Path, device: str, threads: int | None, as_json: bool) -> None:
-    """Check the hashes of BUNDLE, then replay its golden vectors through the runtime that is here."""
-    from tlexport.api.verify import verify
+def command(bundle: Path, device: str, threads: int | None, host: Host | None, as_json: bool) -> None:
+    """Check the hashes of BUNDLE, then replay its golden vectors through the runtime that is here, or on a board."""
+    checks = _verify(bundle, device, threads, host)
     from tlexport.device.golden import remedy, verdict
 
-    checks = verify(bundle, device=device, threads=threads)
     failed = [check for check in checks if not check.ok]
     if as_json:
-        print_json({"bundle": str(bundle), "ok": not failed, "verdict": verdict(checks), "checks": [check.to_json() for check in checks]})
+        where = {"host": host.name} if host else {}
+        found = {"bundle": str(bundle), "ok": not failed, "verdict": verdict(checks), "checks": [check.to_json() for check in checks]}
+        print_json(found | where)
     else:
         for check in checks:
             click.echo(f"{'ok    ' if check.ok else 'FAILED'} {check.name}{': ' if check.detail else ''}{check.detail}")
     if failed:
         first = f"{failed[0].name}: {failed[0].detail}"
         raise VerificationFailed(f"{len(failed)} of {len(checks)} checks failed ({verdict(checks)}), first: {first}", remedy(checks))
+
+
+def _verify(bundle: Path, device: str, threads: int | None, host: Host | None) -> list[Check]:
+    if host:
+        from tlexport.api.remote import verify_there
+
+        return verify_there(bundle, host, device=device, threads=threads, progress=progress(verbose=False, quiet=False))
+    from tlexport.api.verify import verify
+
+    return verify(bundle, device=device, threads=threads)

@@ -22,7 +22,8 @@ _HINT = (
 
 
 def _missing(error: ImportError) -> MissingDependency:
-    if (error.name or "").partition(".")[0] not in ("", "tensorrt"):  # not TensorRT's absence, but a bug of ours
+    library = (error.name or "tensorrt").partition(".")[0]
+    if not library.startswith("tensorrt"):  # also tensorrt_bindings and tensorrt_libs; anything else is not its absence, but a bug of ours
         raise error
     return MissingDependency(f"TensorRT's Python bindings cannot be imported: {error}", _HINT)
 

@@ -19,7 +19,7 @@ from .tensorrt_log import Log, explained, failed, made
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import Any
+    from typing import Any, SupportsFloat
 
     import numpy.typing as npt
 
@@ -57,7 +57,7 @@ class _Profiler(trt.IProfiler):
         trt.IProfiler.__init__(self)  # pybind11 refuses an object whose own constructor was not called
         self.times: "dict[str, list[float]]" = {}
 
-    def report_layer_time(self, layer_name: str, ms: float) -> None:
+    def report_layer_time(self, layer_name: str, ms: "SupportsFloat") -> None:
         """Called by TensorRT for each layer of each run."""
         self.times.setdefault(layer_name, []).append(float(ms))
 
@@ -200,6 +200,7 @@ class Session:
             for _ in range(runs):
                 self._enqueue(context)
                 self._cuda.synchronize(self._stream)
+            del context  # before the profiler that it reports to
             return tuple(LayerTime(name, float(np.median(times))) for name, times in profiler.times.items())
 
     def close(self) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, Optional, Tuple
 
 from .build_options import parse_version, version_text
 from .errors import DeviceError, InvalidFile, MissingDependency, Unsupported
-from .trtexec_command import bench_command, build_command, predict_command
+from .trtexec_command import bench_command, build_command, device_option, predict_command
 from .trtexec_json import LayerTime, read_output, read_profile, read_times
 from .trtexec_log import BUILT, MEASURED, Log, last_lines, read_log, require
 
@@ -126,7 +126,9 @@ def _wait(process: "subprocess.Popen[bytes]") -> Optional[int]:
     return usage.ru_maxrss * 1024  # Linux counts it in units of 1024 bytes
 
 
-def build(onnx: "Union[str, Path]", engine: "Union[str, Path]", recipe: "Mapping[str, Any]", report: "Optional[Report]" = None) -> Log:
+def build(
+    onnx: "Union[str, Path]", engine: "Union[str, Path]", recipe: "Mapping[str, Any]", report: "Optional[Report]" = None, device: int = 0
+) -> Log:
     """Build an engine. It is written beside and renamed, so that an engine that is there is whole.
 
     Timings of kernels are kept beside it, one file for each version of TensorRT: another build is then quicker.
@@ -136,6 +138,7 @@ def build(onnx: "Union[str, Path]", engine: "Union[str, Path]", recipe: "Mapping
         engine: the file to write.
         recipe: as for :func:`~.trtexec_command.build_command`.
         report: is given each line of the log as it comes.
+        device: number of the GPU.
 
     Returns:
         What trtexec says of the build.
@@ -149,7 +152,7 @@ def build(onnx: "Union[str, Path]", engine: "Union[str, Path]", recipe: "Mapping
     engine = Path(engine).absolute()
     beside = engine.with_name(engine.name + ".building")
     timings = engine.with_name("trtexec-{}.timing.cache".format(version_text(version)))
-    command = build_command(version, Path(onnx).absolute(), beside, recipe, timings)
+    command = build_command(version, Path(onnx).absolute(), beside, recipe, timings) + device_option(device)
     try:
         ended = run(program, command, report)
         log = require(ended.text, BUILT, ended.status)
@@ -172,6 +175,7 @@ def bench(
     layers: bool = False,
     transfers: bool = False,
     report: "Optional[Report]" = None,
+    device: int = 0,
 ) -> Bench:
     """Time an engine; see :func:`~.trtexec_command.bench_command` for what is measured.
 
@@ -183,6 +187,7 @@ def bench(
         layers: whether to time the layers too, in a run after the others.
         transfers: whether copies to and from the GPU are counted.
         report: is given each line of the log as it comes.
+        device: number of the GPU.
 
     Raises:
         DeviceError: trtexec failed, or what it wrote is cut short; with the log's last lines.
@@ -195,7 +200,7 @@ def bench(
         command = bench_command(
             version, Path(engine).absolute(), recipe, times, profile if layers else None, runs, seconds, transfers=transfers
         )
-        ended = run(program, command, report)
+        ended = run(program, command + device_option(device), report)
         log = require(ended.text, MEASURED, ended.status)
         latencies = read_times(_written(times), log.queries or 0, log.warmup_queries or 0)
         found = read_profile(_written(profile)) if layers else ()
@@ -238,8 +243,8 @@ def _written(path: Path) -> str:
 class TrtexecSession:
     """An engine that trtexec runs, one image at a time. Each takes a start of the program: for verifying, not for speed."""
 
-    def __init__(self, program: str, version: Tuple[int, ...], engine: Path, recipe: "Mapping[str, Any]") -> None:
-        self._program, self._version, self._engine, self._recipe = program, version, engine, recipe
+    def __init__(self, program: str, version: Tuple[int, ...], engine: Path, recipe: "Mapping[str, Any]", device: int) -> None:
+        self._program, self._version, self._engine, self._recipe, self._device = program, version, engine, recipe, device
         self._folder = tempfile.TemporaryDirectory(prefix="tlx-")
         self.provider = "TensorRT {}".format(version_text(version))
 
@@ -270,6 +275,7 @@ class TrtexecSession:
         if output.exists():
             output.unlink()
         command = predict_command(self._version, self._engine, self._recipe, "image.bin", "output.json")
+        command += device_option(self._device)
         ended = run(self._program, command, folder=str(folder))
         require(ended.text, (), ended.status)
         probabilities = read_output(_written(output))
@@ -286,12 +292,13 @@ class TrtexecSession:
         self.close()
 
 
-def open_trtexec(engine: "Union[str, Path]", recipe: "Mapping[str, Any]") -> TrtexecSession:
+def open_trtexec(engine: "Union[str, Path]", recipe: "Mapping[str, Any]", device: int = 0) -> TrtexecSession:
     """Make ready to predict with an engine.
 
     Args:
         engine: the file.
         recipe: as for the build; of one image at a time.
+        device: number of the GPU.
 
     Raises:
         InvalidFile: there is no such file.
@@ -304,4 +311,4 @@ def open_trtexec(engine: "Union[str, Path]", recipe: "Mapping[str, Any]") -> Trt
     if recipe["shape"][0] != 1:
         raise Unsupported("the engine takes {} images at a time, and trtexec is given one".format(recipe["shape"][0]))
     program = find_trtexec()
-    return TrtexecSession(program, ask_version(program), path, recipe)
+    return TrtexecSession(program, ask_version(program), path, recipe, device)

@@ -120,6 +120,11 @@ def predict_command(version: Tuple[int, ...], engine: "Name", recipe: "Recipe", 
     return tuple(command)
 
 
+def device_option(device: int) -> Tuple[str, ...]:
+    """What chooses a GPU where it is not the first one."""
+    return ("--device={}".format(device),) if device else ()
+
+
 def shape_text(recipe: "Recipe") -> str:
     """``"image:1x224x224x3"``. Raises InvalidFile where the recipe has no such name and shape."""
     name, shape = recipe.get("input"), recipe.get("shape")

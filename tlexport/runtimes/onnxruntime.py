@@ -62,10 +62,14 @@ def open_model(path: Path, options: RunOptions) -> OnnxRunner:
         Unsupported: the device, or a part of the model on it, is not available here; the batch cannot be fixed.
         UsageError: ``options.device`` is not a device name; fewer than one thread or image.
     """
+    return open_with(path, options, *_provider(options.device))
+
+
+def open_with(path: Path, options: RunOptions, provider: str, settings: dict[str, str]) -> OnnxRunner:
+    """As :func:`open_model`, with an execution provider by its name and its settings."""
     for name, value in (("threads", options.threads), ("batch", options.batch)):
         if value is not None and value < 1:
             raise UsageError(f"{name} is {value}; at least 1 was expected")
-    provider, settings = _provider(options.device)
     _check_file(path)
     if provider not in ort.get_available_providers():
         raise Unsupported(
