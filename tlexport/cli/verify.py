@@ -13,14 +13,15 @@ from tlexport.errors import VerificationFailed
 
 @click.command(epilog=options.examples("tlx verify tlx-demo/bundle", "tlx verify tlx-demo/bundle --threads 1 --json"))
 @click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--key", type=click.Path(path_type=Path), help="Public key (PEM, Ed25519) of whoever must have signed the bundle.")
 @options.device
 @options.threads
 @options.as_json
-def command(bundle: Path, device: str, threads: int | None, as_json: bool) -> None:
-    """Check the hashes of BUNDLE, then replay its golden vectors through the runtime that is here."""
+def command(bundle: Path, key: Path | None, device: str, threads: int | None, as_json: bool) -> None:
+    """Check the hashes of BUNDLE, a directory or a .zip or .tar.gz, then replay its golden vectors through the runtime that is here."""
     from tlexport.api.verify import verify
 
-    checks = verify(bundle, device=device, threads=threads)
+    checks = verify(bundle, device=device, threads=threads, key=key)
     failed = [check for check in checks if not check.ok]
     if as_json:
         print_json({"bundle": str(bundle), "ok": not failed, "checks": [check.to_json() for check in checks]})

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tlexport.bundle import LABELS, MANIFEST, Manifest, Model
+from tlexport.bundle import LABELS, MANIFEST, SIGNATURE, Manifest, Model
 from tlexport.device.image import BadImage, prepare
 from tlexport.errors import InvalidFile, StepFailed, UsageError
 from tlexport.files import sha256_of
@@ -30,7 +30,10 @@ class Check:
 
 def check_files(folder: Path, manifest: Manifest) -> list[Check]:
     """Every file has the hash of the manifest, none is missing, none is extra, and the labels are the classes."""
-    present = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file() or file.is_symlink()} - {MANIFEST}
+    present = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file() or file.is_symlink()} - {
+        MANIFEST,
+        SIGNATURE,
+    }
     checks = []
     for name, expected in manifest.files.items():
         file = folder / name
