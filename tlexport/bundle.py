@@ -165,7 +165,7 @@ class Manifest(Record):
     models: tuple[Model, ...] = Field(min_length=1)
     rejected: tuple[Rejected, ...] = ()
     golden: Golden
-    files: dict[InnerPath, Sha256] = Field(description="every file of the bundle but this one")
+    files: dict[InnerPath, Sha256] = Field(description="every file of the bundle but this one and its signature")
     checkpoint_sha256: str
     checkpoint_top1: float
     versions: dict[str, str]

@@ -5,6 +5,7 @@ A zip is not compressed, so its bytes depend on nothing else; a ``.tar.gz`` is s
 
 from __future__ import annotations
 
+import errno
 import gzip
 import io
 import os
@@ -91,8 +92,11 @@ def pack(folder: Path, path: Path, name: str = "") -> None:
                 tar.addfile(member, stream)
 
 
-def unpack(path: Path, folder: Path) -> None:
+def unpack(path: Path, folder: Path) -> tuple[str, ...]:
     """Read an archive into an empty folder. Nothing is written outside it, and no more than the limits at the top of this file.
+
+    Returns:
+        The paths of the files in it.
 
     Raises:
         InvalidFile: damaged, not an archive, without a manifest; or a path that leaves the folder, two files of one name, a link or a
@@ -112,10 +116,13 @@ def unpack(path: Path, folder: Path) -> None:
                 raise _refused(path, f"holds {entry.name!r} of {entry.size:,} bytes, which with the rest is more than {limit:,}")
             left -= entry.size
             _write(path, entry, folder / entry.name)
-    except _BROKEN as error:
+    except (*_BROKEN, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # a place before the file's start is the file's fault
+            raise
         raise _refused(path, f"cannot be read: {error or type(error).__name__}") from None
     if seen.get(MANIFEST) != MANIFEST:
         raise _refused(path, f"is not a bundle: it holds no {MANIFEST} at its top")
+    return tuple(way for way in seen.values() if not way.endswith("/"))
 
 
 def _of_zip(path: Path) -> Iterator[_Entry]:

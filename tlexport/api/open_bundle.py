@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from tlexport.bundle import Manifest, read_manifest
+from tlexport.bundle import MANIFEST, SIGNATURE, Manifest, read_manifest
 from tlexport.bundle_archive import is_archive, unpack
 from tlexport.cache import cache_folder
 from tlexport.errors import InvalidFile, StepFailed, TlxError, UsageError, VerificationFailed
@@ -14,6 +14,7 @@ from tlexport.files import new_directory, sha256_of
 from tlexport.onnx_file import check_onnx_file
 
 FOLDER = "bundles"  # of the cache
+AGAIN = "get it again from whoever made it"
 MOST_KEPT = 8  # unpacked bundles; more are of no use to one who looks at one after the other
 
 
@@ -43,8 +44,10 @@ def open_bundle(path: Path) -> Path:
             folder.touch()
             return folder
     with new_directory(folder) as temporary:
-        unpack(path, temporary)
-        _expect_whole(path, temporary)
+        names = unpack(path, temporary)
+        known = {MANIFEST, SIGNATURE, *_expect_whole(path, temporary).files}
+        if strangers := sorted(set(names) - known):  # an engine too, which may lie in a bundle only where it was built
+            raise VerificationFailed(f"{path} holds what its manifest does not know: {', '.join(strangers[:5])}", AGAIN)
     _forget_oldest(folder.parent)
     return folder
 
@@ -67,9 +70,7 @@ def _expect_whole(path: Path, folder: Path) -> Manifest:
     manifest = read_manifest(folder)
     failed = [check for check in check_files(folder, manifest) if not check.ok]
     if failed:
-        raise VerificationFailed(
-            f"{path} is not as its manifest says: {failed[0].name}: {failed[0].detail}", "get it again from whoever made it"
-        )
+        raise VerificationFailed(f"{path} is not as its manifest says: {failed[0].name}: {failed[0].detail}", AGAIN)
     for model in manifest.models:
         check_onnx_file(folder / model.file)
     return manifest
