@@ -82,7 +82,7 @@ def test_class_names_are_shown_and_not_obeyed(tiny: Manifest, name: str) -> None
     assert len(card.splitlines()) == len(model_card(tiny).splitlines())
     assert re.findall(r"^## (.+)$", card, re.MULTILINE) == SECTIONS
     for markup in ("<script", "![", "](http", "`rm", "*bold", "http://"):
-        assert markup not in card
+        assert markup not in re.sub(r"\\[!-/:-@\[-`{-~]", "", card)
     assert unescaped(plain(name)) == " ".join(name.split())
 
 

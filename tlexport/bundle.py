@@ -104,7 +104,7 @@ def wilson(share: float, n: int, confidence: float = 0.95) -> tuple[float, float
     z = NormalDist().inv_cdf((1 + confidence) / 2)
     middle = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    return max(0.0, min(share, middle - half)), min(1.0, max(share, middle + half))  # whatever rounding does
 
 
 class Rejected(Record):
