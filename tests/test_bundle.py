@@ -112,7 +112,7 @@ def test_unknown_keys_are_rejected_with_the_nearest(copy: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("format", 2), ("classes", "0123"), ("checkpoint_top1", "0.9"), ("profile", None), ("files", [])]
+    ("key", "value"), [("format", 3), ("classes", "0123"), ("checkpoint_top1", "0.9"), ("profile", None), ("files", [])]
 )
 def test_other_types_are_rejected_with_their_key(copy: Path, key: str, value: Any) -> None:
     assert f"  {key}" in rejected(copy, **{key: value})

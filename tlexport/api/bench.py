@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tlexport.api.open_bundle import open_bundle
 from tlexport.api.subject import Subject, device_for, find_subject
 from tlexport.artifact import Precision
 from tlexport.bench.process import BenchRequest, measure
@@ -49,7 +50,7 @@ def bench(
             none of which was asked for, it is left out with a note.
         TlxError: see errors.py.
     """
-    progress = progress or Silent()
+    progress, what = progress or Silent(), open_bundle(what)
     subjects = _subjects(what, settings.runtime, precisions, progress)
     measurements = []
     with tempfile.TemporaryDirectory(prefix="tlx-bench-") as folder, progress.task("measuring", len(subjects)) as advance:
@@ -67,7 +68,7 @@ def target_here(bundle: Path) -> Manifest:
         InvalidFile: not a bundle.
         Unsupported: this machine is not the bundle's target.
     """
-    manifest = read_manifest(bundle)
+    manifest = read_manifest(open_bundle(bundle))
     if not is_here(manifest.profile):
         raise Unsupported(
             f"{bundle} is for {manifest.target}, and this machine is not one", "run it on the device, or name the device: --host user@board"

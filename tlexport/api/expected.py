@@ -34,7 +34,16 @@ class Expected:
         if m is None:
             return None
         p50, p95 = round(m.percentile_ms(50), 4), round(m.percentile_ms(95), 4)
-        return Latency(kind="measured", p50=p50, p95=p95, runtime=m.runtime, provider=m.provider, threads=m.threads)
+        return Latency(
+            kind="measured",
+            p50=p50,
+            p95=p95,
+            runtime=m.runtime,
+            provider=m.provider,
+            threads=m.threads,
+            n=len(m.latencies_ns),
+            environment=m.environment,
+        )
 
     @property
     def peak_memory_bytes(self) -> int | None:

@@ -7,23 +7,32 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tlexport import __version__
 from tlexport.api.candidates import Candidates, Made, Source
 from tlexport.api.expected import plan
 from tlexport.api.levers import Found, Levers
+from tlexport.api.open_bundle import check_archive_place
+from tlexport.api.origin import licences_of, training_of
 from tlexport.artifact import Precision
 from tlexport.bundle import Golden, Manifest, Model
+from tlexport.bundle_archive import is_archive, pack
 from tlexport.checkpoint import Checkpoint, read_checkpoint, read_dataset
 from tlexport.contract import Preprocess
 from tlexport.dataset import Dataset
 from tlexport.export.engine import engine_recipe
 from tlexport.export.write_bundle import GOLDEN_INPUTS, GoldenImages, check_place, golden_positions, write_bundle
+from tlexport.files import new_file
 from tlexport.measurement import Measurement
 from tlexport.plan import Step, Verdict, Wishes, choose
 from tlexport.ports import Progress, Silent
 from tlexport.profile import Profile
+from tlexport.signature import read_private_key
 from tlexport.target import Target
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 LIBRARIES = ("torch", "onnx", "onnxscript", "numpy", "pillow")
 # how far another machine's arithmetic may be from this one's, in probability: FP32 differs by the order of sums; FP16 by whether
@@ -47,6 +56,8 @@ class Exported:
                 "path": str(self.path / m.file),
                 "size_bytes": m.artifact.size_bytes,
                 "top1": m.top1,
+                "top1_interval": [round(bound, 6) for bound in m.top1_interval],
+                "n": m.n,
                 "drop_points": m.drop_points,
                 "latency_ms": m.latency_json(),
                 "peak_memory_bytes": m.peak_memory_bytes,
@@ -61,7 +72,14 @@ class Exported:
 
 
 def export(
-    checkpoint_path: Path, target: Target, wishes: Wishes, out: Path, *, data_root: Path | None = None, progress: Progress | None = None
+    checkpoint_path: Path,
+    target: Target,
+    wishes: Wishes,
+    out: Path,
+    *,
+    data_root: Path | None = None,
+    sign: Path | None = None,
+    progress: Progress | None = None,
 ) -> Exported:
     """Convert, quantize, check, measure and choose; write a bundle.
 
@@ -69,26 +87,37 @@ def export(
         checkpoint_path: a checkpoint directory.
         target: the device.
         wishes: precision and limits.
-        out: the bundle directory to write; an earlier bundle there is replaced.
+        out: the bundle directory to write, or one file that ends in .zip or .tar.gz; an earlier bundle there is replaced.
         data_root: where the images lie now, if not where they lay when the checkpoint was trained.
+        sign: the private key (PEM, Ed25519) to sign with; None: not signed.
         progress: where to tell what happens.
 
     Raises:
         TlxError: see errors.py; OverBudget when nothing fits. Nothing is written then.
     """
     progress = progress or Silent()
-    check_place(out)
+    key = read_private_key(sign) if sign else None
+    check_archive_place(out) if is_archive(out) else check_place(out)
     steps = plan(target, wishes)
     with tempfile.TemporaryDirectory(prefix="tlx-export-") as folder:
-        return _Export(checkpoint_path, target, wishes, data_root, Path(folder), progress, steps).run(out)
+        return _Export(checkpoint_path, target, wishes, data_root, Path(folder), progress, steps, key).run(out)
 
 
 class _Export:
     """One run of the verb: what its steps share."""
 
     def __init__(
-        self, path: Path, target: Target, wishes: Wishes, data_root: Path | None, folder: Path, progress: Progress, steps: Sequence[Step]
+        self,
+        path: Path,
+        target: Target,
+        wishes: Wishes,
+        data_root: Path | None,
+        folder: Path,
+        progress: Progress,
+        steps: Sequence[Step],
+        key: Ed25519PrivateKey | None,
     ) -> None:
+        self.key = key
         self.path, self.target, self.wishes, self.folder, self.progress, self.steps = path, target, wishes, folder, progress, steps
         self.profile: Profile = target.profile
         self.checkpoint: Checkpoint = read_checkpoint(path)
@@ -121,7 +150,6 @@ class _Export:
         files = tuple(self.dataset.file(candidates.val[p]) for p in positions)
         models = tuple(self._model(m, levers.drop(m), verdict, candidates) for m, verdict in zip(made, verdicts, strict=True))
         draft = Manifest.model_construct(
-            format=1,
             name=self.path.resolve().name,
             target=self.profile.target,
             profile=self.profile,
@@ -134,9 +162,15 @@ class _Export:
             checkpoint_sha256=self.checkpoint.weights_sha256,
             checkpoint_top1=levers.checkpoint_top1,
             versions={"tlexport": __version__} | {name: importlib.metadata.version(name) for name in LIBRARIES},
+            training=training_of(self.checkpoint, self.dataset),
+            licences=licences_of(self.checkpoint.recipe),
         )
         golden = GoldenImages(files, candidates.val_pixels[positions])
-        manifest = write_bundle(out, draft, [m.path for m in made], golden, [m.outputs[positions] for m in made])
+        folder = self.folder / "bundle" if is_archive(out) else out
+        manifest = write_bundle(folder, draft, [m.path for m in made], golden, [m.outputs[positions] for m in made], self.key)
+        if folder != out:
+            with new_file(out) as archive:
+                pack(folder, archive, out.name)
         return Exported(out, manifest, tuple(m.expected.measurement for m in made))
 
     def _model(self, made: Made, drop: float, verdict: Verdict, candidates: Candidates) -> Model:

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from tlexport.api.bench import BenchSettings
+from tlexport.api.open_bundle import open_bundle
 from tlexport.api.predict import Prediction
 from tlexport.artifact import Precision
 from tlexport.bundle import Manifest, read_manifest
@@ -116,6 +117,7 @@ def _on_board(
     bundle: Path, host: Host, progress: Progress, for_target: bool = False, files: dict[str, Path] | None = None
 ) -> Iterator[tuple[Board, Manifest]]:
     """The board with the bundle, and with other files beside it."""
+    bundle = open_bundle(bundle)
     manifest = read_manifest(bundle)
     sent = bundle_files(bundle, manifest) | (files or {})
     with connected(host, progress) as board:

@@ -18,13 +18,17 @@ if TYPE_CHECKING:
 
 @click.command(epilog=options.examples("tlx verify tlx-demo/bundle", "tlx verify tlx-demo/bundle --threads 1 --json"))
 @click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--key", type=click.Path(path_type=Path), help="Public key (PEM, Ed25519) of whoever must have signed the bundle.")
 @options.device
 @options.threads
 @options.host
 @options.as_json
-def command(bundle: Path, device: str, threads: int | None, host: Host | None, as_json: bool) -> None:
-    """Check the hashes of BUNDLE, then replay its golden vectors through the runtime that is here, or on a board."""
-    checks = _verify(bundle, device, threads, host)
+def command(bundle: Path, key: Path | None, device: str, threads: int | None, host: Host | None, as_json: bool) -> None:
+    """Check the hashes of BUNDLE, a directory or a .zip or .tar.gz, then replay its golden vectors through the runtime that is here.
+
+    With --host that is done on a board, by the bundle's own runner.
+    """
+    checks = _verify(bundle, key, device, threads, host)
     from tlexport.device.golden import remedy, verdict
 
     failed = [check for check in checks if not check.ok]
@@ -40,11 +44,14 @@ def command(bundle: Path, device: str, threads: int | None, host: Host | None, a
         raise VerificationFailed(f"{len(failed)} of {len(checks)} checks failed ({verdict(checks)}), first: {first}", remedy(checks))
 
 
-def _verify(bundle: Path, device: str, threads: int | None, host: Host | None) -> list[Check]:
-    if host:
-        from tlexport.api.remote import verify_there
+def _verify(bundle: Path, key: Path | None, device: str, threads: int | None, host: Host | None) -> list[Check]:
+    from tlexport.api.verify import check_key, verify
 
-        return verify_there(bundle, host, device=device, threads=threads, progress=progress(verbose=False, quiet=False))
-    from tlexport.api.verify import verify
+    if host is None:
+        return verify(bundle, device=device, threads=threads, key=key)
+    from tlexport.api.remote import verify_there
 
-    return verify(bundle, device=device, threads=threads)
+    signed = [check_key(bundle, key)] if key else []  # here: the key does not leave this machine
+    if signed and not signed[0].ok:
+        return signed
+    return signed + verify_there(bundle, host, device=device, threads=threads, progress=progress(verbose=False, quiet=False))

@@ -7,19 +7,24 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tlexport import device
 from tlexport.accuracy import Probabilities
-from tlexport.bundle import LABELS, MANIFEST, Golden, Manifest, read_manifest
+from tlexport.bundle import LABELS, MANIFEST, MODEL_CARD, Golden, Manifest, read_manifest
 from tlexport.device.golden import region
 from tlexport.device.image import decode, prepare_pixels
 from tlexport.errors import InvalidFile, UsageError
+from tlexport.export.model_card import model_card
 from tlexport.export.sensitivity import write_sensitivity
 from tlexport.files import check_replaceable, new_directory, sha256_of
 from tlexport.ports import Pixels
+from tlexport.signature import sign
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 GOLDEN = 8  # images in a bundle
 GOLDEN_INPUTS = "golden/inputs.npy"
@@ -63,7 +68,12 @@ def check_place(path: Path) -> None:
 
 
 def write_bundle(
-    path: Path, draft: Manifest, models: Sequence[Path], golden: GoldenImages, golden_outputs: Sequence[Probabilities]
+    path: Path,
+    draft: Manifest,
+    models: Sequence[Path],
+    golden: GoldenImages,
+    golden_outputs: Sequence[Probabilities],
+    key: Ed25519PrivateKey | None = None,
 ) -> Manifest:
     """Write everything beside ``path``, then rename.
 
@@ -73,6 +83,7 @@ def write_bundle(
         models: the model files, in the order of ``draft.models``.
         golden: images and tensors.
         golden_outputs: of each model on ``golden.inputs``, float32 (image, class).
+        key: to sign with; None: not signed.
 
     Returns:
         The manifest as written.
@@ -92,6 +103,7 @@ def write_bundle(
         for model in draft.models:
             write_sensitivity(folder, model.artifact)
         _write_runner(folder)
+        (folder / MODEL_CARD).write_text(model_card(draft), encoding="utf-8")
         names = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
         update = {
             "golden": vectors.model_dump(),
@@ -99,6 +111,8 @@ def write_bundle(
         }
         manifest = Manifest.parse(draft.model_dump() | update, MANIFEST)
         manifest.write(folder / MANIFEST)
+        if key is not None:
+            sign(folder, key)
     return manifest
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from tlexport.contract import TensorSpec
-from tlexport.device import engine, errors
-from tlexport.errors import InvalidFile, MissingDependency, StepFailed, Unsupported, UsageError, VerificationFailed
+from tlexport.device import engine
+from tlexport.device_errors import as_ours
+from tlexport.errors import Unsupported, UsageError
 from tlexport.ports import RunOptions
 
 if TYPE_CHECKING:
@@ -20,14 +20,6 @@ if TYPE_CHECKING:
     from tlexport.ports import Array
 
 FORMATS = ("engine",)
-
-# the errors of a device, as this package has them; anything else that a device meets is a step that failed
-_OURS = {
-    errors.InvalidFile: InvalidFile,
-    errors.MissingDependency: MissingDependency,
-    errors.Unsupported: Unsupported,
-    errors.VerificationFailed: VerificationFailed,
-}
 
 
 def auto_device() -> str:
@@ -54,7 +46,7 @@ def open_model(path: Path, options: RunOptions) -> TensorrtRunner:
             f"{path} is an engine, whose quantized layers are fused already; they cannot be computed as they are written",
             "open the ONNX file that it was built from, on the CPU",
         )
-    with _mapped():
+    with as_ours():
         runner = TensorrtRunner(engine.open_engine(path, int(match[1])))
     least, most = runner.session.batch
     if options.batch is not None and not least <= options.batch <= most:
@@ -85,26 +77,17 @@ class TensorrtRunner:
             Unsupported: an input is missing, or of a dtype or shape that the engine was not built for.
             StepFailed: TensorRT could not compute it.
         """
-        with _mapped():
+        with as_ours():
             return self.session.compute(feeds)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        with _mapped():
+        with as_ours():
             self.session.close()
 
 
 def _spec(tensor: Tensor, free: bool) -> TensorSpec:
     shape: list[int | str] = ["batch" if free else tensor.usual[0], *tensor.usual[1:]]
     return TensorSpec.model_validate({"name": tensor.name, "dtype": tensor.dtype, "shape": shape})
-
-
-@contextmanager
-def _mapped() -> Iterator[None]:
-    """Turn a device's errors into this package's."""
-    try:
-        yield
-    except errors.DeviceError as error:
-        raise _OURS.get(type(error), StepFailed)(error.message, error.hint) from error
