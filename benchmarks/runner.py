@@ -16,6 +16,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 
@@ -58,9 +59,8 @@ def resize(runs: int = 40) -> dict[str, dict[str, float]]:
     image = Image.fromarray(frame)
     found = {}
     for interpolation in ("bilinear", "bicubic"):
-        pillow, ours = by_turns(
-            runs, lambda: resize_and_crop(image, 256, 224, interpolation), lambda: resize_and_crop(frame, 256, 224, interpolation)
-        )
+        settings = (256, 224, interpolation)
+        pillow, ours = by_turns(runs, partial(resize_and_crop, image, *settings), partial(resize_and_crop, frame, *settings))
         found[interpolation] = {
             "pillow_ms": round(pillow * 1e3, 3),
             "numpy_ms": round(ours * 1e3, 3),
