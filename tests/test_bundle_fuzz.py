@@ -19,11 +19,13 @@ from bundles import read, rewrite, tiny_bundle
 from exports import tree
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tlexport.export.verify import check_files
 
 from tlexport.api.open_bundle import open_bundle
 from tlexport.bundle import MANIFEST, read_manifest
 from tlexport.bundle_archive import pack, unpack
+from tlexport.device.errors import DeviceError
+from tlexport.device.golden import check_files
+from tlexport.device.manifest import Bundle
 from tlexport.errors import InvalidFile, TlxError
 
 EXAMPLES = settings(max_examples=60)
@@ -183,7 +185,13 @@ def read_or_refused(tiny: Path, content: bytes) -> None:
             return
         for name in [*manifest.files, *(model.file for model in manifest.models), *manifest.golden.images]:
             assert (folder / name).resolve().is_relative_to(folder.resolve())
-        checks = check_files(Path(shutil.copytree(tiny, folder / "copy")), manifest)
+        copy = Path(shutil.copytree(tiny, folder / "copy"))
+        (copy / MANIFEST).write_bytes(content)
+        try:
+            opened = Bundle(copy)
+        except DeviceError:
+            return
+        checks = check_files(opened)
         assert len(checks) == len(manifest.files) + 2
 
 

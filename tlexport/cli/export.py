@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 @click.option("--max-drop", type=options.Number(0, 100), help="Points of top-1 that the chosen model may lose; default 1.0.")
 @click.option("--data", type=click.Path(path_type=Path), help="Where the checkpoint's images lie now, if they were moved.")
 @click.option("--sign", type=click.Path(path_type=Path), metavar="KEY", help="Private key (PEM, Ed25519) to sign the bundle with.")
+@click.option("--build-engine", "engine", is_flag=True, help="Build the TensorRT engine too, where this machine is the target.")
 @click.option("--dry-run", is_flag=True, help="Print the plan with its reasons; do nothing.")
 @options.threads
 @options.out
@@ -61,6 +62,7 @@ def command(
     max_drop: float | None,
     data: Path | None,
     sign: Path | None,
+    engine: bool,
     dry_run: bool,
     threads: int | None,
     out: Path | None,
@@ -71,8 +73,9 @@ def command(
     """Convert CHECKPOINT (default: runs/latest) for a target, quantize, check, and write a bundle.
 
     Latency and memory are measured, with one thread unless --threads says otherwise, where the target is this machine; elsewhere they
-    are estimated, if there is something to estimate by. What was done is said. For a Jetson the bundle holds ONNX files and the command
-    that builds the engine there. Where --out ends in .zip or .tar.gz the bundle is that one file, which every command takes as it is.
+    are estimated, if there is something to estimate by. What was done is said. For a Jetson the bundle holds ONNX files, and the
+    engine is built there, from the bundle or with --build-engine. Where --out ends in .zip or .tar.gz the bundle is that one file, which
+    every command takes as it is.
     """
     from tlexport.target import resolve
 
@@ -80,6 +83,7 @@ def command(
     found = resolve(target)
     if found.note:
         reporter.note(found.note)
+    from tlexport.api.build_engine import build_engine, expect_buildable
     from tlexport.api.expected import plan
     from tlexport.api.export import export
     from tlexport.api.subject import latest_checkpoint
@@ -89,14 +93,19 @@ def command(
     if dry_run:
         _show_plan(plan(found, wishes), as_json)
         return
+    if engine:
+        expect_buildable(found, out)
     source = checkpoint or latest_checkpoint()
     path = out or Path("build") / f"{source.resolve().name}-{found.profile.target.replace(':', '-')}"
     exported = export(source, found, wishes, path, data_root=data, sign=sign, progress=reporter)
+    built = build_engine(path, reporter) if engine else None
     if as_json:
-        print_json(exported.to_json())
+        print_json(exported.to_json() | ({"engine": str(built)} if built else {}))
     else:
         _show_models(exported)
-        if exported.manifest.model().engine:
+        if built:
+            click.echo(f"engine: {built}")
+        elif exported.manifest.model().engine:
             click.echo(f"no engine was built: copy the bundle to the {found.profile.title} and run there: python3 run.py build", err=True)
         click.echo(str(path))
 

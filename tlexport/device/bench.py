@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from . import board, board_state, engines, environment, golden
+from .choice import split
 from .errors import Unsupported, VerificationFailed
 from .model import open_model, say
 from .timing import now_ns, time_runs
@@ -107,7 +108,7 @@ def _by_trtexec(bundle: "Bundle", record: "Dict[str, Any]", choice: "Choice", ba
     if batch != recipe["shape"][0]:
         raise Unsupported(f"the engine takes {recipe['shape'][0]} image(s) at a time, not {batch}", "leave out --batch")
     path = engines.ready(bundle, record, choice, say).path
-    return dict(trtexec.measured(trtexec.bench(path, recipe, runs, seconds, transfers=True)))
+    return dict(trtexec.measured(trtexec.bench(path, recipe, runs, seconds, transfers=True, device=split(choice.device)[1])))
 
 
 def derived(latencies: "Sequence[int]", batch: int, load_ns: int) -> "Dict[str, Any]":

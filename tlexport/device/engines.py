@@ -64,7 +64,7 @@ def ready(bundle: "Bundle", model: "Dict[str, Any]", choice: "Choice", report: "
     else:
         from . import trtexec
 
-        trtexec.build(source, engine, recipe, report)
+        trtexec.build(source, engine, recipe, report, split(choice.device)[1])
     engine_cache.write_key(engine, key)
     return Built(engine, True, reason, time.time() - begin)
 
@@ -113,4 +113,4 @@ def open_engine(bundle: "Bundle", model: "Dict[str, Any]", choice: "Choice", rep
         return engine.open_engine(path, split(choice.device)[1])
     from . import trtexec
 
-    return trtexec.open_trtexec(path, recipe_of(bundle, model))
+    return trtexec.open_trtexec(path, recipe_of(bundle, model), split(choice.device)[1])

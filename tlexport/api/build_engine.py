@@ -1,0 +1,51 @@
+"""``tlx export --build-engine``: the engine of a bundle's chosen model, where this machine is the target."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tlexport.bundle_archive import is_archive
+from tlexport.device import choice, engines
+from tlexport.device.manifest import Bundle
+from tlexport.device_errors import as_ours
+from tlexport.errors import MissingDependency, Unsupported, UsageError
+from tlexport.ports import Progress
+from tlexport.target import Target
+
+ON_THE_DEVICE = "leave it out, copy the bundle to the device and run there: python3 run.py build"
+
+
+def expect_buildable(target: Target, out: Path | None) -> None:
+    """Refuse what no engine can be built for here; worth asking before an export.
+
+    Raises:
+        UsageError: the bundle is to be an archive, in which no engine lies.
+        Unsupported: the target has no engines, or this machine is not the target.
+        MissingDependency: neither TensorRT's Python bindings nor trtexec are here.
+    """
+    if out is not None and is_archive(out):
+        raise UsageError(f"{out} is to be one file, and an engine lies in a bundle that is a directory", "give --out a directory")
+    profile = target.profile
+    if profile.runtime != "tensorrt":
+        raise Unsupported(f"{profile.title} runs models with {profile.runtime}, which builds no engine", "leave out --build-engine")
+    if not target.here:
+        raise Unsupported(
+            f"an engine belongs to the GPU and the TensorRT that build it, and this machine is not a {profile.title}", ON_THE_DEVICE
+        )
+    no_bindings, no_trtexec = choice.why_no_bindings(), choice.why_no_trtexec()
+    if no_bindings and no_trtexec:
+        raise MissingDependency(
+            f"no engine can be built here: {no_bindings}, and {no_trtexec}",
+            "on a Jetson: sudo apt-get install tensorrt python3-libnvinfer; elsewhere: pip install 'tlexport[tensorrt]'",
+        )
+
+
+def build_engine(bundle: Path, progress: Progress) -> Path:
+    """Build what the bundle's own runner would build, the engine of the chosen model, and return its path.
+
+    Raises:
+        TlxError: as the runner's ``build``: too little memory, no TensorRT, a graph that it does not take.
+    """
+    with as_ours():
+        opened = Bundle(bundle)
+        return engines.ready(opened, opened.model(), choice.choose(opened), progress.note).path
