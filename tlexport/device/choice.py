@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from . import onnx_session
 from .errors import InvalidFile, Unsupported
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def choose(bundle: "Bundle", runtime: str = "auto", device: str = "auto") -> Cho
         device: "auto", "cpu", "cuda[:N]", and for ONNX Runtime "tensorrt[:N]".
 
     Raises:
-        InvalidFile: an unknown runtime.
+        InvalidFile: an unknown runtime or device.
         Unsupported: "auto" on a device that has not what the bundle was made for, or a runtime and a device that do not go together.
     """
     if runtime not in RUNTIMES:
@@ -43,6 +44,7 @@ def choose(bundle: "Bundle", runtime: str = "auto", device: str = "auto") -> Cho
     target = bundle.data["target"]
     if runtime == "onnxruntime" or (runtime == "auto" and not bundle.for_tensorrt):
         wanted = bundle.data["profile"].get("device") or "cpu"  # of the target
+        onnx_session.split_device(wanted if device == "auto" else device)
         if runtime == "auto":
             reason = f"the bundle is for {target}"
         else:
@@ -57,6 +59,7 @@ def choose(bundle: "Bundle", runtime: str = "auto", device: str = "auto") -> Cho
     if device.startswith("tensorrt"):
         raise Unsupported(f"{device} is a device of ONNX Runtime", f"ask for --runtime onnxruntime --device {device}")
     gpu = "cuda:0" if device == "auto" else device
+    split(gpu)
     no_bindings, no_trtexec = why_no_bindings(), why_no_trtexec()
     if runtime != "auto":
         return Choice(runtime, gpu, "asked for")
@@ -96,8 +99,6 @@ def better(bundle: "Bundle", choice: Choice) -> str:
     """What could be faster on this device and was not chosen, and why; empty where nothing is known to be."""
     if choice.runtime != "onnxruntime" or choice.device != "cpu":
         return ""
-    from . import onnx_session
-
     here = onnx_session.load().get_available_providers()
     gpu = [name for name in ("TensorrtExecutionProvider", "CUDAExecutionProvider") if name in here]
     if gpu:
@@ -106,8 +107,8 @@ def better(bundle: "Bundle", choice: Choice) -> str:
 
 
 def split(device: str) -> "Tuple[str, int]":
-    """``"cuda:1"`` into ``("cuda", 1)``. Raises InvalidFile where the number is none."""
-    name, _, number = device.partition(":")
-    if number and not number.isdigit():
-        raise InvalidFile(f"{device!r} is not a device", "devices: cpu, cuda, cuda:N")
-    return name, int(number or 0)
+    """``"cuda:1"`` into ``("cuda", 1)``. Raises InvalidFile for what is no GPU."""
+    name, index = onnx_session.split_device(device)
+    if name != "cuda":
+        raise InvalidFile(f"{device!r} is not a GPU", "devices: cuda, cuda:N")
+    return name, index

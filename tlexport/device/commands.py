@@ -149,7 +149,7 @@ def predict(bundle: "Bundle", options: "Any") -> Result:
 def _files(names: "List[str]") -> "List[str]":
     """Files as they are, folders as the images in them; "-" alone is standard input."""
     if "-" in names and len(names) > 1:
-        raise InvalidFile("- stands for one image on standard input; other images were named beside it")
+        raise InvalidFile("- stands for one image on standard input; other images were named beside it", "name - alone, or files alone")
     files = []  # type: List[str]
     for name in names:
         if name == "-" or not Path(name).is_dir():

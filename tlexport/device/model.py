@@ -175,7 +175,7 @@ class Model:
             except BadImage as error:
                 bad.append(f"  {'pixels' if isinstance(item, np.ndarray) else item}: {error}")
         if bad:
-            raise InvalidFile("these images cannot be used:\n" + "\n".join(bad))
+            raise InvalidFile("these images cannot be used:\n" + "\n".join(bad), "leave them out, or save them again as JPEG or PNG")
         return np.stack(squares)
 
     def _prediction(self, path: "Optional[str]", row: "npt.NDArray[np.float32]") -> "Prediction":
