@@ -61,7 +61,14 @@ class Exported:
 
 
 def export(
-    checkpoint_path: Path, target: Target, wishes: Wishes, out: Path, *, data_root: Path | None = None, progress: Progress | None = None
+    checkpoint_path: Path,
+    target: Target,
+    wishes: Wishes,
+    out: Path,
+    *,
+    data_root: Path | None = None,
+    with_c: bool = False,
+    progress: Progress | None = None,
 ) -> Exported:
     """Convert, quantize, check, measure and choose; write a bundle.
 
@@ -71,6 +78,7 @@ def export(
         wishes: precision and limits.
         out: the bundle directory to write; an earlier bundle there is replaced.
         data_root: where the images lie now, if not where they lay when the checkpoint was trained.
+        with_c: add an example in C++.
         progress: where to tell what happens.
 
     Raises:
@@ -80,7 +88,7 @@ def export(
     check_place(out)
     steps = plan(target, wishes)
     with tempfile.TemporaryDirectory(prefix="tlx-export-") as folder:
-        return _Export(checkpoint_path, target, wishes, data_root, Path(folder), progress, steps).run(out)
+        return _Export(checkpoint_path, target, wishes, data_root, Path(folder), progress, steps).run(out, with_c)
 
 
 class _Export:
@@ -95,7 +103,7 @@ class _Export:
         dataset = read_dataset(path)
         self.dataset: Dataset = dataset if data_root is None else dataset.model_copy(update={"root": str(data_root.absolute())})
 
-    def run(self, out: Path) -> Exported:
+    def run(self, out: Path, with_c: bool) -> Exported:
         candidates = self._candidates(self.checkpoint.preprocess)
         found = Found(candidates, tuple(candidates.all()))
         levers = Levers(
@@ -107,7 +115,7 @@ class _Export:
         )
         found = levers.pull(found)
         verdicts = choose([m.expected.candidate(m.artifact, levers.drop(m)) for m in found.made], levers.limits, self.wishes.precision)
-        return self._write(found, levers, verdicts, out)
+        return self._write(found, levers, verdicts, out, with_c)
 
     def _candidates(self, preprocess: Preprocess) -> Candidates:
         source = Source(self.path, self.checkpoint, self.dataset)
@@ -115,7 +123,7 @@ class _Export:
         folder.mkdir()
         return Candidates(source, preprocess, self.target, self.wishes, self.steps, folder, self.progress)
 
-    def _write(self, found: Found, levers: Levers, verdicts: Sequence[Verdict], out: Path) -> Exported:
+    def _write(self, found: Found, levers: Levers, verdicts: Sequence[Verdict], out: Path, with_c: bool) -> Exported:
         candidates, made = found.candidates, found.made
         positions = golden_positions([sample.label for sample in candidates.val])
         files = tuple(self.dataset.file(candidates.val[p]) for p in positions)
@@ -136,7 +144,7 @@ class _Export:
             versions={"tlexport": __version__} | {name: importlib.metadata.version(name) for name in LIBRARIES},
         )
         golden = GoldenImages(files, candidates.val_pixels[positions])
-        manifest = write_bundle(out, draft, [m.path for m in made], golden, [m.outputs[positions] for m in made])
+        manifest = write_bundle(out, draft, [m.path for m in made], golden, [m.outputs[positions] for m in made], with_c)
         return Exported(out, manifest, tuple(m.expected.measurement for m in made))
 
     def _model(self, made: Made, drop: float, verdict: Verdict, candidates: Candidates) -> Model:

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 @click.option("--max-memory", type=options.size, help="Most memory, such as 100MB: measured, else estimated; default: the profile's.")
 @click.option("--max-drop", type=options.Number(0, 100), help="Points of top-1 that the chosen model may lose; default 1.0.")
 @click.option("--data", type=click.Path(path_type=Path), help="Where the checkpoint's images lie now, if they were moved.")
+@click.option("--with-c", is_flag=True, help="Add an example in C++17: the image contract, ONNX Runtime, TensorRT; see cpp/ in the bundle.")
 @click.option("--dry-run", is_flag=True, help="Print the plan with its reasons; do nothing.")
 @options.threads
 @options.out
@@ -59,6 +60,7 @@ def command(
     max_memory: int | None,
     max_drop: float | None,
     data: Path | None,
+    with_c: bool,
     dry_run: bool,
     threads: int | None,
     out: Path | None,
@@ -89,7 +91,7 @@ def command(
         return
     source = checkpoint or latest_checkpoint()
     path = out or Path("build") / f"{source.resolve().name}-{found.profile.target.replace(':', '-')}"
-    exported = export(source, found, wishes, path, data_root=data, progress=reporter)
+    exported = export(source, found, wishes, path, data_root=data, with_c=with_c, progress=reporter)
     if as_json:
         print_json(exported.to_json())
     else:

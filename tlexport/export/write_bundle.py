@@ -17,6 +17,7 @@ from tlexport.bundle import LABELS, MANIFEST, Golden, Manifest, Model, read_mani
 from tlexport.device.golden import region
 from tlexport.device.image import decode, prepare_pixels
 from tlexport.errors import InvalidFile, UsageError
+from tlexport.export.cpp_example import write_cpp
 from tlexport.export.engine import build_script
 from tlexport.export.sensitivity import write_sensitivity
 from tlexport.files import check_replaceable, new_directory, sha256_of
@@ -65,7 +66,12 @@ def check_place(path: Path) -> None:
 
 
 def write_bundle(
-    path: Path, draft: Manifest, models: Sequence[Path], golden: GoldenImages, golden_outputs: Sequence[Probabilities]
+    path: Path,
+    draft: Manifest,
+    models: Sequence[Path],
+    golden: GoldenImages,
+    golden_outputs: Sequence[Probabilities],
+    with_c: bool = False,
 ) -> Manifest:
     """Write everything beside ``path``, then rename.
 
@@ -75,6 +81,7 @@ def write_bundle(
         models: the model files, in the order of ``draft.models``.
         golden: images and tensors.
         golden_outputs: of each model on ``golden.inputs``, float32 (image, class).
+        with_c: add the example in C++.
 
     Returns:
         The manifest as written.
@@ -95,6 +102,8 @@ def write_bundle(
         for model in draft.models:
             write_sensitivity(folder, model.artifact)
         _write_runner(folder)
+        if with_c:
+            write_cpp(folder, draft, vectors)
         names = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
         update = {
             "golden": vectors.model_dump(),
