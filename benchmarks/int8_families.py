@@ -33,7 +33,7 @@ from tlexport.bench.environment import describe
 from tlexport.contract import Preprocess
 from tlexport.export.ranges import Ranges
 from tlexport.export.to_onnx import to_onnx
-from tlexport.network import build
+from tlexport.network import Contract, build
 from tlexport.ports import QuantizeRequest, Runner, Silent
 from tlexport.quantizers import int8_onnxruntime
 from tlexport.target import load_profile
@@ -52,9 +52,13 @@ def smallest(family: str) -> str:
 def forms(backbone: str, size: int, folder: Path) -> tuple[dict[str, onnx.ModelProto], int]:
     """The network in FP32, in INT8, and in INT8 with blocks in float; how many nodes those are."""
     torch.manual_seed(0)
-    network = build(backbone, CLASSES).eval()
-    whole = to_onnx(network, Preprocess(size=size, resize=size), "uint8", load_profile("cpu-x86").opset.value)
+    network, preprocess = build(backbone, CLASSES), Preprocess(size=size, resize=size)
     pixels = np.random.default_rng(0).integers(0, 256, (4, size, size, 3), np.uint8)
+    with torch.no_grad():  # BatchNorm's statistics, without which values fade away: a CPU is slow with numbers next to zero
+        for _ in range(20):
+            network.net.train()(Contract(preprocess)(torch.from_numpy(pixels)))
+    network.eval()
+    whole = to_onnx(network, preprocess, "uint8", load_profile("cpu-x86").opset.value)
     ranges = Ranges(whole, pixels).whole
     timing = QuickTiming(pixels[:1], 1, folder)
 

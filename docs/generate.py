@@ -1,4 +1,4 @@
-"""Writes what is generated: docs/cli.md from the commands, tables from benchmarks/results/, the profiles' JSON Schema.
+"""Writes what is generated: docs/cli.md from the commands, tables from benchmarks/results/, the JSON Schemas of profiles and manifests.
 
     python docs/generate.py
 
@@ -11,13 +11,16 @@ import json
 import statistics
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
 from tlexport.api.profiles import write_schema
+from tlexport.bundle import MANIFEST, Manifest
 from tlexport.cli.main import tlx
 from tlexport.profile_schema import FILE
 
+MANIFEST_SCHEMA = "manifest.schema.json"
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 TRAINED = {"frozen": "the head", "last2": "the last two stages and the head", "full": "everything"}
@@ -51,6 +54,16 @@ def _contexts(command: click.Command, parent: click.Context | None, name: str) -
             child = command.get_command(context, child_name)
             if child is not None:
                 yield from _contexts(child, context, child_name)
+
+
+def manifest_schema() -> dict[str, Any]:
+    """docs/manifest.schema.json: the JSON Schema of a bundle's manifest, from the records that read and write it."""
+    heading = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": f"tlexport bundle, {MANIFEST}",
+        "description": "docs/bundle-format.md explains it.",
+    }
+    return heading | {key: part for key, part in Manifest.model_json_schema().items() if key not in heading}
 
 
 def demo_table() -> str:
@@ -199,6 +212,7 @@ def main() -> None:
     """Write the files."""
     (ROOT / "docs" / "cli.md").write_text(cli_reference(), encoding="utf-8")
     write_schema(ROOT / "profiles" / FILE)
+    (ROOT / "docs" / MANIFEST_SCHEMA).write_text(json.dumps(manifest_schema(), indent=1) + "\n", encoding="utf-8")
     for path, made in ((ROOT / "README.md", readme), (ROOT / "docs" / "estimates.md", estimates)):
         path.write_text(made(path.read_text(encoding="utf-8")), encoding="utf-8")
 

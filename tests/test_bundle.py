@@ -112,7 +112,7 @@ def test_unknown_keys_are_rejected_with_the_nearest(copy: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("format", 2), ("classes", "0123"), ("checkpoint_top1", "0.9"), ("profile", None), ("files", [])]
+    ("key", "value"), [("format", 3), ("classes", "0123"), ("checkpoint_top1", "0.9"), ("profile", None), ("files", [])]
 )
 def test_other_types_are_rejected_with_their_key(copy: Path, key: str, value: Any) -> None:
     assert f"  {key}" in rejected(copy, **{key: value})
@@ -133,3 +133,38 @@ def test_models_are_found_by_precision(bundle: Path) -> None:
     with pytest.raises(InvalidFile, match="int8") as error:
         only.model("int8")
     assert "fp32" in error.value.hint
+
+
+# --- engines ----------------------------------------------------------------------------------------------------------
+
+RECIPE = {"input": "image", "shape": [1, 64, 64, 3], "workspace_mb": 1024, "precision": "int8", "opset": 20}
+
+
+def test_bundles_of_the_first_format_with_a_command_line_are_read(copy: Path) -> None:
+    data = read(copy)
+    for model in data["models"]:
+        del model["engine"]
+        model["build"] = ["trtexec", f"--onnx={model['file']}"]
+    write(copy, data)
+    manifest = read_manifest(copy)
+    assert [model.engine for model in manifest.models] == [None] * len(data["models"])
+    manifest.write(copy / MANIFEST)
+    assert not any("build" in model for model in read(copy)["models"])
+
+
+def test_an_engine_s_recipe_is_kept(copy: Path) -> None:
+    data = read(copy)
+    data["models"][0]["engine"] = RECIPE
+    write(copy, data)
+    recipe = read_manifest(copy).models[0].engine
+    assert recipe is not None
+    assert recipe.model_dump(mode="json") == RECIPE
+
+
+@pytest.mark.parametrize(
+    "change", [{"shape": [1, 64, 64]}, {"shape": [0, 64, 64, 3]}, {"workspace_mb": 0}, {"precision": "fp8"}, {"input": ""}, {"opset": "20"}]
+)
+def test_an_engine_s_recipe_that_is_odd_is_rejected(copy: Path, change: dict[str, Any]) -> None:
+    models = read(copy)["models"]
+    models[0]["engine"] = RECIPE | change
+    assert f"models.0.engine.{next(iter(change))}" in rejected(copy, models=models)

@@ -24,7 +24,7 @@ from tlexport.bundle import MANIFEST, Model, read_manifest
 from tlexport.checkpoint import DATASET, read_checkpoint, read_dataset
 from tlexport.contract import Preprocess
 from tlexport.device.image import prepare
-from tlexport.export.engine import build_script
+from tlexport.export.engine import engine_recipe
 from tlexport.files import sha256_of
 from tlexport.plan import MAX_DROP_POINTS, Wishes
 from tlexport.target import resolve
@@ -209,14 +209,17 @@ def test_latency_is_measured_on_the_target_and_elsewhere_estimated_where_it_can_
 
 
 def test_the_engine_s_recipe_is_there_where_one_is_needed(made: Made) -> None:
-    commands = {model.artifact.precision: model.build for model in made.manifest.models}
-    script = made.path / "build_engine.sh"
-    if made.manifest.profile.runtime == "tensorrt":
-        assert all(f"--onnx=model.{precision}.onnx" in command for precision, command in commands.items())
-        assert script.read_text(encoding="utf-8") == build_script(commands, made.manifest.model().artifact.precision)
-    else:
-        assert not any(commands.values())
-        assert not script.exists()
+    """One image of the tensor that the file really has, and the opset that it really has: the device goes by both."""
+    profile = made.manifest.profile
+    for model in made.manifest.models:
+        if profile.runtime != "tensorrt":
+            assert model.engine is None
+            continue
+        assert model.engine == engine_recipe(profile, model.artifact.precision, model.artifact.inputs[0])
+        graph = onnx.load(made.path / model.file)
+        axes = [axis.dim_value or 1 for axis in graph.graph.input[0].type.tensor_type.shape.dim]
+        assert (model.engine.input, list(model.engine.shape)) == (graph.graph.input[0].name, axes)
+        assert {entry.version for entry in graph.opset_import if not entry.domain} == {model.engine.opset}
 
 
 def test_every_file_is_in_the_manifest(made: Made) -> None:

@@ -95,7 +95,7 @@ def test_a_limit_that_can_neither_be_measured_nor_estimated_is_refused(profile: 
     with pytest.raises(Unsupported, match=f"--max-{limit} cannot be held against {target.profile.target}") as error:
         plan(target, wishes)
     assert "no published latency" in error.value.message
-    assert ("build_engine.sh" if target.profile.runtime == "tensorrt" else "tlx bench") in error.value.hint
+    assert ("run.py build" if target.profile.runtime == "tensorrt" else "tlx bench") in error.value.hint
 
 
 @pytest.mark.parametrize("profile", PROFILES)

@@ -13,6 +13,7 @@ import pytest
 from commands import ROOT, here
 from hypothesis import given
 from hypothesis import strategies as st
+from json_schema import fits
 
 from tlexport.errors import InvalidFile, UsageError
 from tlexport.profile import Profile
@@ -367,40 +368,6 @@ def test_lines_of_keys_are_those_on_which_they_are_written(tables: list[tuple[li
 
 
 # The schema for editors
-
-
-def fits(value: Any, schema: Any, whole: Mapping[str, Any]) -> bool:
-    """Whether a value fits a JSON Schema; knows the keywords of ours, and no other goes by unnoticed."""
-    checks = {
-        "$ref": lambda ref: fits(value, whole["$defs"][ref.removeprefix("#/$defs/")], whole),
-        "allOf": lambda all_: all(fits(value, one, whole) for one in all_),
-        "anyOf": lambda any_: any(fits(value, one, whole) for one in any_),
-        "type": lambda name: (
-            type(value) in {"string": (str,), "integer": (int,), "number": (int, float), "object": (dict,), "array": (list,)}[name]
-        ),
-        "enum": lambda known: value in known,
-        "const": lambda known: value == known,
-        "minimum": lambda least: value >= least,
-        "maximum": lambda most: value <= most,
-        "exclusiveMinimum": lambda least: value > least,
-        "minLength": lambda least: len(value) >= least,
-        "minItems": lambda least: len(value) >= least,
-        "pattern": lambda pattern: re.search(pattern, value) is not None,
-        "items": lambda inner: all(fits(one, inner, whole) for one in value),
-        "required": lambda keys: set(keys) <= set(value),
-        "properties": lambda inner: all(fits(one, inner[key], whole) for key, one in value.items() if key in inner),
-        "patternProperties": lambda inner: all(
-            fits(one, part, whole) for pattern, part in inner.items() for key, one in value.items() if re.search(pattern, key)
-        ),
-        "additionalProperties": lambda allowed: (
-            allowed
-            or all(
-                key in schema.get("properties", {}) or any(re.search(p, key) for p in schema.get("patternProperties", {})) for key in value
-            )
-        ),
-        **dict.fromkeys(("$schema", "$defs", "title", "description", "default"), lambda _: True),
-    }
-    return all(checks[keyword](argument) for keyword, argument in sorted(schema.items(), key=lambda item: item[0] != "type"))
 
 
 def toml(text: str) -> dict[str, Any]:

@@ -27,7 +27,6 @@ from tlexport.export.to_onnx import to_onnx
 from tlexport.network import Network, load_network
 from tlexport.ports import Pixels, QuantizeRequest, Silent, Task
 from tlexport.quantizers import int8_onnxruntime
-from tlexport.train.augment import Augment
 from tlexport.train.recover import LR, logits_of, quantization_aware, recover
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -158,9 +157,8 @@ def test_a_seed_fixes_everything(digits_and_network: Digits, simulate: str | Non
     def trained(seed: int) -> dict[str, Tensor]:
         network = digits_and_network.network()
         activations = "uint8" if simulate else None
-        augment = Augment("light", False)
         few = digits_and_network.few()
-        recover(network, *few, epochs=2, lr=1e-3, seed=seed, progress=Silent(), simulate=activations, augment=augment)
+        recover(network, *few, epochs=2, lr=1e-3, seed=seed, progress=Silent(), simulate=activations)
         return weights(network)
 
     first = trained(1)

@@ -13,6 +13,7 @@ import onnx
 import onnx.parser
 import psutil
 import pytest
+from commands import here
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -23,6 +24,7 @@ from tlexport.contract import TensorSpec
 from tlexport.errors import InvalidFile, StepFailed, Unsupported, UsageError
 from tlexport.ports import RunOptions
 from tlexport.runtimes import onnxruntime as runtime
+from tlexport.runtimes import onnxruntime_tensorrt
 
 CLASSIFIER = """
 <ir_version: 8, opset_import: ["": 17]>
@@ -311,20 +313,20 @@ OPEN = """
 import json, sys
 from pathlib import Path
 from tlexport.errors import TlxError
+from tlexport import plugins
 from tlexport.ports import RunOptions
-from tlexport.runtimes.onnxruntime import open_model
 try:
-    with open_model(Path(sys.argv[1]), RunOptions(device=sys.argv[2])) as runner:
+    with plugins.load("runtimes", sys.argv[3]).open_model(Path(sys.argv[1]), RunOptions(device=sys.argv[2])) as runner:
         print(json.dumps({"provider": runner.provider}))
 except TlxError as error:
     print(json.dumps({"kind": type(error).__name__, "message": error.message, "hint": error.hint, "exit_code": error.exit_code}))
 """
 
 
-def opened_elsewhere(path: Path, device: str, **environment: str) -> tuple[dict[str, Any], str]:
+def opened_elsewhere(path: Path, device: str, name: str = "onnxruntime", **environment: str) -> tuple[dict[str, Any], str]:
     """What opening a model in a fresh process says, and what that process wrote to standard error."""
     search_path = os.pathsep.join([str(Path(plugins.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, "-c", OPEN, str(path), device]
+    command = [sys.executable, "-c", OPEN, str(path), device, name]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | {"PYTHONPATH": search_path} | environment)
     return json.loads(done.stdout), done.stderr
 
@@ -333,14 +335,43 @@ def test_opening_on_the_cpu_writes_nothing_to_standard_error(classifier: Path) -
     assert opened_elsewhere(classifier, "cpu") == ({"provider": "CPUExecutionProvider"}, "")
 
 
-def test_a_gpu_that_is_not_there_is_unsupported_and_never_the_cpu(classifier: Path) -> None:
-    found, log = opened_elsewhere(classifier, "cuda:0", CUDA_VISIBLE_DEVICES="")
+@pytest.mark.parametrize("name", ["onnxruntime", "onnxruntime_tensorrt"])
+def test_a_gpu_that_is_not_there_is_unsupported_and_never_the_cpu(classifier: Path, name: str) -> None:
+    found, log = opened_elsewhere(classifier, "cuda:0", name, CUDA_VISIBLE_DEVICES="")
     assert found["kind"] == "Unsupported"
     assert found["exit_code"] == 4
     assert f"cannot run {classifier} on cuda:0: " in found["message"]
     assert len(found["message"].partition("cuda:0: ")[2]) > 10  # a reason
     assert "--device cpu" in found["hint"]
     assert log == ""  # the reason is in the message; the raw log is not shown as well
+
+
+def test_tensorrt_as_a_provider_is_refused_what_it_would_not_do(classifier: Path, tmp_path: Path) -> None:
+    with pytest.raises(Unsupported, match="cpu was asked for"):
+        onnxruntime_tensorrt.open_model(classifier, RunOptions())
+    with pytest.raises(Unsupported, match="as written"):
+        onnxruntime_tensorrt.open_model(classifier, RunOptions(device="cuda:0", simulate_quantization=True))
+    (tmp_path / "text.onnx").write_text("no model")
+    for path in (tmp_path / "text.onnx", tmp_path / "nothing.onnx"):
+        with pytest.raises(InvalidFile, match=path.name):
+            onnxruntime_tensorrt.open_model(path, RunOptions(device="cuda:0"))
+
+
+def test_tensorrt_as_a_provider_is_allowed_the_precisions_of_the_graph(classifier: Path, bundle: Path) -> None:
+    settings = {path.name: onnxruntime_tensorrt._allowed(path) for path in (classifier, *bundle.glob("*.onnx"))}
+    allowed = {name: (found["trt_fp16_enable"], found["trt_int8_enable"]) for name, found in settings.items()}
+    assert allowed[classifier.name] == allowed["model.fp32.onnx"] == ("0", "0")
+    assert allowed["model.fp16.onnx"] == ("1", "0")
+    assert allowed["model.int8.onnx"][1] == "1"
+
+
+@pytest.mark.parametrize(("words", "code"), [(("--runtime", "torch", "--provider", "tensorrt"), 2), (("--provider", "tensorrt"), 4)])
+def test_the_provider_is_chosen_on_the_command_line(
+    words: tuple[str, ...], code: int, bundle: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    ended = here(capfd, "bench", bundle, "--precision", "fp32", *words)
+    assert (ended.code, ended.out) == (code, "")
+    assert ("torch has no providers" if code == 2 else "cuda:0") in ended.err
 
 
 def gpu_driver() -> bool:

@@ -17,13 +17,13 @@ from PIL import Image
 
 from tlexport import device
 from tlexport.api.verify import verify
-from tlexport.bundle import LABELS, MANIFEST
+from tlexport.bundle import LABELS, MANIFEST, MODEL_CARD
 from tlexport.device.golden import Check
 from tlexport.errors import TlxError, Unsupported
 from tlexport.files import sha256_of
 
 # the files of a bundle for ONNX Runtime, in kinds; held against a real one below
-FILES = ["model.fp32.onnx", "model.fp16.onnx", "model.int8.onnx", LABELS, "golden/inputs.npy"]
+FILES = ["model.fp32.onnx", "model.fp16.onnx", "model.int8.onnx", LABELS, MODEL_CARD, "golden/inputs.npy"]
 FILES += [f"golden/outputs.{precision}.npy" for precision in ("fp32", "fp16", "int8")]
 FILES += [f"golden/{number:02}.png" for number in range(8)]
 FILES += ["golden/resized.npy", *(f"golden/{number:02}.decoded.npy" for number in range(8))]

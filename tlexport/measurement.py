@@ -45,7 +45,11 @@ class Measurement(Record):
     batch: PositiveInt
     warmup_runs: NonNegativeInt
     latencies_ns: tuple[PositiveInt, ...] = Field(
-        min_length=1, description="one per run of a whole batch, all in order; monotonic clock, host memory to host memory"
+        min_length=1,
+        description="one per run of a whole batch, all in order; monotonic clock, host memory to host memory unless mode says otherwise",
+    )
+    mode: str | None = Field(
+        None, description="what a run is, where that can differ: CUDA graph, spin wait, copies to the GPU counted or not"
     )
     load_ns: PositiveInt = Field(description="opening the model, ready to run; the runtime's library is already loaded")
     peak_memory_bytes: PositiveInt = Field(description="largest resident size of a process that does nothing else")
@@ -102,6 +106,7 @@ class Measurement(Record):
             "provider": self.provider,
             "threads": self.threads,
             "batch": self.batch,
+            "mode": self.mode,
             "latency_ms": self.latency(),
             "throughput_per_s": round(self.throughput_per_s, 2),
             "size_bytes": self.size_bytes,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tlexport.api.open_bundle import open_bundle
 from tlexport.api.subject import Subject, device_for, find_subject
 from tlexport.artifact import Precision
 from tlexport.bench.process import BenchRequest, measure
@@ -49,7 +50,7 @@ def bench(
             none of which was asked for, it is left out with a note.
         TlxError: see errors.py.
     """
-    progress = progress or Silent()
+    progress, what = progress or Silent(), open_bundle(what)
     subjects = _subjects(what, settings.runtime, precisions, progress)
     measurements = []
     with tempfile.TemporaryDirectory(prefix="tlx-bench-") as folder, progress.task("measuring", len(subjects)) as advance:
@@ -67,29 +68,37 @@ def target_here(bundle: Path) -> Manifest:
         InvalidFile: not a bundle.
         Unsupported: this machine is not the bundle's target.
     """
-    manifest = read_manifest(bundle)
+    manifest = read_manifest(open_bundle(bundle))
     if not is_here(manifest.profile):
-        raise Unsupported(f"{bundle} is for {manifest.target}, and this machine is not one", "run tlx bench --check on the device")
+        raise Unsupported(
+            f"{bundle} is for {manifest.target}, and this machine is not one", "run it on the device, or name the device: --host user@board"
+        )
     return manifest
 
 
-def check_budget(bundle: Path, measurements: Sequence[Measurement]) -> None:
+def check_budget(bundle: Path, measurements: Sequence[Measurement], *, elsewhere: bool = False) -> None:
     """Hold the measurement of a bundle's chosen model against its profile's budget.
+
+    Args:
+        bundle: the bundle.
+        measurements: of its models.
+        elsewhere: they were made on a board that is known to be the target.
 
     Raises:
         OverBudget: names each limit that is broken.
         Unsupported: this machine is not the bundle's target, or the target runs an engine and not what was measured.
         UsageError: the chosen model is not among the measurements, or was measured with several images at a time.
     """
-    manifest = target_here(bundle)
+    manifest = read_manifest(bundle) if elsewhere else target_here(bundle)
     chosen, budget = manifest.model(), manifest.profile.budget
     measured = next((m for m in measurements if m.artifact_sha256 == chosen.artifact.sha256), None)
     if measured is None:
         raise UsageError(f"the chosen model of {bundle}, {chosen.artifact.precision}, was not measured", "leave out --precision")
-    if measured.runtime != manifest.profile.runtime:
+    runs = {"trtexec": "tensorrt"}.get(measured.runtime, measured.runtime)  # the same engine, timed by NVIDIA's tool
+    if runs != manifest.profile.runtime:
         raise Unsupported(
             f"the budget of {manifest.target} is for {manifest.profile.runtime}, and {measured.runtime} was measured",
-            "build and time the engine: sh build_engine.sh in the bundle",
+            "build the engine and time it, in the bundle: python3 run.py build, python3 run.py bench",
         )
     gpu = manifest.profile.device is not None
     if gpu != measured.provider.startswith("CUDA"):

@@ -138,7 +138,7 @@ def _precisions(profile: Profile, settings: Settings) -> tuple[Precision, ...]:
     if profile.runtime != "onnxruntime" or profile.device is not None:
         raise Unsupported(
             f"{profile.name} runs its models on the GPU, and what can be calibrated is ONNX Runtime on a CPU",
-            "measure models there: tlx bench, or sh build_engine.sh in a bundle",
+            "measure models there: tlx bench, or in a bundle: python3 run.py build, python3 run.py bench",
         )
     both: tuple[Precision, ...] = ("fp32", "int8")
     return settings.precisions or tuple(precision for precision in both if precision in profile.precisions.value)

@@ -83,7 +83,7 @@ def _nothing(target: Target, precision: Precision, threads: int) -> Unsupported:
     if target.here and profile.runtime == "onnxruntime":
         hint = f"this machine is one: tlx bench WHAT measures here, and tlx profiles calibrate {profile.name} makes estimates possible"
     elif profile.runtime == "tensorrt":
-        hint = "copy a bundle to the device, and build and time the engine there: sh build_engine.sh"
+        hint = "copy a bundle to the device, build the engine there and time it: python3 run.py build, python3 run.py bench"
     elif profile.device is None and profile.mode is None and precision != "fp16":
         hint = f"on the device itself: tlx profiles calibrate {profile.name} --precision {precision} --threads {threads}"
     else:

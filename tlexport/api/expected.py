@@ -34,7 +34,16 @@ class Expected:
         if m is None:
             return None
         p50, p95 = round(m.percentile_ms(50), 4), round(m.percentile_ms(95), 4)
-        return Latency(kind="measured", p50=p50, p95=p95, runtime=m.runtime, provider=m.provider, threads=m.threads)
+        return Latency(
+            kind="measured",
+            p50=p50,
+            p95=p95,
+            runtime=m.runtime,
+            provider=m.provider,
+            threads=m.threads,
+            n=len(m.latencies_ns),
+            environment=m.environment,
+        )
 
     @property
     def peak_memory_bytes(self) -> int | None:
@@ -66,7 +75,8 @@ def plan(target: Target, wishes: Wishes) -> tuple[Step, ...]:
             f"{asked} cannot be held against {target.profile.target}: "
             f"{'its engines are built from the bundle, after the export' if engine else 'this machine is not one'}; "
             f"and {why[candidates[0]].message}",
-            f"leave it out, copy the bundle to the device and run there: {'sh build_engine.sh' if engine else 'tlx bench BUNDLE --check'}",
+            "leave it out, copy the bundle to the device and run there: "
+            f"{'python3 run.py build' if engine else 'tlx bench BUNDLE --check'}",
         )
     return steps
 

@@ -7,23 +7,32 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tlexport import __version__
 from tlexport.api.candidates import Candidates, Made, Source
 from tlexport.api.expected import plan
 from tlexport.api.levers import Found, Levers
+from tlexport.api.open_bundle import check_archive_place
+from tlexport.api.origin import licences_of, training_of
 from tlexport.artifact import Precision
 from tlexport.bundle import Golden, Manifest, Model
+from tlexport.bundle_archive import is_archive, pack
 from tlexport.checkpoint import Checkpoint, read_checkpoint, read_dataset
 from tlexport.contract import Preprocess
 from tlexport.dataset import Dataset
-from tlexport.export.engine import trtexec_command
+from tlexport.export.engine import engine_recipe
 from tlexport.export.write_bundle import GOLDEN_INPUTS, GoldenImages, check_place, golden_positions, write_bundle
+from tlexport.files import new_file
 from tlexport.measurement import Measurement
 from tlexport.plan import Step, Verdict, Wishes, choose
 from tlexport.ports import Progress, Silent
 from tlexport.profile import Profile
+from tlexport.signature import read_private_key
 from tlexport.target import Target
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 LIBRARIES = ("torch", "onnx", "onnxscript", "numpy", "pillow")
 # how far another machine's arithmetic may be from this one's, in probability: FP32 differs by the order of sums; FP16 by whether
@@ -47,6 +56,8 @@ class Exported:
                 "path": str(self.path / m.file),
                 "size_bytes": m.artifact.size_bytes,
                 "top1": m.top1,
+                "top1_interval": [round(bound, 6) for bound in m.top1_interval],
+                "n": m.n,
                 "drop_points": m.drop_points,
                 "latency_ms": m.latency_json(),
                 "peak_memory_bytes": m.peak_memory_bytes,
@@ -67,6 +78,7 @@ def export(
     out: Path,
     *,
     data_root: Path | None = None,
+    sign: Path | None = None,
     with_c: bool = False,
     progress: Progress | None = None,
 ) -> Exported:
@@ -76,8 +88,9 @@ def export(
         checkpoint_path: a checkpoint directory.
         target: the device.
         wishes: precision and limits.
-        out: the bundle directory to write; an earlier bundle there is replaced.
+        out: the bundle directory to write, or one file that ends in .zip or .tar.gz; an earlier bundle there is replaced.
         data_root: where the images lie now, if not where they lay when the checkpoint was trained.
+        sign: the private key (PEM, Ed25519) to sign with; None: not signed.
         with_c: add an example in C++.
         progress: where to tell what happens.
 
@@ -85,25 +98,36 @@ def export(
         TlxError: see errors.py; OverBudget when nothing fits. Nothing is written then.
     """
     progress = progress or Silent()
-    check_place(out)
+    key = read_private_key(sign) if sign else None
+    check_archive_place(out) if is_archive(out) else check_place(out)
     steps = plan(target, wishes)
     with tempfile.TemporaryDirectory(prefix="tlx-export-") as folder:
-        return _Export(checkpoint_path, target, wishes, data_root, Path(folder), progress, steps).run(out, with_c)
+        return _Export(checkpoint_path, target, wishes, data_root, Path(folder), progress, steps, key, with_c).run(out)
 
 
 class _Export:
     """One run of the verb: what its steps share."""
 
     def __init__(
-        self, path: Path, target: Target, wishes: Wishes, data_root: Path | None, folder: Path, progress: Progress, steps: Sequence[Step]
+        self,
+        path: Path,
+        target: Target,
+        wishes: Wishes,
+        data_root: Path | None,
+        folder: Path,
+        progress: Progress,
+        steps: Sequence[Step],
+        key: Ed25519PrivateKey | None,
+        with_c: bool,
     ) -> None:
+        self.key, self.with_c = key, with_c
         self.path, self.target, self.wishes, self.folder, self.progress, self.steps = path, target, wishes, folder, progress, steps
         self.profile: Profile = target.profile
         self.checkpoint: Checkpoint = read_checkpoint(path)
         dataset = read_dataset(path)
         self.dataset: Dataset = dataset if data_root is None else dataset.model_copy(update={"root": str(data_root.absolute())})
 
-    def run(self, out: Path, with_c: bool) -> Exported:
+    def run(self, out: Path) -> Exported:
         candidates = self._candidates(self.checkpoint.preprocess)
         found = Found(candidates, tuple(candidates.all()))
         levers = Levers(
@@ -115,7 +139,7 @@ class _Export:
         )
         found = levers.pull(found)
         verdicts = choose([m.expected.candidate(m.artifact, levers.drop(m)) for m in found.made], levers.limits, self.wishes.precision)
-        return self._write(found, levers, verdicts, out, with_c)
+        return self._write(found, levers, verdicts, out)
 
     def _candidates(self, preprocess: Preprocess) -> Candidates:
         source = Source(self.path, self.checkpoint, self.dataset)
@@ -123,13 +147,12 @@ class _Export:
         folder.mkdir()
         return Candidates(source, preprocess, self.target, self.wishes, self.steps, folder, self.progress)
 
-    def _write(self, found: Found, levers: Levers, verdicts: Sequence[Verdict], out: Path, with_c: bool) -> Exported:
+    def _write(self, found: Found, levers: Levers, verdicts: Sequence[Verdict], out: Path) -> Exported:
         candidates, made = found.candidates, found.made
         positions = golden_positions([sample.label for sample in candidates.val])
         files = tuple(self.dataset.file(candidates.val[p]) for p in positions)
         models = tuple(self._model(m, levers.drop(m), verdict, candidates) for m, verdict in zip(made, verdicts, strict=True))
         draft = Manifest.model_construct(
-            format=1,
             name=self.path.resolve().name,
             target=self.profile.target,
             profile=self.profile,
@@ -142,16 +165,21 @@ class _Export:
             checkpoint_sha256=self.checkpoint.weights_sha256,
             checkpoint_top1=levers.checkpoint_top1,
             versions={"tlexport": __version__} | {name: importlib.metadata.version(name) for name in LIBRARIES},
+            training=training_of(self.checkpoint, self.dataset),
+            licences=licences_of(self.checkpoint.recipe),
         )
         golden = GoldenImages(files, candidates.val_pixels[positions])
-        manifest = write_bundle(out, draft, [m.path for m in made], golden, [m.outputs[positions] for m in made], with_c)
+        folder = self.folder / "bundle" if is_archive(out) else out
+        outputs = [m.outputs[positions] for m in made]
+        manifest = write_bundle(folder, draft, [m.path for m in made], golden, outputs, self.key, self.with_c)
+        if folder != out:
+            with new_file(out) as archive:
+                pack(folder, archive, out.name)
         return Exported(out, manifest, tuple(m.expected.measurement for m in made))
 
     def _model(self, made: Made, drop: float, verdict: Verdict, candidates: Candidates) -> Model:
         precision, file = made.artifact.precision, f"model.{made.artifact.precision}.onnx"
-        build: tuple[str, ...] = ()
-        if self.profile.runtime == "tensorrt":
-            build = trtexec_command(self.profile, file, precision, candidates.preprocess.size)
+        engine = engine_recipe(self.profile, precision, made.artifact.inputs[0]) if self.profile.runtime == "tensorrt" else None
         return Model(
             file=file,
             artifact=made.artifact,
@@ -166,5 +194,5 @@ class _Export:
             golden_outputs=f"golden/outputs.{precision}.npy",
             chosen=verdict.chosen,
             reason=verdict.reason,
-            build=build,
+            engine=engine,
         )

@@ -84,7 +84,7 @@ class Levers:
         precision, size = smallest.artifact.precision, smallest.artifact.size_bytes
         self.progress.note(f"{precision} is {format_bytes(size)}, more than {format_bytes(limit)}: the network is made smaller")
         try:
-            network = self._of_size(found.candidates, precision, size, limit)
+            network = self._of_size(found.candidates, precision, limit)
         except OverBudget as error:
             self.progress.note(f"the network cannot be made so small: {error.message}")
             return found
@@ -94,12 +94,15 @@ class Levers:
         rejected = self._rejected(smallest, "of the whole network")
         return replace(found, made=(*others, made), rejected=(*found.rejected, rejected))
 
-    def _of_size(self, candidates: Candidates, precision: Precision, size: int, limit: int) -> Network:
+    def _of_size(self, candidates: Candidates, precision: Precision, limit: int) -> Network:
         """What is left of the network when its model file has at most ``limit`` bytes, not trained yet.
 
         A file's bytes are nearly a line over the number of parameters, whose two constants the whole network and each try tell better.
+
+        Raises:
+            OverBudget: it does not become so small, or no try comes to the size.
         """
-        whole = parameters(candidates.network)
+        whole, size = parameters(candidates.network), candidates.size_bytes(candidates.network, precision)
         points = [(0.0, OVERHEAD * size), (float(whole), float(size))]
         for _ in range(TRIES):
             (low, at_low), (high, at_high) = points[-2:]
@@ -108,9 +111,9 @@ class Levers:
             network = to_fit(candidates.network, candidates.preprocess.size, max(1, most))
             reached = candidates.size_bytes(network, precision)
             if reached <= limit:
-                break
+                return network
             points = [points[1], (float(parameters(network)), float(reached))]
-        return network
+        raise OverBudget(f"after {TRIES} tries its file has {format_bytes(reached)}")
 
     def _smaller_images(self, found: Found, excess: float) -> Found:
         """The first smaller image size with which a model fits; where none does, the models as they were.

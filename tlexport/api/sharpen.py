@@ -15,6 +15,7 @@ from pydantic import ConfigDict, Field, PositiveInt
 from tlexport.api.calibrate_profile import expect_own_name, find_place
 from tlexport.api.estimate import foretell
 from tlexport.api.graphs import Estimable, find_graph
+from tlexport.api.open_bundle import open_bundle
 from tlexport.artifact import Precision
 from tlexport.bundle import MANIFEST, read_manifest
 from tlexport.calibration import Sharpened
@@ -130,6 +131,7 @@ def _target(places: Collection[Path]) -> str:
 
 def _models(what: Path) -> list[Estimable]:
     """The models that can have run."""
+    what = open_bundle(what)
     if (what / MANIFEST).is_file():
         return [find_graph(what, model.artifact.precision) for model in read_manifest(what).models]
     return [find_graph(what)]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import cast
 
 from tlexport import plugins
+from tlexport.api.open_bundle import open_bundle
 from tlexport.artifact import Precision
 from tlexport.bundle import MANIFEST, Manifest, read_manifest
 from tlexport.checkpoint import RECORD, WEIGHTS, Checkpoint, read_checkpoint
@@ -47,7 +48,7 @@ def find_subject(what: Path, runtime: str = "auto", precision: Precision | None 
     """Look at WHAT and choose its runtime.
 
     Args:
-        what: a checkpoint directory, a bundle directory, or an .onnx file inside a bundle.
+        what: a checkpoint directory, a bundle (a directory or one file), or an .onnx file inside a bundle.
         runtime: a name from ``tlexport/runtimes/``, or ``auto``: the one that opens this kind of file.
         precision: which of a bundle's models; None: the chosen one.
 
@@ -59,6 +60,7 @@ def find_subject(what: Path, runtime: str = "auto", precision: Precision | None 
     """
     if not what.exists():
         raise InvalidFile(f"{what} does not exist{_near(what)}", "WHAT is a checkpoint, a bundle, or an .onnx file of a bundle")
+    what = open_bundle(what)
     if (what / RECORD).is_file():
         if precision not in (None, "fp32"):
             raise UsageError(f"{what} is a checkpoint, which is fp32; {precision} was asked for", f"export it first: tlx export {what}")
@@ -109,15 +111,16 @@ def _model(folder: Path, manifest: Manifest, file: str, runtime: str) -> Subject
         raise VerificationFailed(
             f"{path} is not the file that the bundle was made with: its hash differs", f"check with: tlx verify {folder}"
         )
+    chosen = _choose(runtime, artifact.format, path)
     return Subject(
         path,
-        _choose(runtime, artifact.format, path),
+        chosen,
         artifact.precision,
         artifact.sha256,
         artifact.size_bytes,
         artifact.classes,
         artifact.preprocess,
-        simulate_quantization=manifest.profile.runtime == "tensorrt" and artifact.precision == "int8",
+        simulate_quantization=manifest.profile.runtime == "tensorrt" and artifact.precision == "int8" and chosen == "onnxruntime",
     )
 
 

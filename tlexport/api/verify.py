@@ -2,41 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from tlexport import errors
+from tlexport.api.open_bundle import open_bundle
 from tlexport.api.subject import device_for
 from tlexport.bundle import read_manifest
 from tlexport.device import golden
 from tlexport.device.choice import Choice
-from tlexport.device.errors import DeviceError
 from tlexport.device.golden import Check
 from tlexport.device.manifest import Bundle
 from tlexport.device.model import open_model
+from tlexport.device_errors import as_ours
+from tlexport.errors import VerificationFailed
+from tlexport.signature import check_signature, read_public_key
 
 
-def verify(bundle: Path, *, device: str = "auto", threads: int | None = None) -> list[Check]:
-    """Check hashes, then replay the golden vectors of every model through ONNX Runtime: what the bundle's own runner does.
+def verify(bundle: Path, *, device: str = "auto", threads: int | None = None, key: Path | None = None) -> list[Check]:
+    """Check signature and hashes, then replay the golden vectors of every model through ONNX Runtime, as the bundle's own runner does.
 
     Nothing is loaded whose hash is wrong: the golden vectors are replayed only when all files are as they should be.
 
+    Args:
+        bundle: a directory, or an archive, in which a wrong hash is an error and no failed check: it is not unpacked.
+        device: that ONNX Runtime runs on.
+        threads: CPU threads of ONNX Runtime.
+        key: the public key (PEM, Ed25519) of whoever must have signed it; None: signed or not.
+
     Raises:
-        InvalidFile: not a bundle, or a broken manifest.
+        InvalidFile: not a bundle, or a broken manifest; not a key.
+        VerificationFailed: an archive whose files are not those of its manifest.
+        MissingDependency: a key was given, and there is no library for it.
         Unsupported: the device is not here.
     """
+    checks = [check_key(bundle, key)] if key else []
+    if checks and not checks[0].ok:
+        return checks
+    bundle = open_bundle(bundle)
     read_manifest(bundle)  # which looks at more than the runner does
     choice = Choice("onnxruntime", device_for("onnxruntime", device), "")
-    with _our_errors():
+    with as_ours():
         opened = Bundle(bundle)
-        return golden.verify(opened, opened.models, lambda record: open_model(opened, record, choice, threads))
+        return checks + golden.verify(opened, opened.models, lambda record: open_model(opened, record, choice, threads))
 
 
-@contextmanager
-def _our_errors() -> Iterator[None]:
-    """Turn an error of the device into that of the same name."""
+def check_key(bundle: Path, key: Path) -> Check:
+    """Whether a bundle, a directory or an archive, was signed with the private key of a public one (PEM, Ed25519).
+
+    Raises:
+        InvalidFile: not a key, or not a bundle.
+        VerificationFailed: an archive whose files are not those of its manifest.
+        MissingDependency: there is no library for it.
+    """
+    public = read_public_key(key)
     try:
-        yield
-    except DeviceError as error:
-        raise getattr(errors, type(error).__name__, errors.StepFailed)(error.message, error.hint) from None
+        check_signature(open_bundle(bundle), public)
+    except VerificationFailed as error:
+        return Check("signature", False, error.message)
+    return Check("signature", True, "")

@@ -13,10 +13,19 @@ from tlexport.errors import OverBudget
 from tlexport.units import format_bytes
 
 if TYPE_CHECKING:
+    from tlexport.api.bench import BenchSettings
     from tlexport.measurement import Measurement
+    from tlexport.ports import Progress
+    from tlexport.remote.ssh import Host
 
 
-@click.command(epilog=options.examples("tlx bench tlx-demo/bundle", "tlx bench tlx-demo/checkpoint --threads 1 --json"))
+@click.command(
+    epilog=options.examples(
+        "tlx bench tlx-demo/bundle",
+        "tlx bench tlx-demo/checkpoint --threads 1 --json",
+        "tlx bench tlx-demo/bundle --host user@board",
+    )
+)
 @click.argument("what", type=click.Path(path_type=Path))
 @options.runtime
 @options.precision
@@ -26,6 +35,7 @@ if TYPE_CHECKING:
 @click.option("--check", is_flag=True, help="Hold the chosen model against the profile's budget; exit code 6 when it is over.")
 @options.device
 @options.threads
+@options.host
 @options.as_json
 @options.verbosity
 def command(
@@ -38,38 +48,56 @@ def command(
     check: bool,
     device: str,
     threads: int | None,
+    host: Host | None,
     as_json: bool,
     verbose: bool,
     quiet: bool,
 ) -> None:
     """Measure latency, throughput, load time, size and memory of WHAT: a checkpoint, a bundle, or a bundle's .onnx file.
 
+    With --host the bundle is copied to that board, measured there by its own runner, and removed again.
+
     Each model runs in a process of its own. Latency is one run of the whole batch, from pixels in memory to
     probabilities in memory; decoding and resizing are not in it.
     """
-    from tlexport.api.bench import BenchSettings, bench, check_budget, target_here
+    from tlexport.api.bench import BenchSettings, check_budget
 
     reporter = progress(verbose, quiet)
-    if check:
-        target_here(what)
     settings = BenchSettings(runtime, device, threads, batch, runs, seconds)
-    measurements = bench(what, settings, precisions=[precision] if precision else None, progress=reporter)
+    measured = _measure(what, host, settings, precision, check, reporter)
+    measurements = [measurement for measurement, _ in measured]
     broken: OverBudget | None = None
     if check:
         try:
-            check_budget(what, measurements)
+            check_budget(what, measurements, elsewhere=host is not None)
         except OverBudget as error:
             broken = error  # what was measured is shown first
     if as_json:
-        values = [measurement.to_json() for measurement in measurements]
+        values = [also | measurement.to_json() for measurement, also in measured]
         print_json(values[0] if len(values) == 1 else values)
     else:
-        _show_measurements(what, measurements)
+        _show_measurements(f"{what} on {host.name}" if host else str(what), measurements)
     if broken:
         raise broken
 
 
-def _show_measurements(what: Path, measurements: list[Measurement]) -> None:
+def _measure(
+    what: Path, host: Host | None, settings: BenchSettings, precision: Any, check: bool, reporter: Progress
+) -> list[tuple[Measurement, dict[str, Any]]]:
+    """The measurements, made here or on a board, each with what else is known of it."""
+    if host:
+        from tlexport.api.remote import bench_there
+
+        there = bench_there(what, host, settings, precision=precision, for_target=check, progress=reporter)
+        return [(one.measurement, one.also | {"host": host.name}) for one in there]
+    from tlexport.api.bench import bench, target_here
+
+    if check:
+        target_here(what)
+    return [(one, {}) for one in bench(what, settings, precisions=[precision] if precision else None, progress=reporter)]
+
+
+def _show_measurements(title: str, measurements: list[Measurement]) -> None:
     """The table, and the environment under it."""
     rows = []
     for m in measurements:
@@ -87,7 +115,7 @@ def _show_measurements(what: Path, measurements: list[Measurement]) -> None:
         )
     columns = ("model", "p50", "p90", "p95", "p99", "mean ms", "img/s", "size", "load ms", "memory")
     first = measurements[0]
-    print_table(f"{what}, batch {first.batch}, latency in ms", columns, rows)
+    print_table(f"{title}, batch {first.batch}, latency in ms", columns, rows)
     e = first.environment
     runs = min(len(m.latencies_ns) for m in measurements)
     click.echo(f"{first.provider}, {first.threads} threads, at least {runs} runs each")

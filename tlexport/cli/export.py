@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 @click.option("--max-memory", type=options.size, help="Most memory, such as 100MB: measured, else estimated; default: the profile's.")
 @click.option("--max-drop", type=options.Number(0, 100), help="Points of top-1 that the chosen model may lose; default 1.0.")
 @click.option("--data", type=click.Path(path_type=Path), help="Where the checkpoint's images lie now, if they were moved.")
+@click.option("--sign", type=click.Path(path_type=Path), metavar="KEY", help="Private key (PEM, Ed25519) to sign the bundle with.")
 @click.option("--with-c", is_flag=True, help="Add an example in C++17: the image contract, ONNX Runtime, TensorRT; see cpp/ in the bundle.")
 @click.option("--dry-run", is_flag=True, help="Print the plan with its reasons; do nothing.")
 @options.threads
@@ -60,6 +61,7 @@ def command(
     max_memory: int | None,
     max_drop: float | None,
     data: Path | None,
+    sign: Path | None,
     with_c: bool,
     dry_run: bool,
     threads: int | None,
@@ -72,7 +74,7 @@ def command(
 
     Latency and memory are measured, with one thread unless --threads says otherwise, where the target is this machine; elsewhere they
     are estimated, if there is something to estimate by. What was done is said. For a Jetson the bundle holds ONNX files and the command
-    that builds the engine there.
+    that builds the engine there. Where --out ends in .zip or .tar.gz the bundle is that one file, which every command takes as it is.
     """
     from tlexport.target import resolve
 
@@ -91,13 +93,13 @@ def command(
         return
     source = checkpoint or latest_checkpoint()
     path = out or Path("build") / f"{source.resolve().name}-{found.profile.target.replace(':', '-')}"
-    exported = export(source, found, wishes, path, data_root=data, with_c=with_c, progress=reporter)
+    exported = export(source, found, wishes, path, data_root=data, sign=sign, with_c=with_c, progress=reporter)
     if as_json:
         print_json(exported.to_json())
     else:
         _show_models(exported)
-        if exported.manifest.model().build:
-            click.echo(f"no engine was built: copy the bundle to the {found.profile.title} and run there: sh build_engine.sh", err=True)
+        if exported.manifest.model().engine:
+            click.echo(f"no engine was built: copy the bundle to the {found.profile.title} and run there: python3 run.py build", err=True)
         click.echo(str(path))
 
 

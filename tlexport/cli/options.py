@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from tlexport.errors import UsageError
 from tlexport.units import parse_bytes, parse_ms
+
+if TYPE_CHECKING:
+    from tlexport.remote.ssh import Host
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -90,15 +94,52 @@ def threads(function: F) -> F:
     return click.option("--threads", type=click.IntRange(1, 1024), help="CPU threads; default: one for each usable core.")(function)
 
 
+def _with_provider(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
+    """A runtime with another provider is a runtime of its own."""
+    if value is None:
+        return
+    if ctx.params["runtime"] not in ("auto", "onnxruntime"):
+        raise click.BadParameter(f"{ctx.params['runtime']} has no providers; leave it out, or --runtime onnxruntime", ctx, param)
+    ctx.params["runtime"] = f"onnxruntime_{value}"
+
+
 def runtime(function: F) -> F:
-    """``--runtime``."""
-    return click.option("--runtime", default="auto", show_default=True, help="auto, torch or onnxruntime.")(function)
+    """``--runtime``, and ``--provider``, which is settled when the function is called."""
+    text = "Of ONNX Runtime, besides the CPU's and CUDA's own, which --device chooses."
+    choice = click.Choice(["tensorrt"])
+    function = click.option("--provider", type=choice, callback=_with_provider, expose_value=False, help=text)(function)
+    help_text = "auto, torch, onnxruntime or tensorrt."
+    return click.option("--runtime", default="auto", show_default=True, is_eager=True, help=help_text)(function)
 
 
 def precision(function: F) -> F:
     """``--precision`` of one model of a bundle."""
     text = "Which of a bundle's models; default: the chosen one."
     return click.option("--precision", type=click.Choice(["fp32", "fp16", "int8"]), help=text)(function)
+
+
+def host(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``--host`` and the options that go with it, which a command gets as one ``host``: a Host, or None."""
+
+    @functools.wraps(function)
+    def command(*args: Any, host: str | None, ssh_option: tuple[str, ...], host_python: str | None, **others: Any) -> Any:
+        return function(*args, host=_host(host, ssh_option, host_python), **others)
+
+    there = "Run on this board, which ssh reaches: user@board or a name from ssh's configuration. WHAT is a bundle then."
+    command = click.option("--host-python", metavar="PATH", help="Python on the board; default: python3.")(command)
+    repeated = "For ssh's -o, such as Port=2222; may be repeated."
+    command = click.option("--ssh-option", metavar="KEY=VALUE", multiple=True, help=repeated)(command)
+    return click.option("--host", metavar="HOST", help=there)(command)
+
+
+def _host(name: str | None, ssh_options: tuple[str, ...], python: str | None) -> Host | None:
+    if name is None:
+        if ssh_options or python:
+            raise UsageError("--ssh-option and --host-python say how to reach a board, and none is named", "name it: --host user@board")
+        return None
+    from tlexport.remote.ssh import Host
+
+    return Host(name, ssh_options, "python3" if python is None else python)
 
 
 def on_error(function: F) -> F:

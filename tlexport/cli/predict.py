@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from tlexport.cli import options
-from tlexport.cli.output import percent, print_json, print_table
+from tlexport.cli.output import percent, print_json, print_table, progress
+
+if TYPE_CHECKING:
+    from tlexport.remote.ssh import Host
 
 
 @click.command(
@@ -23,13 +26,32 @@ from tlexport.cli.output import percent, print_json, print_table
 @options.precision
 @options.device
 @options.threads
+@options.host
 @options.as_json
-def command(what: Path, images: tuple[Path, ...], runtime: str, precision: Any, device: str, threads: int | None, as_json: bool) -> None:
+def command(
+    what: Path,
+    images: tuple[Path, ...],
+    runtime: str,
+    precision: Any,
+    device: str,
+    threads: int | None,
+    host: Host | None,
+    as_json: bool,
+) -> None:
     """Class and probability of each of IMAGES, by WHAT: a checkpoint, a bundle, or a bundle's .onnx file."""
-    from tlexport.api.predict import predict
+    if host:
+        from tlexport.api.remote import predict_there
 
-    predictions = predict(what, images, runtime=runtime, precision=precision, device=device, threads=threads)
+        reporter = progress(verbose=False, quiet=False)
+        predictions = predict_there(
+            what, images, host, runtime=runtime, precision=precision, device=device, threads=threads, progress=reporter
+        )
+    else:
+        from tlexport.api.predict import predict
+
+        predictions = predict(what, images, runtime=runtime, precision=precision, device=device, threads=threads)
     if as_json:
-        print_json([prediction.to_json() for prediction in predictions])
+        where = {"host": host.name} if host else {}
+        print_json([prediction.to_json() | where for prediction in predictions])
     else:
         print_table("", ("image", "class", "probability"), [(str(p.path), p.name, percent(p.probability)) for p in predictions])

@@ -3,31 +3,55 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from tlexport.cli import options
-from tlexport.cli.output import print_json
+from tlexport.cli.output import print_json, progress
 from tlexport.errors import VerificationFailed
+
+if TYPE_CHECKING:
+    from tlexport.device.golden import Check
+    from tlexport.remote.ssh import Host
 
 
 @click.command(epilog=options.examples("tlx verify tlx-demo/bundle", "tlx verify tlx-demo/bundle --threads 1 --json"))
 @click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--key", type=click.Path(path_type=Path), help="Public key (PEM, Ed25519) of whoever must have signed the bundle.")
 @options.device
 @options.threads
+@options.host
 @options.as_json
-def command(bundle: Path, device: str, threads: int | None, as_json: bool) -> None:
-    """Check the hashes of BUNDLE, then replay its golden vectors through the runtime that is here."""
-    from tlexport.api.verify import verify
+def command(bundle: Path, key: Path | None, device: str, threads: int | None, host: Host | None, as_json: bool) -> None:
+    """Check the hashes of BUNDLE, a directory or a .zip or .tar.gz, then replay its golden vectors through the runtime that is here.
+
+    With --host that is done on a board, by the bundle's own runner.
+    """
+    checks = _verify(bundle, key, device, threads, host)
     from tlexport.device.golden import remedy, verdict
 
-    checks = verify(bundle, device=device, threads=threads)
     failed = [check for check in checks if not check.ok]
     if as_json:
-        print_json({"bundle": str(bundle), "ok": not failed, "verdict": verdict(checks), "checks": [check.to_json() for check in checks]})
+        where = {"host": host.name} if host else {}
+        found = {"bundle": str(bundle), "ok": not failed, "verdict": verdict(checks), "checks": [check.to_json() for check in checks]}
+        print_json(found | where)
     else:
         for check in checks:
             click.echo(f"{'ok    ' if check.ok else 'FAILED'} {check.name}{': ' if check.detail else ''}{check.detail}")
     if failed:
         first = f"{failed[0].name}: {failed[0].detail}"
         raise VerificationFailed(f"{len(failed)} of {len(checks)} checks failed ({verdict(checks)}), first: {first}", remedy(checks))
+
+
+def _verify(bundle: Path, key: Path | None, device: str, threads: int | None, host: Host | None) -> list[Check]:
+    from tlexport.api.verify import check_key, verify
+
+    if host is None:
+        return verify(bundle, device=device, threads=threads, key=key)
+    from tlexport.api.remote import verify_there
+
+    signed = [check_key(bundle, key)] if key else []  # here: the key does not leave this machine
+    if signed and not signed[0].ok:
+        return signed
+    return signed + verify_there(bundle, host, device=device, threads=threads, progress=progress(verbose=False, quiet=False))

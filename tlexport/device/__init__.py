@@ -1,8 +1,9 @@
 """What runs on the device. Python 3.6 syntax; imports nothing of tlexport. In a bundle it is the folder ``tlx``."""
 
 import sys
+from typing import TYPE_CHECKING
 
-if sys.version_info < (3, 7):  # where a module has no __getattr__
+if TYPE_CHECKING or sys.version_info < (3, 7):  # where a module has no __getattr__
     from .model import Model as Model
 else:
 

@@ -11,6 +11,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from tlexport import plugins
 from tlexport.errors import InvalidFile, UsageError
+from tlexport.onnx_file import check_onnx_file
 
 LARGE = 1_500_000_000  # bytes of weights, beyond which protobuf cannot hold the graph in one message
 
@@ -26,14 +27,13 @@ def read(path: Path, shapes: Mapping[str, Sequence[int]] | None = None) -> onnx.
         InvalidFile: not an ONNX file, or it keeps its weights elsewhere.
         UsageError: an axis is free and no shape is given; a shape does not fit.
     """
+    check_onnx_file(path)
     try:
         model = onnx.load(path, load_external_data=False)
     except (OSError, DecodeError, ValueError) as error:
         raise InvalidFile(f"{path} cannot be read as ONNX: {error}") from None
     if not model.graph.node:
         raise InvalidFile(f"{path} is not an ONNX model: it has no nodes")
-    if any(i.data_location == onnx.TensorProto.EXTERNAL for i in model.graph.initializer):
-        raise InvalidFile(f"{path} keeps its weights in other files; one file that holds everything was expected")
     return with_shapes(model, shapes or {}, str(path))
 
 

@@ -7,28 +7,31 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tlexport import device
 from tlexport.accuracy import Probabilities
-from tlexport.bundle import LABELS, MANIFEST, Golden, Manifest, Model, read_manifest
+from tlexport.bundle import LABELS, MANIFEST, MODEL_CARD, Golden, Manifest, read_manifest
 from tlexport.device.golden import region
 from tlexport.device.image import decode, prepare_pixels
 from tlexport.errors import InvalidFile, UsageError
 from tlexport.export.cpp_example import write_cpp
-from tlexport.export.engine import build_script
+from tlexport.export.model_card import model_card
 from tlexport.export.sensitivity import write_sensitivity
 from tlexport.files import check_replaceable, new_directory, sha256_of
 from tlexport.ports import Pixels
+from tlexport.signature import sign
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 GOLDEN = 8  # images in a bundle
 GOLDEN_INPUTS = "golden/inputs.npy"
 GOLDEN_RESIZED = "golden/resized.npy"
 RUNNER = "tlx"  # folder of the runner in a bundle
 RUN = "run.py"  # what starts it, beside that folder
-BUILD_SCRIPT = "build_engine.sh"
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,7 @@ def write_bundle(
     models: Sequence[Path],
     golden: GoldenImages,
     golden_outputs: Sequence[Probabilities],
+    key: Ed25519PrivateKey | None = None,
     with_c: bool = False,
 ) -> Manifest:
     """Write everything beside ``path``, then rename.
@@ -81,6 +85,7 @@ def write_bundle(
         models: the model files, in the order of ``draft.models``.
         golden: images and tensors.
         golden_outputs: of each model on ``golden.inputs``, float32 (image, class).
+        key: to sign with; None: not signed.
         with_c: add the example in C++.
 
     Returns:
@@ -98,10 +103,10 @@ def write_bundle(
             np.save(folder / model.golden_outputs, outputs, allow_pickle=False)
         vectors = _write_golden(folder, golden, draft.preprocess.model_dump())
         (folder / LABELS).write_text("".join(f"{name}\n" for name in draft.classes), encoding="utf-8")
-        _write_build_script(folder, draft.models)
         for model in draft.models:
             write_sensitivity(folder, model.artifact)
         _write_runner(folder)
+        (folder / MODEL_CARD).write_text(model_card(draft), encoding="utf-8")
         if with_c:
             write_cpp(folder, draft, vectors)
         names = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
@@ -111,14 +116,9 @@ def write_bundle(
         }
         manifest = Manifest.parse(draft.model_dump() | update, MANIFEST)
         manifest.write(folder / MANIFEST)
+        if key is not None:
+            sign(folder, key)
     return manifest
-
-
-def _write_build_script(folder: Path, models: Sequence[Model]) -> None:
-    commands = {model.artifact.precision: model.build for model in models if model.build}
-    if commands:
-        chosen = next(model.artifact.precision for model in models if model.chosen)
-        (folder / BUILD_SCRIPT).write_text(build_script(commands, chosen), encoding="utf-8")
 
 
 def _write_golden(folder: Path, golden: GoldenImages, preprocess: Mapping[str, Any]) -> Golden:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Self, get_args
 from tlexport.contract import TensorSpec
 from tlexport.device.native_log import native_log, pass_on, plain
 from tlexport.errors import InvalidFile, StepFailed, TlxError, Unsupported, UsageError
+from tlexport.onnx_file import check_onnx_file
 from tlexport.ports import RunOptions
 from tlexport.record import nearest
 
@@ -62,11 +63,15 @@ def open_model(path: Path, options: RunOptions) -> OnnxRunner:
         Unsupported: the device, or a part of the model on it, is not available here; the batch cannot be fixed.
         UsageError: ``options.device`` is not a device name; fewer than one thread or image.
     """
+    return open_with(path, options, *_provider(options.device))
+
+
+def open_with(path: Path, options: RunOptions, provider: str, settings: dict[str, str]) -> OnnxRunner:
+    """As :func:`open_model`, with an execution provider by its name and its settings."""
     for name, value in (("threads", options.threads), ("batch", options.batch)):
         if value is not None and value < 1:
             raise UsageError(f"{name} is {value}; at least 1 was expected")
-    provider, settings = _provider(options.device)
-    _check_file(path)
+    check_onnx_file(path)
     if provider not in ort.get_available_providers():
         raise Unsupported(
             f"cannot run {path} on {options.device}: this build of onnxruntime {ort.__version__} has no {provider}",
@@ -143,48 +148,6 @@ def _weights_alone(path: Path) -> bool:
     with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
         # as onnx.proto has a node's operator: field 4, a text of so many bytes
         return content.find(b'"\x10DequantizeLinear') >= 0 and content.find(b'"\x0eQuantizeLinear') < 0
-
-
-def _check_file(path: Path) -> None:
-    """Refuse what is no file, and models that read their weights from other files.
-
-    Those names would be followed wherever they lead, and the file's hash would say nothing of the weights.
-    """
-    if not path.is_file():
-        raise InvalidFile(f"{path} {'is not a file' if path.exists() else 'does not exist'}; an ONNX file was expected")
-    try:
-        with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            suspect = content.find(b"location") >= 0  # the key that every reference to another file has
-    except ValueError:
-        raise InvalidFile(f"{path} is empty; an ONNX file was expected") from None
-    except OSError as error:
-        raise InvalidFile(f"{path} cannot be read: {error.strerror or error}") from None
-    if not suspect:
-        return
-    import onnx  # only where it is needed: it costs 0.1 s and memory that a measurement would count
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-
-    try:
-        external = _external(onnx.load_model(path, load_external_data=False))
-    except DecodeError as error:
-        raise InvalidFile(f"{path} is not an ONNX file: {error}") from None
-    if external:
-        raise InvalidFile(
-            f"{path} keeps its weights in other files (ONNX external data); one file that holds everything was expected",
-            "join them in Python: onnx.save(onnx.load('model.onnx'), 'joined.onnx')",
-        )
-
-
-def _external(message: Any) -> bool:
-    """Whether a tensor anywhere in a protobuf message has its data in another file."""
-    import onnx
-
-    if isinstance(message, onnx.TensorProto):
-        return bool(message.external_data) or message.data_location == onnx.TensorProto.EXTERNAL
-    for field, value in message.ListFields():
-        if field.message_type is not None and any(_external(child) for child in ([value] if hasattr(value, "ListFields") else value)):
-            return True
-    return False
 
 
 @contextmanager

@@ -17,7 +17,6 @@ from tlexport.errors import StepFailed
 from tlexport.network import Contract, Network
 from tlexport.ports import Pixels, Progress
 from tlexport.recipe import Recipe
-from tlexport.train.augment import Augment
 from tlexport.train.fake_quant import Activations, FakeQuantization
 from tlexport.train.loop import EVALUATION_BATCH, batches, make_optimizer, rate
 from tlexport.train.objective import Objective
@@ -68,7 +67,6 @@ def recover(
     seed: int,
     progress: Progress,
     simulate: Activations | None = None,
-    augment: Augment | None = None,
 ) -> None:
     """Train all weights of a network in place, also those of stages that its recipe kept frozen.
 
@@ -83,15 +81,14 @@ def recover(
         teacher: the float checkpoint's logits for these images, float32 (image, class).
         epochs: passes over the images.
         lr: peak rate of AdamW.
-        seed: of the order of images, and of augmentation.
+        seed: of the order of images.
         progress: where to tell what happens.
         simulate: type of the activations that INT8 will have; None: train in float.
-        augment: of the images; the teacher's logits stay those of the images as they are.
 
     Raises:
         StepFailed: the loss is not finite.
     """
-    run = _Recovery(network, preprocess, pixels, labels, teacher, simulate, augment)
+    run = _Recovery(network, preprocess, pixels, labels, teacher, simulate)
     before = {name: tensor.clone() for name, tensor in network.net.state_dict().items()}
     try:
         run.train(Recipe(epochs=epochs, seed=seed), lr, progress)
@@ -114,10 +111,9 @@ class _Recovery:
         labels: Tensor | Sequence[int],
         teacher: Tensor,
         simulate: Activations | None,
-        augment: Augment | None,
     ) -> None:
         self.network = network.eval().requires_grad_().to(memory_format=torch.channels_last)
-        self.contract, self.augment = Contract(preprocess), augment
+        self.contract = Contract(preprocess)
         self.pixels, self.labels, self.teacher = pixels, torch.as_tensor(labels), teacher
         self.simulation = FakeQuantization(simulate) if simulate else None
 
@@ -131,11 +127,11 @@ class _Recovery:
             part for _ in range(recipe.epochs) for part in batches(torch.randperm(len(self.labels), generator=generator), recipe.batch_size)
         ]
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, len(order), recipe))
-        self._settle_ranges(order[:OBSERVED], generator)
+        self._settle_ranges(order[:OBSERVED])
         title = "quantization-aware training" if self.simulation else "recovery training"
         with progress.task(title, len(self.labels) * recipe.epochs) as advance:
             for indices in order:
-                loss = objective(self._logits(indices, generator), objective.targets(self.labels[indices]), self.teacher[indices])
+                loss = objective(self._logits(indices), objective.targets(self.labels[indices]), self.teacher[indices])
                 if not math.isfinite(loss.item()):
                     raise StepFailed("the loss is not finite; the weights are what they were before", "lower the learning rate")
                 optimizer.zero_grad(set_to_none=True)
@@ -144,17 +140,15 @@ class _Recovery:
                 schedule.step()
                 advance(len(indices), f"loss {loss.item():.3f}")
 
-    def _settle_ranges(self, parts: list[Tensor], generator: torch.Generator) -> None:
+    def _settle_ranges(self, parts: list[Tensor]) -> None:
         if self.simulation is not None:
             with torch.no_grad():
                 for indices in parts:
-                    self._logits(indices, generator)
+                    self._logits(indices)
             self.simulation.quantizing = True
 
-    def _logits(self, indices: Tensor, generator: torch.Generator) -> Tensor:
+    def _logits(self, indices: Tensor) -> Tensor:
         """Image indices int64 (batch,) -> float32 (batch, class)."""
-        images = torch.from_numpy(self.pixels[indices.numpy()])
-        images = self.contract(images if self.augment is None else self.augment(images, generator))
-        images = images.contiguous(memory_format=torch.channels_last)
+        images = self.contract(torch.from_numpy(self.pixels[indices.numpy()])).contiguous(memory_format=torch.channels_last)
         logits: Tensor = self.simulation(self.network, images) if self.simulation else self.network(images)
         return logits

@@ -1,0 +1,160 @@
+"""``bench``, ``verify`` and ``predict`` on a board elsewhere: the bundle's own runner does the work there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from tlexport.api.bench import BenchSettings
+from tlexport.api.open_bundle import open_bundle
+from tlexport.api.predict import Prediction
+from tlexport.artifact import Precision
+from tlexport.bundle import Manifest, read_manifest
+from tlexport.device.golden import Check
+from tlexport.errors import InvalidFile, Unsupported, VerificationFailed
+from tlexport.measurement import Measurement
+from tlexport.ports import Progress, Silent
+from tlexport.remote.board_run import IMAGES, Board, bundle_files, connected
+from tlexport.remote.ssh import Host
+
+
+@dataclass(frozen=True)
+class BoardMeasurement:
+    """A measurement that a board made, and what else its runner told with it: the board's state, its power, ..."""
+
+    measurement: Measurement
+    also: dict[str, Any]
+
+
+def bench_there(
+    bundle: Path,
+    host: Host,
+    settings: BenchSettings,
+    *,
+    precision: Precision | None = None,
+    for_target: bool = False,
+    progress: Progress | None = None,
+) -> list[BoardMeasurement]:
+    """Measure a bundle on a board; where its target needs an engine, that is built there first.
+
+    Args:
+        bundle: the bundle.
+        host: the board.
+        settings: as for :func:`tlexport.api.bench.bench`; ``auto`` leaves the choice to the runner.
+        precision: which of its models; None: all, and where an engine has to be built the chosen one.
+        for_target: refuse a board that is not the bundle's target, by what the board says it is, before anything is copied.
+        progress: where to tell what happens.
+
+    Raises:
+        Unsupported: the board is not the target, and it was to be.
+        StepFailed: no connection, or it was lost: there is no result then.
+        TlxError: what the runner found, with its exit code.
+    """
+    options = _options(settings.runtime, settings.device, settings.threads)
+    options += ["--batch", str(settings.batch), "--runs", str(settings.min_runs), "--seconds", str(settings.min_seconds)]
+    with _on_board(bundle, host, progress or Silent(), for_target) as (board, manifest):
+        engine = _build(board, manifest, settings.runtime, settings.device, precision)
+        everything = () if engine else ("--precision", "all")  # as here; of engines, which take minutes, the chosen one
+        answers = board.ask("bench", *options, *(_precision(precision) or everything))
+    rows = answers if isinstance(answers, list) else [answers]
+    return [_measurement(board, bundle, row) for row in rows]
+
+
+def verify_there(
+    bundle: Path, host: Host, *, device: str = "auto", threads: int | None = None, progress: Progress | None = None
+) -> list[Check]:
+    """Check hashes and golden vectors of a bundle on a board.
+
+    Raises:
+        TlxError: as for :func:`bench_there`; checks that fail are no error here.
+    """
+    with _on_board(bundle, host, progress or Silent()) as (board, manifest):
+        _build(board, manifest, "auto", device, None)
+        answer = board.ask("verify", *_options("auto", device, threads), also=(VerificationFailed.exit_code,))
+    try:
+        return [Check(str(check["name"]), check["ok"] is True, str(check["detail"])) for check in answer["checks"]]
+    except (LookupError, TypeError):
+        raise board.odd("verify", answer) from None
+
+
+def predict_there(
+    bundle: Path,
+    images: Sequence[Path],
+    host: Host,
+    *,
+    runtime: str = "auto",
+    precision: Precision | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> list[Prediction]:
+    """Classify image files of this machine on a board; one prediction for each, in their order.
+
+    Raises:
+        InvalidFile: an image is not there, or cannot be read on the board (named as it is called here).
+        TlxError: as for :func:`bench_there`.
+    """
+    if missing := [image for image in images if not image.is_file()]:
+        raise InvalidFile("these images cannot be read:\n" + "\n".join(f"  {image}: no such file" for image in missing))
+    digits = len(str(len(images)))
+    sent = {f"{IMAGES}/{index:0{digits}}": image for index, image in enumerate(images)}  # whatever their own names hold
+    with _on_board(bundle, host, progress or Silent(), files=sent) as (board, manifest):
+        _build(board, manifest, runtime, device, precision)
+        options = [*_options(runtime, device, threads), *_precision(precision)]
+        answer = board.ask("predict", *(f"../{name}" for name in sent), *options)
+    try:
+        found = [(str(row["class"]), float(row["probability"]), dict(row["probabilities"])) for row in answer]
+        return [Prediction(image, *row) for image, row in zip(images, found, strict=True)]
+    except (LookupError, TypeError, ValueError):
+        raise board.odd("predict", answer) from None
+
+
+@contextmanager
+def _on_board(
+    bundle: Path, host: Host, progress: Progress, for_target: bool = False, files: dict[str, Path] | None = None
+) -> Iterator[tuple[Board, Manifest]]:
+    """The board with the bundle, and with other files beside it."""
+    bundle = open_bundle(bundle)
+    manifest = read_manifest(bundle)
+    sent = bundle_files(bundle, manifest) | (files or {})
+    with connected(host, progress) as board:
+        if for_target and not (machine := board.machine()).fits(manifest.profile.match):
+            says = machine.board or machine.cpu or machine.architecture
+            raise Unsupported(
+                f"{bundle} is for {manifest.target}, and {host.name} is not one: it is a {says!r}",
+                "bench without --check, or name a board of that kind",
+            )
+        board.send(sent)
+        yield board, manifest
+
+
+def _build(board: Board, manifest: Manifest, runtime: str, device: str, precision: Precision | None) -> bool:
+    """Have the engine built where one will run; whether one will."""
+    engine = manifest.profile.runtime == "tensorrt" and runtime != "onnxruntime"
+    if engine:
+        board.ask("build", *_options(runtime, device, None), *_precision(precision))
+    return engine
+
+
+def _options(runtime: str, device: str, threads: int | None) -> list[str]:
+    """What the runner is told of what was asked for; what it is to choose itself is left out."""
+    given = {"--runtime": runtime, "--device": device, "--threads": "auto" if threads is None else str(threads)}
+    return [word for name, value in given.items() if value != "auto" for word in (name, value)]
+
+
+def _precision(precision: Precision | None) -> list[str]:
+    return ["--precision", precision] if precision else []
+
+
+def _measurement(board: Board, bundle: Path, row: Any) -> BoardMeasurement:
+    if not isinstance(row, dict):
+        raise board.odd("bench", row)
+    checked = Measurement.check({key: value for key, value in row.items() if key in Measurement.model_fields})
+    if not isinstance(checked, Measurement):
+        raise board.odd("bench", "; ".join(map(str, checked)))
+    here = bundle / PurePosixPath(checked.what).name  # the board has it elsewhere
+    own = {*Measurement.model_fields, *checked.to_json()}
+    return BoardMeasurement(checked.model_copy(update={"what": str(here)}), {key: row[key] for key in row if key not in own})

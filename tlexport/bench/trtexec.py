@@ -1,0 +1,43 @@
+"""What trtexec measured, as a Measurement."""
+
+from __future__ import annotations
+
+from tlexport.device.trtexec import Bench, measured
+from tlexport.errors import Unsupported
+from tlexport.measurement import Environment, Measurement
+
+
+def measurement(
+    found: Bench, *, what: str, artifact_sha256: str, precision: str, size_bytes: int, batch: int, environment: Environment
+) -> Measurement:
+    """The record of a run of trtexec; ``mode`` says whether copies are counted and how the runs were launched.
+
+    Args:
+        found: what it measured.
+        what: what the user calls the model.
+        artifact_sha256: of the ONNX file that the engine was built from.
+        precision: of that model.
+        size_bytes: of the engine.
+        batch: images in one run.
+        environment: of the machine; the GPU and the TensorRT that trtexec names are filled in here.
+
+    Raises:
+        Unsupported: the system does not tell how much memory trtexec took, as on Windows.
+    """
+    figures = measured(found)
+    if figures["peak_memory_bytes"] is None:
+        raise Unsupported("this system does not tell how much memory trtexec took", "measure on Linux")
+    gpu = f"{found.log.device}, compute capability {found.log.compute_capability}"
+    versions = environment.versions | {"tensorrt": str(found.log.tensorrt)}
+    return Measurement.parse(
+        {
+            **figures,
+            "what": what,
+            "artifact_sha256": artifact_sha256,
+            "precision": precision,
+            "size_bytes": size_bytes,
+            "batch": batch,
+            "environment": environment.model_copy(update={"accelerator": gpu, "versions": versions}).model_dump(mode="json"),
+        },
+        "what trtexec measured",
+    )

@@ -1,0 +1,69 @@
+"""Names and operators of the nodes of an ONNX file, read without the onnx package, which a board seldom has.
+
+TensorRT before 10 gives the number of the node that it refuses, and nothing else. Field numbers: onnx.proto. Python 3.6 syntax: it
+is copied into bundles as it is.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_GRAPH, _NODE = 7, 1  # in ModelProto, in GraphProto
+_NAME, _OPERATOR = 3, 4  # in NodeProto
+_LENGTHS = {1: 8, 5: 4}  # bytes of the wire types that have a fixed length
+
+
+class Node(NamedTuple):
+    """One node of a graph."""
+
+    name: str
+    operator: str
+
+
+def read_nodes(path: "str | Path") -> "list[Node]":
+    """The nodes of the main graph, in the file's order; empty where the file is not an ONNX file."""
+    try:
+        model = memoryview(Path(path).read_bytes())
+        return [_node(part) for graph in _parts(model, _GRAPH) for part in _parts(graph, _NODE)]
+    except (OSError, ValueError, IndexError):
+        return []
+
+
+def _node(message: memoryview) -> Node:
+    texts = [b"".join(bytes(part) for part in _parts(message, field)) for field in (_NAME, _OPERATOR)]
+    return Node(*(text.decode("utf-8", "replace") for text in texts))
+
+
+def _parts(message: memoryview, wanted: int) -> "Iterator[memoryview]":
+    """The contents of every length-delimited field with a number, in a protobuf message."""
+    at = 0
+    while at < len(message):
+        key, at = _varint(message, at)
+        kind = key & 7
+        if kind == 2:
+            length, at = _varint(message, at)
+            if at + length > len(message):
+                raise ValueError("a field that is longer than its message")
+            if key >> 3 == wanted:
+                yield message[at : at + length]
+            at += length
+        elif kind == 0:
+            _, at = _varint(message, at)
+        elif kind in _LENGTHS:
+            at += _LENGTHS[kind]
+        else:
+            raise ValueError(f"wire type {kind}")
+
+
+def _varint(message: memoryview, at: int) -> "tuple[int, int]":
+    """A number of variable length, and where it ends."""
+    value = shift = 0
+    while True:
+        byte = message[at]
+        at += 1
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value, at
+        shift += 7

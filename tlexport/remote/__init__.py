@@ -1,0 +1,1 @@
+"""A board elsewhere, reached with the system's OpenSSH."""

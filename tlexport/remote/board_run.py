@@ -1,0 +1,172 @@
+"""A bundle on a board elsewhere: what it needs is copied there, its runner started, and its answer or its error brought back."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from tlexport.bundle import MANIFEST, Manifest
+from tlexport.errors import (
+    InvalidFile,
+    MissingDependency,
+    OverBudget,
+    StepFailed,
+    TlxError,
+    Unsupported,
+    VerificationFailed,
+)
+from tlexport.machine import Machine, this_machine
+from tlexport.ports import Progress, Task
+from tlexport.remote import on_board
+from tlexport.remote.ssh import Connection, Ended, Host
+
+RUNNER = "run.py"
+IMAGES = "images"  # folder beside that of the bundle
+ERRORS: dict[int, type[TlxError]] = {
+    kind.exit_code: kind for kind in (StepFailed, InvalidFile, MissingDependency, Unsupported, VerificationFailed, OverBudget)
+}
+KILLED = 137  # exit code of what was ended with SIGKILL: 128 + 9
+
+
+class Board:
+    """A board with the bundle on it."""
+
+    def __init__(self, connection: Connection, progress: Progress) -> None:
+        self._connection = connection
+        self._progress = progress
+        self._sent: dict[str, Path] = {}
+        self.host = connection.host
+
+    def machine(self) -> Machine:
+        """What the board says it is, as this machine would of itself."""
+        about = self._connection.about
+        with tempfile.TemporaryDirectory(prefix="tlx-board-") as folder:
+            for name in on_board.FACTS:
+                if name in about["files"]:
+                    file = Path(folder) / name
+                    file.parent.mkdir(parents=True, exist_ok=True)
+                    file.write_bytes(str(about["files"][name]).encode())
+            return this_machine(Path(folder), str(about["machine"]))
+
+    def send(self, files: Mapping[str, Path]) -> None:
+        """Copy files.
+
+        Args:
+            files: from the path in the board's folder to the file here.
+
+        Raises:
+            StepFailed: a file cannot be read, the board cannot write it, or the connection was lost.
+        """
+        self._sent |= files
+        total = sum(file.stat().st_size for file in files.values())
+        with self._progress.task(f"copying to {self.host.name}", total) as advance:
+            ended = self._connection.run(
+                ("receive", self._connection.folder), lambda stream: _pack(stream, files, advance), lambda line: None
+            )
+        if ended.code:
+            raise StepFailed(
+                f"{self.host.name} did not take the files (exit code {ended.code}): {' '.join(ended.err[-1:])}", "is its disk full?"
+            )
+
+    def ask(self, verb: str, *arguments: str, also: tuple[int, ...] = ()) -> Any:
+        """Run the bundle's runner.
+
+        Args:
+            verb: its command.
+            arguments: its arguments.
+            also: exit codes that bring an answer beside 0, where there is one.
+
+        Returns:
+            The JSON that it printed.
+
+        Raises:
+            TlxError: the runner's own error, with its exit code; StepFailed for anything else.
+        """
+        words = [verb, *arguments, "--json"]
+        ended = self._connection.run(
+            ("run", self._connection.folder), lambda stream: stream.write(f"{json.dumps(words)}\n".encode()), self._relay()
+        )
+        answered = ended.code == 0 or (ended.code in also and ended.out.strip())
+        if not answered:
+            raise self._error(verb, ended)
+        try:
+            return json.loads(ended.out)
+        except json.JSONDecodeError:
+            raise self.odd(verb, ended.out) from None
+
+    def odd(self, verb: str, found: object) -> StepFailed:
+        """The error for an answer that is not what the runner of this version gives."""
+        return StepFailed(
+            f"{self.host.name}: {RUNNER} {verb} answered what is not understood: {str(found)[:200]!r}",
+            "export the bundle again with this version of tlx",
+        )
+
+    def _relay(self) -> Any:
+        """Hands on what the runner tells while it works, up to its error."""
+        failed = False
+
+        def heard(line: str) -> None:
+            nonlocal failed
+            failed = failed or line.startswith("error: ")
+            if line and not failed:
+                self._progress.note(f"{self.host.name}: {line.removeprefix('note: ')}")
+
+        return heard
+
+    def _error(self, verb: str, ended: Ended) -> TlxError:
+        starts = [index for index, line in enumerate(ended.err) if line.startswith("error: ")]
+        if not starts or ended.code not in ERRORS:
+            hint = "the board may have run out of memory" if ended.code == KILLED else f"look there: ssh {self.host.name}"
+            said = "\n".join(ended.err[-5:]) or "it said nothing"
+            return StepFailed(f"{self.host.name}: {RUNNER} {verb} ended with exit code {ended.code}: {said}", hint)
+        text = "\n".join(ended.err[starts[-1] :]).removeprefix("error: ")
+        for there, here in self._sent.items():  # files have their names of this machine in errors
+            text = text.replace(f"{self._connection.folder}/{there}", str(here)).replace(f"../{there}", str(here))
+        message, _, hint = text.partition("\nhint: ")
+        return ERRORS[ended.code](f"{self.host.name}: {message}", hint)
+
+
+@contextmanager
+def connected(host: Host, progress: Progress) -> Iterator[Board]:
+    """A board for as long as the context lasts; afterwards nothing of ours is on it.
+
+    Raises:
+        TlxError: see :class:`tlexport.remote.ssh.Connection`.
+    """
+    with Connection(host, lambda line: progress.note(f"ssh: {line}") if line else None) as connection:
+        yield Board(connection, progress)
+
+
+def bundle_files(bundle: Path, manifest: Manifest) -> dict[str, Path]:
+    """The files of a bundle, for :meth:`Board.send`: those of its manifest, as far as they are there.
+
+    What is missing, or a link that leads out of the bundle, is left to the runner, which names it.
+
+    Raises:
+        InvalidFile: the bundle has no runner.
+    """
+    if RUNNER not in manifest.files:
+        raise InvalidFile(f"{bundle} holds no {RUNNER}, which a board needs", "export it again with this version of tlx")
+    names = [MANIFEST, *manifest.files]
+    inside = [name for name in names if (bundle / name).is_file() and (bundle / name).resolve().is_relative_to(bundle.resolve())]
+    return {f"{on_board.BUNDLE}/{name}": bundle / name for name in inside}
+
+
+def _pack(stream: IO[bytes], files: Mapping[str, Path], advance: Task) -> None:
+    with tarfile.open(fileobj=stream, mode="w|") as archive:
+        for name, file in files.items():
+            try:
+                with file.open("rb") as source:
+                    member = tarfile.TarInfo(name)
+                    member.size = file.stat().st_size
+                    archive.addfile(member, source)
+            except BrokenPipeError:
+                raise
+            except OSError as error:
+                raise StepFailed(f"{file} cannot be read: {error.strerror or error}", "check the file and run the command again") from None
+            advance(member.size)

@@ -1,0 +1,133 @@
+"""What runs on a board: it keeps a temporary folder there, receives files, and starts the runner of a bundle.
+
+It is sent as text behind ``python3 -c``, so nothing has to be installed. Standard library alone and Python 3.6 syntax; versions
+before that still read it, so that their number can be told.
+
+    keep             make a folder, say what this board is, and wait; when the other side is gone, end what runs and remove the folder
+    receive FOLDER   unpack the tar archive on standard input
+    run FOLDER       start ``run.py`` of the bundle in FOLDER, with the arguments that are a JSON list on standard input
+"""
+
+import importlib.util
+import json
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from pathlib import Path
+
+BEGIN = "tlx-begin"  # what stands before this line on standard output comes from start-up files of the shell
+BUNDLE = "bundle"
+RUNNING = "running"  # file with the process group of what runs
+# what tells which machine this is; the same files as tlexport/machine.py reads
+FACTS = ("proc/cpuinfo", "proc/device-tree/model", "proc/device-tree/compatible", "proc/driver/nvidia/version")
+
+
+def main(words: "list[str]") -> None:
+    """Do what the first word says."""
+    if words[0] == "keep":
+        keep()
+    elif words[0] == "receive":
+        receive(Path(words[1]))
+    else:
+        sys.exit(run(Path(words[1])))
+
+
+def keep() -> None:
+    """Hold a folder for as long as standard input is open: a connection that is lost closes it, whatever the reason."""
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: sys.exit(1))
+    folder = Path(tempfile.mkdtemp(prefix="tlx-"))
+    try:
+        print("{}\n{}".format(BEGIN, json.dumps(about(folder))))
+        sys.stdout.flush()
+        sys.stdin.read()
+    finally:
+        clear(folder)
+    if folder.exists():
+        sys.exit("{} cannot be removed".format(folder))
+
+
+def about(folder: Path) -> "dict[str, object]":
+    """What the other side has to know of this board."""
+    files = {}
+    for name in FACTS:
+        try:
+            with (Path("/") / name).open("rb") as stream:
+                files[name] = stream.read(65536).decode("utf-8", "replace")
+        except OSError:  # most boards lack one or the other
+            continue
+    return {
+        "folder": str(folder),
+        "python": platform.python_version(),
+        "numpy": importlib.util.find_spec("numpy") is not None,
+        "machine": platform.machine(),
+        "files": files,
+    }
+
+
+def clear(folder: Path) -> None:
+    """End what runs in the folder, and remove it; a program that was writing may leave something for a second round."""
+    for _ in range(5):
+        end(folder)
+        shutil.rmtree(str(folder), ignore_errors=True)
+        if not folder.exists():
+            return
+        time.sleep(0.2)
+
+
+def end(folder: Path) -> None:
+    """End the runner and what it started, gently at first."""
+    try:
+        group = int((folder / RUNNING).read_text())
+    except (OSError, ValueError):  # nothing runs
+        return
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        for _ in range(20):
+            try:
+                os.killpg(group, number)
+            except OSError:  # it is gone
+                return
+            time.sleep(0.1)
+
+
+def receive(folder: Path) -> None:
+    """Unpack regular files; the names were checked by the sender, who made the archive from a manifest."""
+    with tarfile.open(fileobj=sys.stdin.buffer, mode="r|") as archive:
+        for member in archive:
+            source = archive.extractfile(member)
+            if source is not None:
+                target = folder / member.name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with target.open("wb") as stream:
+                    shutil.copyfileobj(source, stream)
+
+
+def run(folder: Path) -> int:
+    """Start the runner in a process group of its own; its exit code, or 128 and the number of the signal that ended it."""
+    words = json.loads(sys.stdin.readline())
+    print(BEGIN)
+    sys.stdout.flush()
+    temporary = folder / "temporary"  # what libraries leave in theirs goes with the folder: ONNX Runtime has a file there
+    temporary.mkdir(exist_ok=True)
+    environment = dict(os.environ, PYTHONIOENCODING="utf-8", TMPDIR=str(temporary))
+    command = [sys.executable, "run.py", *words]
+    child = subprocess.Popen(command, cwd=str(folder / BUNDLE), env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
+    running = folder / RUNNING
+    try:
+        running.write_text(str(child.pid))
+    except OSError:  # the folder has been removed: the other side is gone
+        os.killpg(child.pid, signal.SIGKILL)
+    code = child.wait()
+    if running.exists():
+        running.unlink()
+    return code if code >= 0 else 128 - code
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

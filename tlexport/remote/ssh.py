@@ -1,0 +1,240 @@
+"""A connection to a board with the system's OpenSSH: one login, a temporary folder there, and commands in it.
+
+Keys, passwords, host keys, ports and jump hosts are ssh's own affair: its configuration applies, and it asks on the terminal.
+Only the first ssh logs in; the others go through it (ControlMaster, with a socket in a folder that only the user can enter). What
+that first one runs on the board, ``keep`` of on_board.py, holds the temporary folder while the connection lives. So the folder also
+goes when the network fails or this process is killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import tempfile
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+from tlexport.errors import MissingDependency, StepFailed, UsageError
+from tlexport.remote import on_board
+
+OLDEST = (3, 6)  # Python that the runner of a bundle works with
+LONGEST_FOLDER = 60  # characters: the name of a socket may have about 100 (sun_path in unix(7)), and ssh adds to it while it makes one
+CLEANING = 20.0  # seconds that the board has to remove its folder
+LAST_WORDS = 5  # lines of what ssh said that an error shows
+# ssh takes the first value it meets: these count more than the user's options and configuration ...
+FIRST = ("-T", "-a", "-x", "-o", "RemoteCommand=none", "-o", "ControlPersist=no", "-o", "ClearAllForwardings=yes")
+# ... and these less than the options: two minutes without an answer are a lost connection, not a board that is busy
+LAST = ("-o", "ServerAliveInterval=15", "-o", "ServerAliveCountMax=8")
+NOT_FOUND = (126, 127)  # exit codes of a shell that cannot start a program
+
+
+@dataclass(frozen=True)
+class Host:
+    """Where a board is, as ssh is told. Raises UsageError when it is not the name of a host."""
+
+    name: str  # user@board, a name from ssh's configuration, or ssh://user@board:port
+    options: tuple[str, ...] = ()  # for ssh's -o, such as "Port=2222"
+    python: str = "python3"  # what is started there; relative to the user's home where it is a path
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"(?!-)[^\s\"'`$\\;&|<>(){}*?!#\x00-\x1f\x7f]+", self.name) or "@-" in self.name:
+            raise UsageError(f"{self.name!r} is not a host", "write user@board, a name from ~/.ssh/config, or ssh://user@board:port")
+        if not self.python or self.python.startswith("-"):
+            raise UsageError(f"{self.python!r} is not a Python", "give the path of one on the board: --host-python venv/bin/python")
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command on the board ended."""
+
+    code: int
+    out: str  # what it wrote to standard output
+    err: tuple[str, ...]  # lines of standard error
+
+
+class Connection:
+    """A login to a board and a temporary folder there, both for as long as the context lasts.
+
+    Args:
+        host: the board.
+        heard: gets each line that ssh itself says, such as a warning.
+
+    Raises:
+        MissingDependency: no ssh here; no Python there, or one that is too old or has no numpy.
+        StepFailed: ssh did not get there (with its exit code and last words).
+    """
+
+    def __init__(self, host: Host, heard: Callable[[str], None]) -> None:
+        self.host = host
+        self.about: dict[str, Any] = {}  # what on_board.about told
+        self._heard = heard
+        self._words: list[str] = []  # what the first ssh said
+        self._stack = contextlib.ExitStack()
+
+    @property
+    def folder(self) -> str:
+        """The temporary folder on the board."""
+        return str(self.about["folder"])
+
+    def __enter__(self) -> Self:
+        if shutil.which("ssh") is None:
+            raise MissingDependency("there is no ssh on this machine", "install OpenSSH's client, such as: sudo apt install openssh-client")
+        with contextlib.ExitStack() as stack:
+            within = tempfile.gettempdir()
+            private = stack.enter_context(
+                tempfile.TemporaryDirectory(prefix="tlx-", dir=within if len(within) < LONGEST_FOLDER else "/tmp")
+            )
+            self._socket = str(Path(private) / "ssh").replace("%", "%%")  # ssh replaces what stands behind a %
+            self._keeper = self._start_keeper()
+            stack.callback(self._close)
+            self.about = self._greeting()
+            self._check_python()
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._stack.close()
+
+    def run(self, words: tuple[str, ...], feed: Callable[[IO[bytes]], object], heard: Callable[[str], None]) -> Ended:
+        """Run on_board.py on the board.
+
+        Args:
+            words: what it is to do.
+            feed: writes its standard input.
+            heard: gets each line of its standard error as it comes.
+
+        Raises:
+            StepFailed: the connection was lost.
+        """
+        command = ["ssh", "-S", self._socket, *FIRST, *self._options(), *LAST, "--", self.host.name, self._remote(*words)]
+        with (
+            tempfile.TemporaryFile() as out,
+            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=out, stderr=subprocess.PIPE) as process,
+        ):
+            try:
+                with contextlib.suppress(BrokenPipeError), _of(process.stdin) as stream:  # broken: it ended early, and says why
+                    feed(stream)
+                lines = []
+                for raw in _of(process.stderr):
+                    lines.append(_plain(raw))
+                    heard(lines[-1])
+                code = process.wait()
+            finally:
+                process.kill()  # interrupted here; the board ends what runs there
+            out.seek(0)
+            text = out.read().decode("utf-8", errors="replace")
+        if code:
+            self._check_alive(code, lines)
+        return Ended(code, text.partition(f"{on_board.BEGIN}\n")[2], tuple(lines))
+
+    def _start_keeper(self) -> subprocess.Popen[bytes]:
+        """The ssh that logs in. Ctrl-C on a terminal reaches every process: this one ignores it, because cleaning up needs it."""
+        command = ["ssh", "-M", "-S", self._socket, *FIRST, *self._options(), *LAST, "--", self.host.name, self._remote("keep")]
+        pipe = subprocess.PIPE
+        keeper = subprocess.Popen(["sh", "-c", 'trap "" INT; exec "$@"', "sh", *command], stdin=pipe, stdout=pipe, stderr=pipe)
+        self._listener = threading.Thread(target=self._listen, args=(_of(keeper.stderr),), daemon=True)
+        self._listener.start()
+        return keeper
+
+    def _listen(self, stream: IO[bytes]) -> None:
+        for raw in stream:
+            self._words.append(_plain(raw))
+            self._heard(self._words[-1])
+
+    def _close(self) -> None:
+        """Let the board remove its folder, and end the connection."""
+        keeper = self._keeper
+        if not self.about:  # not yet there, perhaps asking for a password
+            keeper.terminate()
+        try:
+            with contextlib.suppress(BrokenPipeError):
+                _of(keeper.stdin).close()
+            keeper.wait(CLEANING)
+        except subprocess.TimeoutExpired:
+            self._heard(f"{self.host.name} did not say that its temporary folder is gone: {self.about.get('folder', 'tlx-*')}")
+        finally:
+            keeper.kill()
+            keeper.wait()
+            self._listener.join(1)
+            _of(keeper.stdout).close()
+            _of(keeper.stderr).close()
+
+    def _greeting(self) -> dict[str, Any]:
+        stream = _of(self._keeper.stdout)
+        for line in stream:
+            if line.rstrip() == on_board.BEGIN.encode():
+                about: dict[str, Any] = json.loads(stream.readline())
+                return about
+        code, name = self._keeper.wait(), self.host.name
+        self._listener.join(1)
+        if code in NOT_FOUND:
+            raise MissingDependency(
+                f"{name} cannot start {self.host.python}: {self._last_words()}",
+                "install it there, sudo apt install python3 python3-numpy; or say where it is: --host-python PATH",
+            )
+        if code == 255:  # ssh's own exit code for whatever kept it from running the command
+            raise StepFailed(f"ssh did not get to {name} (its exit code is 255): {self._last_words()}", f"try it alone: {self._by_hand()}")
+        raise StepFailed(f"{name} could not be prepared (exit code {code}): {self._last_words()}", f"look there: {self._by_hand()}")
+
+    def _check_python(self) -> None:
+        name, python = self.host.name, self.host.python
+        version = str(self.about["python"])
+        if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < OLDEST:
+            wanted = ".".join(map(str, OLDEST))
+            raise MissingDependency(
+                f"{python} on {name} is Python {version}; the runner of a bundle needs {wanted} or newer",
+                "name another: --host-python PATH",
+            )
+        if not self.about["numpy"]:
+            raise MissingDependency(
+                f"{python} on {name} has no numpy",
+                "install it there, sudo apt install python3-numpy; or name a Python that has it: --host-python venv/bin/python",
+            )
+
+    def _check_alive(self, code: int, lines: list[str]) -> None:
+        """Raise StepFailed when a command failed because the connection did."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._keeper.wait(1 if code == 255 else 0.1)
+        if self._keeper.returncode is None and code >= 0:
+            return
+        self._listener.join(1)
+        words = self._last_words(lines)
+        raise StepFailed(
+            f"the connection to {self.host.name} was lost (ssh ended with exit code {self._keeper.returncode or code}): {words}",
+            "nothing was kept of what was begun; run the same command again",
+        )
+
+    def _last_words(self, more: list[str] | None = None) -> str:
+        lines = list(dict.fromkeys(line for line in [*self._words, *(more or ())] if line))
+        return "\n".join(lines[-LAST_WORDS:]) or "it said nothing"
+
+    def _options(self) -> list[str]:
+        return [word for option in self.host.options for word in ("-o", option)]
+
+    def _remote(self, *words: str) -> str:
+        """The command line for the board's shell."""
+        program = Path(on_board.__file__).read_text(encoding="utf-8")
+        return shlex.join([self.host.python.removeprefix("~/"), "-c", program, *words])
+
+    def _by_hand(self) -> str:
+        return shlex.join(["ssh", *self._options(), self.host.name, "true"])
+
+
+def _of(stream: IO[bytes] | None) -> IO[bytes]:
+    """A pipe that was asked for."""
+    if stream is None:
+        raise ValueError("no pipe was asked for")
+    return stream
+
+
+def _plain(raw: bytes) -> str:
+    """A line as text that may be shown: a board's output must not steer the terminal."""
+    return "".join(letter if letter.isprintable() else " " for letter in raw.decode("utf-8", errors="replace").rstrip("\r\n"))

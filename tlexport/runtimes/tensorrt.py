@@ -1,0 +1,93 @@
+"""TensorRT: opens engines that were built on this machine, for its GPU and its TensorRT."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from tlexport.contract import TensorSpec
+from tlexport.device import engine
+from tlexport.device_errors import as_ours
+from tlexport.errors import Unsupported, UsageError
+from tlexport.ports import RunOptions
+
+if TYPE_CHECKING:
+    from tlexport.device.engine_run import Session
+    from tlexport.device.engine_tensors import Tensor
+    from tlexport.ports import Array
+
+FORMATS = ("engine",)
+
+
+def auto_device() -> str:
+    """The first GPU: TensorRT runs nowhere else."""
+    return "cuda:0"
+
+
+def open_model(path: Path, options: RunOptions) -> TensorrtRunner:
+    """Open an engine.
+
+    Raises:
+        MissingDependency: TensorRT's Python bindings, or the CUDA runtime, are not installed.
+        Unsupported: there is no such GPU; the engine is another version's, or for other batches; ``simulate_quantization``.
+        InvalidFile: not an engine.
+        UsageError: ``options.device`` is not a GPU; CPU threads were asked for.
+    """
+    match = re.fullmatch(r"cuda:([0-9]+)", options.device)
+    if not match:
+        raise UsageError(f"TensorRT runs engines on NVIDIA GPUs alone, and {options.device!r} is none", "devices: cuda:0, cuda:1, ...")
+    if options.threads is not None:
+        raise UsageError("TensorRT computes on the GPU, so that a number of CPU threads means nothing to it", "leave --threads out")
+    if options.simulate_quantization:
+        raise Unsupported(
+            f"{path} is an engine, whose quantized layers are fused already; they cannot be computed as they are written",
+            "open the ONNX file that it was built from, on the CPU",
+        )
+    with as_ours():
+        runner = TensorrtRunner(engine.open_engine(path, int(match[1])))
+    least, most = runner.session.batch
+    if options.batch is not None and not least <= options.batch <= most:
+        runner.session.close()
+        allowed = str(most) if least == most else f"{least} to {most}"
+        raise Unsupported(f"{path} was built for batches of {allowed}; {options.batch} was asked for", "build an engine for that batch")
+    return runner
+
+
+class TensorrtRunner:
+    """An open engine; see :class:`tlexport.ports.Runner`.
+
+    Attributes:
+        session: what runs it, with TensorRT's version and CUDA's times.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.provider: str = session.provider
+        least, most = session.batch
+        self.inputs = tuple(_spec(tensor, least != most) for tensor in session.inputs)
+        self.outputs = tuple(_spec(tensor, least != most) for tensor in session.outputs)
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Compute all outputs.
+
+        Raises:
+            Unsupported: an input is missing, or of a dtype or shape that the engine was not built for.
+            StepFailed: TensorRT could not compute it.
+        """
+        with as_ours():
+            return self.session.compute(feeds)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        with as_ours():
+            self.session.close()
+
+
+def _spec(tensor: Tensor, free: bool) -> TensorSpec:
+    shape: list[int | str] = ["batch" if free else tensor.usual[0], *tensor.usual[1:]]
+    return TensorSpec.model_validate({"name": tensor.name, "dtype": tensor.dtype, "shape": shape})
