@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from exports import exported
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -21,7 +22,7 @@ from tlexport.bundle import LABELS, read_manifest
 from tlexport.cli.main import run
 from tlexport.device.image import BadImage, resize_and_crop, resized_size
 from tlexport.device.onnx_session import open_session
-from tlexport.export.cpp_example import MODEL_HEADER, SOURCES, literal, model_header
+from tlexport.export.cpp_example import MODEL_HEADER, SOURCES, literal, model_header, write_cpp
 
 COMPILER = next((found for name in (os.environ.get("CXX", "c++"), "g++", "clang++") if (found := shutil.which(name))), None)
 NEEDS_COMPILER = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler is here: set CXX, or install g++")
@@ -300,11 +301,12 @@ def test_cmake_builds_what_it_finds_and_says_so(made: Path, tmp_path: Path) -> N
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for the libraries of Linux")
 @pytest.mark.parametrize("target", ["cpu-x86", "jetson-orin-nano"])
-def test_onnx_runtime_answers_as_in_python(target: str, made: Path, checkpoint: Path, tmp_path: Path) -> None:
+def test_onnx_runtime_answers_as_in_python(target: str, bundle: Path, checkpoint: Path, tmp_path: Path) -> None:
     headers = header_folder("onnxruntime_c_api.h", "ORT_HOME")
     library = onnxruntime_library(tmp_path)
-    out = tmp_path / "bundle"
-    assert run(["export", str(checkpoint), "--target", target, "--with-c", "-q", "--out", str(out)]) == 0
+    source = bundle if read_manifest(bundle).target == target else exported(checkpoint, target).path
+    out = Path(shutil.copytree(source, tmp_path / "bundle"))
+    write_cpp(out, read_manifest(out), read_manifest(out).golden)
     said = cmake_build(out, tmp_path / "build", f"-DORT_INCLUDE={headers}", f"-DORT_LIBRARY={library}")
     assert "onnxruntime_example is built" in said
     program, manifest = tmp_path / "build/onnxruntime_example", read_manifest(out)
