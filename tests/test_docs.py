@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -64,3 +67,21 @@ def test_the_commands_of_the_readme_run(digits: Path, tmp_path: Path, monkeypatc
         name = Path("runs/latest").resolve().name
         arguments = [argument.replace("NAME", name) for argument in arguments]
         assert run([*arguments, "--threads", "1"] if arguments[0] in ("evaluate", "verify", "predict") else arguments) == 0, command
+
+
+def test_the_commands_of_the_bundle_s_document_run(bundle: Path, tmp_path: Path) -> None:
+    """In a copied bundle, without tlexport beside it. There is nothing to build for a CPU, which is said with its exit code."""
+    text = (ROOT / "docs" / "bundle.md").read_text(encoding="utf-8")
+    [shell], [program] = re.findall(r"```sh\n(.*?)```", text, re.DOTALL), re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    folder = shutil.copytree(bundle, tmp_path / "bundle")
+    shutil.copy(folder / "golden/00.png", folder / "photo.jpg")
+    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    for command in shell.splitlines():
+        if "verify" in command:  # which would find a stranger
+            (folder / "photo.jpg").rename(tmp_path / "photo.jpg")
+        arguments = [sys.executable, *shlex.split(command)[1:]]
+        done = subprocess.run(arguments, cwd=folder, env=clean, capture_output=True, text=True, check=False)
+        assert done.returncode == (4 if command.endswith("build") else 0), f"{command}: {done.stderr}"
+        if "verify" in command:
+            shutil.copy(tmp_path / "photo.jpg", folder)
+    subprocess.run([sys.executable, "-c", program], cwd=folder, env=clean, stdout=subprocess.DEVNULL, check=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from . import environment, golden
+from . import board, board_state, engines, environment, golden
 from .errors import Unsupported, VerificationFailed
 from .model import open_model, say
 from .timing import now_ns, time_runs
@@ -53,21 +53,23 @@ def measure(
         "precision": artifact["precision"],
         "batch": batch,
     }
-    if choice.runtime == "trtexec":
-        ran = _by_trtexec(bundle, record, choice, batch, runs, seconds)
-    else:
-        ran = _by_session(bundle, record, choice, threads, batch, runs, seconds)
+    if choice.runtime != "onnxruntime":  # before the clock and the sensors are looked at
+        engines.ready(bundle, record, choice, say)
+    with board_state.Watch() as watch:
+        if choice.runtime == "trtexec":
+            ran = _by_trtexec(bundle, record, choice, batch, runs, seconds)
+        else:
+            ran = _by_session(bundle, record, choice, threads, batch, runs, seconds)
     accelerator = None
     told["size_bytes"] = artifact["size_bytes"]
     if choice.runtime != "onnxruntime":
-        from . import engines
-
         accelerator = engines.describe(choice)["gpu"]
         told["size_bytes"] = (bundle.folder / record["file"]).with_suffix(".engine").stat().st_size
     elif choice.device != "cpu":
         accelerator = choice.device
     ran["environment"] = environment.describe(versions(bundle), accelerator)
-    return dict(told, **ran, **derived(ran["latencies_ns"], batch, ran["load_ns"]))
+    ran["environment"]["board"] = board.describe() if board.identity()["module"] else None
+    return dict(told, **ran, board_state=watch.report(), **derived(ran["latencies_ns"], batch, ran["load_ns"]))
 
 
 def _by_session(
@@ -99,7 +101,7 @@ def _by_session(
 
 def _by_trtexec(bundle: "Bundle", record: "Dict[str, Any]", choice: "Choice", batch: int, runs: int, seconds: float) -> "Dict[str, Any]":
     """Timed by trtexec itself; the key ``mode`` says what it counts."""
-    from . import engines, trtexec
+    from . import trtexec
 
     recipe = engines.recipe_of(bundle, record)
     if batch != recipe["shape"][0]:

@@ -34,7 +34,7 @@ class BadImage(ValueError):
 def decoder() -> str:
     """The library that decodes here: "Pillow", "OpenCV", or "" where there is neither. Loads none."""
     for module, name in (("PIL", "Pillow"), ("cv2", "OpenCV")):
-        if module in sys.modules or importlib.util.find_spec(module) is not None:
+        if sys.modules.get(module) or importlib.util.find_spec(module):
             return name
     return ""
 

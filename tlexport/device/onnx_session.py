@@ -3,6 +3,8 @@
 ONNX Runtime itself goes on with the CPU when a GPU provider cannot be loaded. Here that is an error.
 """
 
+import contextlib
+import io
 import mmap
 import re
 from pathlib import Path
@@ -130,7 +132,8 @@ def _create(ort: "Any", path: str, options: "Any", provider: str, settings: "Dic
     with native_log() as log:
         try:
             if device != "cpu" and hasattr(ort, "preload_dlls"):
-                ort.preload_dlls()  # CUDA's libraries from NVIDIA's Python packages
+                with contextlib.redirect_stdout(io.StringIO()):  # it prints what it cannot load; the log says it again, if it matters
+                    ort.preload_dlls()  # CUDA's libraries from NVIDIA's Python packages
             session = ort.InferenceSession(path, options, providers=[provider], provider_options=[settings], enable_fallback=0)
             found = session.get_providers()[0]
             if found != provider:

@@ -23,14 +23,12 @@ BITS = 22  # fractional bits of a coefficient: Pillow's PRECISION_BITS, 32 - 8 -
 LOW_BITS = 8  # of them go into the low part of a coefficient
 EXACT = {np.float32: 2**24, np.float64: 2**53}  # up to there whole numbers are exact
 BLOCK = 8  # output pixels that one matrix multiplication makes: more would multiply more zeros
-ROWS = 256  # rows that are filtered at a time: bounds the memory, and stays in a cache
+ROWS = 64  # rows that are filtered at a time: bounds the memory, and stays in a cache
 
 
 class _Band(NamedTuple):
-    """Neighbouring output pixels of one direction, and the input pixels that they are made of."""
+    """BLOCK neighbouring output pixels of one direction, and the input pixels that they are made of."""
 
-    first: int  # output pixels [first, last), counted from where the crop begins
-    last: int
     begin: int  # input pixels [begin, end)
     end: int
     weights: "Numbers"  # (input pixel, high or low part, output pixel), whole numbers
@@ -96,39 +94,38 @@ def _bands(n: int, m: int, start: int, stop: int, interpolation: str) -> "List[_
     for i in range(0, stop - start, BLOCK):
         inside = slice(i, min(i + BLOCK, stop - start))
         begin, end = int(first[inside].min()), int(last[inside].max())
-        weights = np.zeros((end - begin, 2, inside.stop - i), dtype)
+        weights = np.zeros((end - begin, 2, BLOCK), dtype)  # all alike: the last one may make some pixels that are cut off
         for j in range(i, inside.stop):
             taps = int(last[j] - first[j])
             weights[first[j] - begin : last[j] - begin, :, j - i] = parts[:, j, :taps].T
-        bands.append(_Band(i, inside.stop, begin, end, weights))
+        bands.append(_Band(begin, end, weights))
     return bands
 
 
 def _along_x(pixels: "Pixels", bands: "List[_Band]", length: int) -> "Pixels":
     height, _, channels = pixels.shape
-    left = min(band.begin for band in bands)
-    right = max(band.end for band in bands)
+    left, right = min(band.begin for band in bands), max(band.end for band in bands)
     out = np.empty((height, length * channels), np.uint8)
     matrices = [_for_each_channel(band.weights, channels) for band in bands]
+    kept = np.empty((len(bands), min(ROWS, height), matrices[0].shape[1]), matrices[0].dtype)
+    half = matrices[0].shape[1] // 2
     for rows in _chunks(height):
-        flat = pixels[rows, left:right].astype(matrices[0].dtype).reshape(rows.stop - rows.start, -1)
-        for band, matrix in zip(bands, matrices):
-            sums = np.dot(flat[:, (band.begin - left) * channels : (band.end - left) * channels], matrix)
-            middle = sums.shape[1] // 2
-            out[rows, band.first * channels : band.last * channels] = _rounded(sums[:, :middle], sums[:, middle:])
+        count = rows.stop - rows.start
+        flat = pixels[rows, left:right].astype(kept.dtype).reshape(count, -1)
+        sums = kept[:, :count]
+        for band, matrix, target in zip(bands, matrices, sums):
+            np.dot(flat[:, (band.begin - left) * channels : (band.end - left) * channels], matrix, out=target)
+        whole = _rounded(sums[:, :, :half], sums[:, :, half:])  # (band, row, pixel and channel)
+        out[rows] = whole.transpose(1, 0, 2).reshape(count, -1)[:, : length * channels]
     return out.reshape(height, length, channels)
 
 
 def _along_y(pixels: "Pixels", bands: "List[_Band]", length: int) -> "Pixels":
     _, width, channels = pixels.shape
-    out = np.empty((length, width * channels), np.uint8)
-    flat = pixels.reshape(len(pixels), -1)
-    for band in bands:
-        matrix = band.weights.reshape(band.end - band.begin, -1).T
-        sums = np.dot(matrix, flat[band.begin : band.end].astype(matrix.dtype))
-        middle = len(sums) // 2
-        out[band.first : band.last] = _rounded(sums[:middle], sums[middle:])
-    return out.reshape(length, width, channels)
+    flat = pixels.reshape(len(pixels), -1).astype(bands[0].weights.dtype)
+    sums = np.stack([np.dot(band.weights.reshape(len(band.weights), -1).T, flat[band.begin : band.end]) for band in bands])
+    whole = _rounded(sums[:, :BLOCK], sums[:, BLOCK:])  # (band, row, pixel and channel)
+    return whole.reshape(-1, width, channels)[:length]
 
 
 def _chunks(height: int) -> "Iterator[slice]":
@@ -144,11 +141,13 @@ def _for_each_channel(weights: "Numbers", channels: int) -> "Numbers":
     return matrix.reshape(inputs * channels, -1)
 
 
-def _rounded(high: "Numbers", low: "Numbers") -> "Numbers":
+def _rounded(high: "Numbers", low: "Numbers") -> "Pixels":
     """Whole sums, rounded to 8 bits: what Pillow's clip8 does. The sums of both parts together fit into 32 bits."""
     total = high.astype(np.int32)
     total <<= LOW_BITS
     total += low.astype(np.int32)
     total += 1 << (BITS - 1)
     total >>= BITS
-    return np.clip(total, 0, 255, out=total)
+    np.maximum(total, 0, out=total)
+    np.minimum(total, 255, out=total)
+    return total.astype(np.uint8)
