@@ -79,6 +79,7 @@ def export(
     *,
     data_root: Path | None = None,
     sign: Path | None = None,
+    with_c: bool = False,
     progress: Progress | None = None,
 ) -> Exported:
     """Convert, quantize, check, measure and choose; write a bundle.
@@ -90,6 +91,7 @@ def export(
         out: the bundle directory to write, or one file that ends in .zip or .tar.gz; an earlier bundle there is replaced.
         data_root: where the images lie now, if not where they lay when the checkpoint was trained.
         sign: the private key (PEM, Ed25519) to sign with; None: not signed.
+        with_c: add an example in C++.
         progress: where to tell what happens.
 
     Raises:
@@ -100,7 +102,7 @@ def export(
     check_archive_place(out) if is_archive(out) else check_place(out)
     steps = plan(target, wishes)
     with tempfile.TemporaryDirectory(prefix="tlx-export-") as folder:
-        return _Export(checkpoint_path, target, wishes, data_root, Path(folder), progress, steps, key).run(out)
+        return _Export(checkpoint_path, target, wishes, data_root, Path(folder), progress, steps, key, with_c).run(out)
 
 
 class _Export:
@@ -116,8 +118,9 @@ class _Export:
         progress: Progress,
         steps: Sequence[Step],
         key: Ed25519PrivateKey | None,
+        with_c: bool,
     ) -> None:
-        self.key = key
+        self.key, self.with_c = key, with_c
         self.path, self.target, self.wishes, self.folder, self.progress, self.steps = path, target, wishes, folder, progress, steps
         self.profile: Profile = target.profile
         self.checkpoint: Checkpoint = read_checkpoint(path)
@@ -167,7 +170,8 @@ class _Export:
         )
         golden = GoldenImages(files, candidates.val_pixels[positions])
         folder = self.folder / "bundle" if is_archive(out) else out
-        manifest = write_bundle(folder, draft, [m.path for m in made], golden, [m.outputs[positions] for m in made], self.key)
+        outputs = [m.outputs[positions] for m in made]
+        manifest = write_bundle(folder, draft, [m.path for m in made], golden, outputs, self.key, self.with_c)
         if folder != out:
             with new_file(out) as archive:
                 pack(folder, archive, out.name)

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 @click.option("--data", type=click.Path(path_type=Path), help="Where the checkpoint's images lie now, if they were moved.")
 @click.option("--sign", type=click.Path(path_type=Path), metavar="KEY", help="Private key (PEM, Ed25519) to sign the bundle with.")
 @click.option("--build-engine", "engine", is_flag=True, help="Build the TensorRT engine too, where this machine is the target.")
+@click.option("--with-c", is_flag=True, help="Add an example in C++17: the image contract, ONNX Runtime, TensorRT; see cpp/ in the bundle.")
 @click.option("--dry-run", is_flag=True, help="Print the plan with its reasons; do nothing.")
 @options.threads
 @options.out
@@ -63,6 +64,7 @@ def command(
     data: Path | None,
     sign: Path | None,
     engine: bool,
+    with_c: bool,
     dry_run: bool,
     threads: int | None,
     out: Path | None,
@@ -97,7 +99,7 @@ def command(
         expect_buildable(found, out)
     source = checkpoint or latest_checkpoint()
     path = out or Path("build") / f"{source.resolve().name}-{found.profile.target.replace(':', '-')}"
-    exported = export(source, found, wishes, path, data_root=data, sign=sign, progress=reporter)
+    exported = export(source, found, wishes, path, data_root=data, sign=sign, with_c=with_c, progress=reporter)
     built = build_engine(path, reporter) if engine else None
     if as_json:
         print_json(exported.to_json() | ({"engine": str(built)} if built else {}))

@@ -17,6 +17,7 @@ from tlexport.bundle import LABELS, MANIFEST, MODEL_CARD, Golden, Manifest, read
 from tlexport.device.golden import region
 from tlexport.device.image import decode, prepare_pixels
 from tlexport.errors import InvalidFile, UsageError
+from tlexport.export.cpp_example import write_cpp
 from tlexport.export.model_card import model_card
 from tlexport.export.sensitivity import write_sensitivity
 from tlexport.files import check_replaceable, new_directory, sha256_of
@@ -74,6 +75,7 @@ def write_bundle(
     golden: GoldenImages,
     golden_outputs: Sequence[Probabilities],
     key: Ed25519PrivateKey | None = None,
+    with_c: bool = False,
 ) -> Manifest:
     """Write everything beside ``path``, then rename.
 
@@ -84,6 +86,7 @@ def write_bundle(
         golden: images and tensors.
         golden_outputs: of each model on ``golden.inputs``, float32 (image, class).
         key: to sign with; None: not signed.
+        with_c: add the example in C++.
 
     Returns:
         The manifest as written.
@@ -104,6 +107,8 @@ def write_bundle(
             write_sensitivity(folder, model.artifact)
         _write_runner(folder)
         (folder / MODEL_CARD).write_text(model_card(draft), encoding="utf-8")
+        if with_c:
+            write_cpp(folder, draft, vectors)
         names = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
         update = {
             "golden": vectors.model_dump(),
