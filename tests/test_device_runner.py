@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import trtexec_files
 from commands import Ended
 from exports import exported
 from PIL import Image
@@ -21,9 +22,9 @@ from PIL import Image
 from tlexport.api.predict import predict
 from tlexport.api.verify import verify
 from tlexport.bundle import MANIFEST, read_manifest
-from tlexport.device import cli, golden
+from tlexport.device import cli, cuda, golden
 from tlexport.device.environment import default_threads
-from tlexport.device.errors import InvalidFile, Unsupported, VerificationFailed
+from tlexport.device.errors import InvalidFile, MissingDependency, Unsupported, VerificationFailed
 from tlexport.device.model import Model
 from tlexport.files import sha256_of
 from tlexport.measurement import Measurement
@@ -115,6 +116,28 @@ def test_it_imports_only_numpy_pillow_and_the_runtime(copy: Path, command: str) 
     assert (code, ours) == (0, [])
     assert set(seen) <= {"numpy", "PIL", "onnxruntime", "tensorrt"}
     assert "onnxruntime" in seen
+
+
+def test_without_a_decoder_raw_pixels_are_enough(copy: Path) -> None:
+    code = "import sys; sys.modules['PIL'] = sys.modules['cv2'] = None; from tlx.cli import main; sys.exit(main(sys.argv[1:]))"
+
+    def run(*arguments: str) -> Ended:
+        done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=copy, capture_output=True, check=False)
+        return Ended(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+    found = json.loads(run("verify", "--json").out)
+    details = {check["name"]: check["detail"] for check in found["checks"]}
+    assert found["verdict"] == "ok"
+    assert "not checked" in details["decode"]
+    assert "largest difference 0" in details["resize"]
+    done = run("predict", "golden/00.png")
+    assert (done.code, done.out) == (MissingDependency.exit_code, "")
+    assert "--raw" in done.err
+    pixels = np.load(copy / "golden/00.decoded.npy")
+    (copy / "pixels").write_bytes(pixels.tobytes())
+    [raw] = json.loads(run("predict", "pixels", "--raw", f"{pixels.shape[1]}x{pixels.shape[0]}", "--json").out)
+    [expected] = predict(copy, [copy / "golden/00.png"], device="cpu")
+    assert raw == expected.to_json() | {"path": "pixels"}
 
 
 def test_three_lines_of_python(copy: Path) -> None:
@@ -346,6 +369,43 @@ def test_a_bundle_for_tensorrt_is_not_silently_run_by_another(checkpoint: Path, 
     done = ask("verify", "--json", "--runtime", "onnxruntime", folder=made)
     assert json.loads(done.out)["verdict"] == "ok"
     assert "times here say nothing" in done.err
+
+
+class Gpu:
+    """What libcudart says of a GPU; there is none here."""
+
+    def device_name(self, index: int) -> str:
+        return f"Orin {index}"
+
+    def compute_capability(self, index: int) -> str:
+        return "8.7"
+
+    def driver_version(self) -> str:
+        return "12.6"
+
+
+def test_an_engine_is_built_once_and_again_where_it_no_longer_fits(
+    checkpoint: Path, tmp_path: Path, ask: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a stand-in for trtexec, and what a GPU says of itself; all that is between them is the runner's."""
+    made = Path(shutil.copytree(exported(checkpoint, "jetson-orin-nano").path, tmp_path / "bundle"))
+    monkeypatch.setattr(cuda, "open_cuda", Gpu)
+    monkeypatch.setenv("TRTEXEC", str(trtexec_files.program(tmp_path / "old", (10, 3, 0))))
+    first, second = (json.loads(ask("build", "--json", folder=made).out) for _ in range(2))
+    assert (first["built"], second["built"]) == (True, False)
+    assert Path(first["engine"]).is_file()
+    assert json.loads(ask("info", "--json", folder=made).out)["would_run"]["runtime"] == "trtexec"
+    [row] = json.loads(ask("bench", *QUICK, "--json", folder=made).out)
+    measured = Measurement.model_validate({key: value for key, value in row.items() if key in Measurement.model_fields})
+    assert (measured.runtime, measured.environment.accelerator) == ("trtexec", "Orin 0")
+    assert measured.size_bytes == Path(first["engine"]).stat().st_size
+    monkeypatch.setenv("TRTEXEC", str(trtexec_files.program(tmp_path / "new", (10, 7, 0))))
+    third = json.loads(ask("build", "--json", folder=made).out)
+    assert third["built"]
+    assert "10.3.0" in third["reason"]
+    done = ask("verify", "--json", folder=made)  # the stand-in's answers are not the network's
+    assert (done.code, json.loads(done.out)["verdict"]) == (VerificationFailed.exit_code, "wrong runtime")
+    assert ask("bench", "--batch", "2", folder=made).code == Unsupported.exit_code
 
 
 # --- as a module ------------------------------------------------------------------------------------------------------

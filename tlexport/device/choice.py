@@ -44,16 +44,12 @@ def choose(bundle: "Bundle", runtime: str = "auto", device: str = "auto") -> Cho
     target = bundle.data["target"]
     if runtime == "onnxruntime" or (runtime == "auto" and not bundle.for_tensorrt):
         wanted = bundle.data["profile"].get("device") or "cpu"  # of the target
-        onnx_session.split_device(wanted if device == "auto" else device)
-        if runtime == "auto":
-            reason = f"the bundle is for {target}"
-        else:
-            reason = "asked for"
-            if bundle.for_tensorrt:
-                reason += f"; the bundle is for TensorRT on {target}, of which times here say nothing"
-        if device == "auto":
-            return Choice("onnxruntime", wanted, f"{reason}, which computes on {'the CPU' if wanted == 'cpu' else wanted}")
-        return Choice("onnxruntime", device, f"{reason}; the device was asked for")
+        where = wanted if device == "auto" else device
+        onnx_session.split_device(where)
+        reason = f"the bundle is for {target}" if runtime == "auto" else "asked for"
+        if runtime != "auto" and bundle.for_tensorrt:
+            reason += f"; the bundle is for TensorRT on {target}, of which times here say nothing"
+        return Choice("onnxruntime", where, reason)
     if device == "cpu":
         raise Unsupported("TensorRT runs on NVIDIA GPUs, not on the CPU", "leave out --device, or: --runtime onnxruntime --device cpu")
     if device.startswith("tensorrt"):
