@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         "tlx bench tlx-demo/bundle",
         "tlx bench tlx-demo/checkpoint --threads 1 --json",
         "tlx bench tlx-demo/bundle --host user@board",
+        "tlx bench tlx-demo/bundle --check --report bench.html",
     )
 )
 @click.argument("what", type=click.Path(path_type=Path))
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 @click.option("--runs", type=click.IntRange(1, 1_000_000), default=100, show_default=True, help="At least so many timed runs.")
 @click.option("--seconds", type=options.Number(0, 600), default=1.0, show_default=True, help="And at least so long.")
 @click.option("--check", is_flag=True, help="Hold the chosen model against the profile's budget; exit code 6 when it is over.")
+@click.option("--report", type=click.Path(path_type=Path), help="Also write it as one HTML file, to read and to hand on.")
 @options.device
 @options.threads
 @options.host
@@ -46,6 +48,7 @@ def command(
     runs: int,
     seconds: float,
     check: bool,
+    report: Path | None,
     device: str,
     threads: int | None,
     host: Host | None,
@@ -63,6 +66,10 @@ def command(
     from tlexport.api.bench import BenchSettings, check_budget
 
     reporter = progress(verbose, quiet)
+    if report:
+        from tlexport.api.bench_report import check_report, write_report
+
+        check_report(report)
     settings = BenchSettings(runtime, device, threads, batch, runs, seconds)
     measured = _measure(what, host, settings, precision, check, reporter)
     measurements = [measurement for measurement, _ in measured]
@@ -72,6 +79,9 @@ def command(
             check_budget(what, measurements, elsewhere=host is not None)
         except OverBudget as error:
             broken = error  # what was measured is shown first
+    if report:
+        write_report(report, what, measurements, host=host.name if host else "")
+        reporter.note(f"the report is {report}")
     if as_json:
         values = [also | measurement.to_json() for measurement, also in measured]
         print_json(values[0] if len(values) == 1 else values)

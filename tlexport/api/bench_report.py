@@ -1,0 +1,72 @@
+"""``bench --report``: what is known of what was measured is gathered, and the page written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tlexport.bundle import MANIFEST, Manifest, read_manifest
+from tlexport.checkpoint import RECORD, Checkpoint
+from tlexport.errors import UsageError
+from tlexport.files import new_file
+from tlexport.measurement import Measurement
+from tlexport.report.bench import bench_report
+from tlexport.target import is_here
+
+
+def check_report(path: Path) -> None:
+    """Refuse what would be written over by mistake; worth asking before measuring.
+
+    Raises:
+        UsageError: the name does not end in .html, or it is a folder.
+    """
+    if path.suffix.lower() not in (".html", ".htm") or path.is_dir():
+        raise UsageError(f"the report is one HTML file, and {path} is not named like one", "name it: --report bench.html")
+
+
+def write_report(
+    path: Path,
+    what: Path,
+    measurements: Sequence[Measurement],
+    *,
+    host: str = "",
+    notes: Sequence[str] = (),
+    comparisons: Sequence[Mapping[str, Any]] = (),
+) -> None:
+    """Write the report.
+
+    Args:
+        path: the HTML file to be; one that is there is replaced.
+        what: the bundle, the checkpoint or the model file that was measured.
+        measurements: of it.
+        host: the board that measured, which is then the bundle's target; empty: this machine.
+        notes: what the reader should know of the measuring.
+        comparisons: with other models, as ``tlx bench --json`` has them.
+
+    Raises:
+        TlxError: see errors.py.
+    """
+    check_report(path)
+    known = _known(what)
+    on_target = isinstance(known, Manifest) and (bool(host) or is_here(known.profile))
+    page = bench_report(
+        str(what),
+        measurements,
+        known,
+        on_target=on_target,
+        real_images=isinstance(known, Manifest),
+        host=host,
+        notes=notes,
+        comparisons=comparisons,
+    )
+    with new_file(path) as file:
+        file.write_text(page, encoding="utf-8")
+
+
+def _known(what: Path) -> Manifest | Checkpoint | None:
+    """What lies beside the model."""
+    for folder in (what, what.parent):
+        if (folder / MANIFEST).is_file():
+            return read_manifest(folder)
+    return Checkpoint.read(what / RECORD) if (what / RECORD).is_file() else None
