@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from tlexport.api.finetune import finetune
-from tlexport.checkpoint import DATASET, HISTORY, RECIPE, RECORD, WEIGHTS, Checkpoint, read_checkpoint, read_dataset
+from tlexport.checkpoint import DATASET, HISTORY, RECIPE, RECORD, REPORT, WEIGHTS, Checkpoint, read_checkpoint, read_dataset
 from tlexport.errors import InvalidFile, StepFailed, UsageError, VerificationFailed
 from tlexport.files import sha256_of
 from tlexport.network import load_network
@@ -24,7 +24,7 @@ from tlexport.recipe import Recipe
 from tlexport.train.loop import Epoch
 from tlexport.train.write_checkpoint import write_checkpoint
 
-FILES = {RECORD, WEIGHTS, DATASET, HISTORY, RECIPE, "curves.png", "confusion.png"}
+FILES = {RECORD, WEIGHTS, DATASET, HISTORY, RECIPE, "curves.png", "confusion.png", REPORT}
 
 
 @pytest.fixture

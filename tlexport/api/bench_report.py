@@ -31,6 +31,7 @@ def write_report(
     measurements: Sequence[Measurement],
     *,
     host: str = "",
+    host_fits: bool = False,
     notes: Sequence[str] = (),
     comparisons: Sequence[Mapping[str, Any]] = (),
 ) -> None:
@@ -40,7 +41,8 @@ def write_report(
         path: the HTML file to be; one that is there is replaced.
         what: the bundle, the checkpoint or the model file that was measured.
         measurements: of it.
-        host: the board that measured, which is then the bundle's target; empty: this machine.
+        host: the board that measured; empty: this machine.
+        host_fits: that board is known to be the bundle's target.
         notes: what the reader should know of the measuring.
         comparisons: with other models, as ``tlx bench --json`` has them.
 
@@ -49,7 +51,7 @@ def write_report(
     """
     check_report(path)
     known = _known(what)
-    on_target = isinstance(known, Manifest) and (bool(host) or is_here(known.profile))
+    on_target = isinstance(known, Manifest) and (host_fits if host else is_here(known.profile))
     page = bench_report(
         str(what),
         measurements,
@@ -65,8 +67,12 @@ def write_report(
 
 
 def _known(what: Path) -> Manifest | Checkpoint | None:
-    """What lies beside the model."""
-    for folder in (what, what.parent):
-        if (folder / MANIFEST).is_file():
-            return read_manifest(folder)
-    return Checkpoint.read(what / RECORD) if (what / RECORD).is_file() else None
+    """The bundle or the checkpoint that WHAT is, or the bundle that it is a model of."""
+    if (what / RECORD).is_file():
+        return Checkpoint.read(what / RECORD)
+    if (what / MANIFEST).is_file():
+        return read_manifest(what)
+    if (what.parent / MANIFEST).is_file():
+        manifest = read_manifest(what.parent)
+        return manifest if what.name in {model.file for model in manifest.models} else None
+    return None

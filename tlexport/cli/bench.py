@@ -80,7 +80,7 @@ def command(
         except OverBudget as error:
             broken = error  # what was measured is shown first
     if report:
-        write_report(report, what, measurements, host=host.name if host else "")
+        write_report(report, what, measurements, host=host.name if host else "", host_fits=check)
         reporter.note(f"the report is {report}")
     if as_json:
         values = [also | measurement.to_json() for measurement, also in measured]
