@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -56,7 +57,15 @@ class Full(Measurement):
 def environment() -> Environment:
     versions = {"onnxruntime": "1.23.0", "numpy": "2.0"}
     return Environment(
-        machine="x86_64", system="Linux", cpu="a CPU", cores=2, governor=None, memory_bytes=8 * 10**9, load_1min=0.1, python="3.11", versions=versions
+        machine="x86_64",
+        system="Linux",
+        cpu="a CPU",
+        cores=2,
+        governor=None,
+        memory_bytes=8 * 10**9,
+        load_1min=0.1,
+        python="3.11",
+        versions=versions,
     )
 
 
@@ -122,7 +131,9 @@ def manifest(classes: tuple[str, ...] = FEW, block: str = "/layer/conv") -> Mani
                 reason="fits",
             )
         )
-    rejected = Rejected(precision="int8", what=f"by {block}", size_bytes=1_500_000, top1=0.9, drop_points=7, latency=None, estimate=None, reason="drop")
+    rejected = Rejected(
+        precision="int8", what=f"by {block}", size_bytes=1_500_000, top1=0.9, drop_points=7, latency=None, estimate=None, reason="drop"
+    )
     files = {model.file: model.artifact.sha256 for model in models} | {model.golden_outputs: SHA for model in models}
     return Manifest(
         name="made-up",
@@ -170,7 +181,9 @@ def epochs() -> list[dict[str, Any]]:
     made = []
     for number in range(1, 7):
         figures = dict(zip(keys, (1 / number, 1 - 0.4 / number, 1.1 / number, 1 - 0.5 / number), strict=True))
-        made.append({"phase": "head" if number < 4 else "+top", "epoch": number, "lr": 0.003, "images_per_s": 800.0, "seconds": 1.25} | figures)
+        made.append(
+            {"phase": "head" if number < 4 else "+top", "epoch": number, "lr": 0.003, "images_per_s": 800.0, "seconds": 1.25} | figures
+        )
     return made
 
 
@@ -181,34 +194,57 @@ def validated(classes: tuple[str, ...], images: int = 120) -> Validated:
     logits = random.normal(0, 1, (images, len(classes)))
     logits[np.arange(images), labels] += np.where(random.random(images) < 0.8, 6, -2)
     outputs = (np.exp(logits) / np.exp(logits).sum(1, keepdims=True)).astype(np.float32)
-    pixels = random.integers(0, 256, (images, 32, 32, 3)).astype(np.uint8)
+    pixels = np.broadcast_to(random.integers(0, 256, (images, 1, 1, 3)), (images, 32, 32, 3)).astype(np.uint8)  # each of one colour
     files = [f"{classes[label]}/{place}.png" for place, label in enumerate(labels)]
     return Validated(score(outputs, labels.tolist(), classes), outputs, labels.tolist(), files, lambda index: pixels[index])
 
 
-@cache
-def pages() -> dict[str, str]:
-    """Every kind of page, by name."""
-    three = [measurement(precision) for precision in ("fp32", "fp16", "int8")]
+def _three() -> list[Measurement]:
+    return [measurement(precision) for precision in LATENCY]
+
+
+def _hostile_bench() -> str:
     evil = HOSTILE[2]
-    strangers = [measurement(what=f"models/{place}-{name}.onnx", artifact_sha256=f"{place:064x}", **full(name)) for place, name in enumerate(HOSTILE)]
-    sweep = [measurement(batch=batch, threads=threads) for batch in (1, 4) for threads in (1, 2)]
-    steps = [("reading images", 0.3), ("training head", 3.2), (evil, 0.1)]
-    made = {
-        "bench": bench_report("bundle", three, manifest(), on_target=True, real_images=True),
-        "bench-sweep": bench_report("bundle", sweep, manifest(), on_target=True, real_images=True),
-        "bench-full": bench_report("bundle", [measurement(p, **full("conv")) for p in LATENCY], manifest(), on_target=True, notes=["a noisy machine"]),
-        "bench-checkpoint": bench_report("runs/1", [measurement()], checkpoint_record(FEW)),
-        "bench-foreign": bench_report("resnet.onnx", [measurement(runs=1)]),
-        "bench-thousand": bench_report("bundle", three, manifest(THOUSAND), on_target=True),
-        "bench-hostile": bench_report(
-            evil, [*three, *strangers], manifest(HOSTILE, evil), host=evil, notes=HOSTILE, comparisons=[_comparison(name) for name in HOSTILE]
-        ),
-    }
-    for name, classes, images in (("few", FEW, 120), ("thousand", THOUSAND, 3000), ("hostile", HOSTILE, 200)):
-        source = evil if name == "hostile" else "photos"
-        made[f"finetune-{name}"] = finetune_report(checkpoint_record(classes), source, epochs(), validated(classes, images), steps, 12.5)
-    return made
+    strangers = [measurement(what=f"models/{i}-{name}.onnx", artifact_sha256=f"{i:064x}", **full(name)) for i, name in enumerate(HOSTILE)]
+    comparisons = [_comparison(name) for name in HOSTILE]
+    known = manifest(HOSTILE, evil)
+    return bench_report(evil, [*_three(), *strangers], known, host=evil, notes=HOSTILE, comparisons=comparisons)
+
+
+def _sweep() -> str:
+    measurements = [measurement(batch=batch, threads=threads) for batch in (1, 4) for threads in (1, 2)]
+    return bench_report("bundle", measurements, manifest(), on_target=True, real_images=True)
+
+
+def _full_bench() -> str:
+    measurements = [measurement(precision, **full("conv")) for precision in LATENCY]
+    return bench_report("bundle", measurements, manifest(), on_target=True, notes=["a noisy machine"])
+
+
+def _finetune(classes: tuple[str, ...], images: int, source: str = "photos") -> str:
+    steps = [("reading images", 0.3), ("training head", 3.2), (source, 0.1)]
+    return finetune_report(checkpoint_record(classes), source, epochs(), validated(classes, images), steps, 12.5)
+
+
+_PAGES: dict[str, Callable[[], str]] = {
+    "bench": lambda: bench_report("bundle", _three(), manifest(), on_target=True, real_images=True),
+    "bench-sweep": _sweep,
+    "bench-full": _full_bench,
+    "bench-checkpoint": lambda: bench_report("runs/1", [measurement()], checkpoint_record(FEW)),
+    "bench-foreign": lambda: bench_report("resnet.onnx", [measurement(runs=1)]),
+    "bench-thousand": lambda: bench_report("bundle", _three(), manifest(THOUSAND), on_target=True),
+    "bench-hostile": _hostile_bench,
+    "finetune-few": lambda: _finetune(FEW, 120),
+    "finetune-thousand": lambda: _finetune(THOUSAND, 3000),
+    "finetune-hostile": lambda: _finetune(HOSTILE, 200, HOSTILE[2]),
+}
+NAMES = sorted(_PAGES)
+
+
+@cache
+def page(name: str) -> str:
+    """One of NAMES, made once."""
+    return _PAGES[name]()
 
 
 def _comparison(name: str) -> dict[str, Any]:

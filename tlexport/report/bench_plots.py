@@ -122,14 +122,12 @@ def sensitivity(mixed: Mixed) -> Plot:
         for in_float, name, colour in ((True, "back in float", SERIES[1]), (False, "INT8", SERIES[0])):
             places = [place for place, is_kept in enumerate(kept) if is_kept == in_float]
             if places:
-                axes.bar(
-                    [place + 1 for place in places],
-                    [divergence[place] for place in places],
-                    label=name,
-                    color=colour,
-                    hatch="///" if in_float else None,
-                )
+                filled = "none" if in_float else colour
+                heights = [divergence[place] for place in places]
+                axes.bar([place + 1 for place in places], heights, label=name, color=filled, edgecolor=colour, linewidth=1.5)
         axes.set_yscale("log")
+        _plain_ticks(axes, y=True)
+        axes.locator_params("x", integer=True)
         axes.set_xlabel("block, the most harmed first")
         axes.set_ylabel("divergence, nats")
         axes.legend(fontsize=9)

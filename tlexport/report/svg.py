@@ -109,7 +109,8 @@ def _inline(text: str, key: str, plot: Plot) -> Markup:
         element = ElementTree.Element(name, {"id": f"{key}-{'title' if name == 'title' else 'description'}"})
         element.text = plain(words)
         root.insert(place, element)
-    return Markup(ElementTree.tostring(root, encoding="unicode"))  # it was just parsed as XML, and is escaped as such
+    # it was just parsed as XML, and is escaped as such
+    return Markup(ElementTree.tostring(root, encoding="unicode", short_empty_elements=False))
 
 
 def _local(name: str) -> str:
