@@ -79,7 +79,7 @@ def compare(
     *,
     precision: Precision | None = None,
     progress: Progress | None = None,
-    schedule: Schedule = Schedule(),  # noqa: B008  # it is immutable
+    schedule: Schedule = Schedule(),  # it is immutable
     play: PlayRound = play_round,
 ) -> list[Comparison]:
     """Time models in turn, and hold each other one against the first.
