@@ -13,12 +13,13 @@ import subprocess
 import sys
 from pathlib import Path
 from time import perf_counter_ns
-from typing import TYPE_CHECKING, Self, cast
+from typing import TYPE_CHECKING, Literal, Self, cast
 
 import numpy as np
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from tlexport import errors, plugins
+from tlexport.artifact import Precision
 from tlexport.bench.clock import time_runner
 from tlexport.bench.environment import default_threads, describe
 from tlexport.bench.layers import RUNS, engine_profile, profile, prove
@@ -48,7 +49,7 @@ class BenchRequest(Record):
     threads: int | None = Field(None, ge=1, description="None: one for each usable physical core")
     batch: int = Field(1, ge=1)
     artifact_sha256: str
-    precision: str
+    precision: Precision | Literal["engine", "other"]
     size_bytes: int = Field(ge=1)
     inputs: Path | None = Field(None, description=".npy, (image, ...) of the model's input dtype, used in turn; None: random, as declared")
     shapes: dict[str, tuple[int, ...]] = Field({}, description="of made-up inputs that have free axes other than the first")
@@ -167,6 +168,7 @@ def run_options(request: BenchRequest, runtime: Runtime) -> RunOptions:
 
 def _measure(request: BenchRequest) -> Measurement:
     runtime = cast("Runtime", plugins.load("runtimes", request.runtime))  # imports its library: not part of the time to load
+    _expect_profiler(request, runtime)
     options = run_options(request, runtime)
     machine = describe(request.device)
     gpu_before = gpu_memory_used(request.device)
@@ -208,19 +210,23 @@ def _measure(request: BenchRequest) -> Measurement:
     return measurement.model_copy(update=more | _profiled(request, runtime, options, measurement.provider, feeds[0]))
 
 
-def _profiled(request: BenchRequest, runtime: Runtime, options: RunOptions, provider: str, feed: dict[str, Array]) -> dict[str, object]:
-    """What ONNX Runtime's profiler says. Raises Unsupported where there is no such profile, and it was asked for."""
-    if "onnx" not in runtime.FORMATS or not (request.profile or request.layers):
-        if request.layers and runtime.FORMATS != ("engine",):
-            raise Unsupported(
-                f"--layers is for ONNX models and engines; {request.what} runs in {request.runtime}", "export it, and bench the bundle"
-            )
-        return {}
-    if request.layers and provider != "CPUExecutionProvider":
+def _expect_profiler(request: BenchRequest, runtime: Runtime) -> None:
+    """Raise Unsupported where the layers were asked for and nobody tells how long they take."""
+    if request.layers and not {"onnx", "engine"} & set(runtime.FORMATS):
         raise Unsupported(
-            f"ONNX Runtime's profiler tells how long it takes to launch a layer on {provider}, not how long the layer takes",
+            f"--layers is for ONNX models and engines, and {request.what} runs in {request.runtime}", "export it, and bench the bundle"
+        )
+    if request.layers and "onnx" in runtime.FORMATS and request.device != "cpu":
+        raise Unsupported(
+            "ONNX Runtime's profiler tells how long it takes to launch a layer on a GPU, not how long the layer takes",
             "leave out --layers, or profile an engine: tlx bench MODEL.engine --layers",
         )
+
+
+def _profiled(request: BenchRequest, runtime: Runtime, options: RunOptions, provider: str, feed: dict[str, Array]) -> dict[str, object]:
+    """What ONNX Runtime's profiler says, where it was asked. Raises Unsupported when a node ran elsewhere than the session says."""
+    if "onnx" not in runtime.FORMATS or not (request.profile or request.layers):
+        return {}
     found = profile(runtime, request.path, options, feed, RUNS if request.layers else 1)
     prove(found.placement, provider, request.what)
     return {"placement": found.placement} | ({"layers": found.layers} if request.layers else {})

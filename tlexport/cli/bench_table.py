@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from tlexport.api.compare import Comparison
     from tlexport.measurement import Measurement
 
-NAME = 40  # longest name of a layer in a table
+NAME = 36  # longest name of a model or a layer in a table
+Table = tuple[tuple[str, ...], list[tuple[str, ...]]]  # columns and rows
 
 
 def show(title: str, measurements: Sequence[Measurement]) -> None:
@@ -43,58 +44,37 @@ def show(title: str, measurements: Sequence[Measurement]) -> None:
         click.echo(line)
 
 
-def latencies(measurements: Sequence[Measurement], swept: bool) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Columns and rows: how long a run takes. A sweep has its settings in place of p90."""
-    columns = ("model", *(("batch", "thr") if swept else ("p90",)), "p50", "p95", "p99", "mean", "img/s", "size")
+def latencies(measurements: Sequence[Measurement], swept: bool) -> Table:
+    """How long a run takes. A sweep has its settings in place of p90 and size."""
+    percentiles = ("p50", "p95", "p99") if swept else ("p50", "p90", "p95", "p99")
+    columns = ("model", *(("batch", "thr") if swept else ()), *percentiles, "mean", "img/s", *(() if swept else ("size",)))
     rows = []
     for m in measurements:
         latency = m.latency()
         mean = f"{_ms(latency['mean'])} ±{_ms((latency['mean_high'] - latency['mean_low']) / 2)}"
-        extra = (str(m.batch), str(m.threads)) if swept else (_ms(latency["p90"]),)
-        figures = (*(_ms(latency[key]) for key in ("p50", "p95", "p99")), mean, f"{m.throughput_per_s:.0f}", format_bytes(m.size_bytes))
-        rows.append((m.precision, *extra, *figures))
-    return _in_order(columns, rows)
+        figures = (*(_ms(latency[key]) for key in percentiles), mean, f"{m.throughput_per_s:.0f}")
+        rows.append((m.precision, *_settings(m, swept), *figures, *(() if swept else (format_bytes(m.size_bytes),))))
+    return columns, rows
 
 
-def _in_order(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """p90 stands behind p50."""
-    if "p90" not in columns:
-        return columns, rows
-    places = [0, 2, 1, *range(3, len(columns))]
-    return tuple(columns[at] for at in places), [tuple(row[at] for at in places) for row in rows]
-
-
-def costs(measurements: Sequence[Measurement], swept: bool) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Columns and rows: starting, memory, one image from its file on, energy. What nobody knows of any model has no column."""
-    columns = (
-        "model",
-        *(("batch", "thr") if swept else ()),
-        "load ms",
-        "first",
-        "memory",
-        "GPU mem",
-        "decode",
-        "resize",
-        "infer",
-        "mJ/img",
-    )
+def costs(measurements: Sequence[Measurement], swept: bool) -> Table:
+    """Starting, memory, energy; and one image from its file on, or in a sweep the size. What nobody knows of any model has no column."""
+    stage_names = () if swept else ("decode", "resize", "infer")
+    columns = ("model", *(("batch", "thr", "size") if swept else ()), "load ms", "first", "memory", "GPU mem", *stage_names, "mJ/img")
     rows = []
     for m in measurements:
         stages = m.stages.medians_ms() if m.stages else {}
-        rows.append(
-            (
-                m.precision,
-                *((str(m.batch), str(m.threads)) if swept else ()),
-                _ms(m.load_ns / 1e6),
-                _ms(None if m.first_inference_ns is None else m.first_inference_ns / 1e6),
-                format_bytes(m.peak_memory_bytes),
-                "-" if m.gpu_memory_bytes is None else format_bytes(m.gpu_memory_bytes),
-                *(_ms(stages.get(name)) for name in ("decode", "resize", "infer")),
-                _ms(m.energy_mj_per_image),
-            )
-        )
+        start = (_ms(m.load_ns / 1e6), _ms(None if m.first_inference_ns is None else m.first_inference_ns / 1e6))
+        memory = (format_bytes(m.peak_memory_bytes), "-" if m.gpu_memory_bytes is None else format_bytes(m.gpu_memory_bytes))
+        size = (format_bytes(m.size_bytes),) if swept else ()
+        times = (_ms(stages.get(name)) for name in stage_names)
+        rows.append((m.precision, *_settings(m, swept), *size, *start, *memory, *times, _ms(m.energy_mj_per_image)))
     kept = [at for at in range(len(columns)) if any(row[at] != "-" for row in rows)]
     return tuple(columns[at] for at in kept), [tuple(row[at] for at in kept) for row in rows]
+
+
+def _settings(m: Measurement, swept: bool) -> tuple[str, ...]:
+    return (str(m.batch), str(m.threads)) if swept else ()
 
 
 def circumstances(measurements: Sequence[Measurement]) -> list[str]:
@@ -127,9 +107,12 @@ def show_comparisons(what: str, comparisons: Sequence[Comparison]) -> None:
 
 def show_regressions(regressions: Sequence[Regression]) -> None:
     """Each model against what it was."""
-    click.echo()
+    rows = []
     for one in regressions:
-        click.echo(f"{_short(one.now.what)} {one.in_words()}")
+        found, medians = one.interval, (_ms(one.before.percentile_ms(50)), _ms(one.now.percentile_ms(50)))
+        rows.append((_short(one.now.what), *medians, f"{found.ratio:.3f}", f"{found.low:.3f} to {found.high:.3f}"))
+    click.echo()
+    print_table("", ("model", "before", "now", "ratio", "99 % interval"), rows)
     for text in sorted({text for one in regressions for text in one.differs}):
         click.echo(f"not the same machine: {text}")
 
@@ -198,7 +181,7 @@ def _plain(text: str) -> str:
 def _ms(value: float | None) -> str:
     if value is None:
         return "-"
-    return f"{value:.3f}" if value < 100 else f"{value:.0f}"
+    return f"{value:.3f}" if value < 10 else f"{value:.2f}" if value < 100 else f"{value:.0f}"
 
 
 def _short(name: str) -> str:
