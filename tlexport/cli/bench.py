@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -48,8 +48,8 @@ if TYPE_CHECKING:
     help="With --against: exit code 6 when it is slower than that for certain.",
 )
 @click.option("--check", is_flag=True, help="Hold the chosen model against the profile's budget; exit code 6 when it is over.")
-@click.option("--batch", "batches", type=options.Counts(4096), default="1", show_default=True, help="Images at a time.")
-@click.option("--threads", type=options.Counts(1024), help="CPU threads; default: one for each usable core.")
+@click.option("--batch", "batches", type=options.counts(4096), metavar="N[,N...]", default="1", show_default=True, help="Images at a time.")
+@click.option("--threads", type=options.counts(1024), metavar="N[,N...]", help="CPU threads; default: one for each usable core.")
 @click.option("--runs", type=click.IntRange(1, 1_000_000), default=100, show_default=True, help="At least so many timed runs.")
 @click.option("--seconds", type=options.Number(0, 600), default=1.0, show_default=True, help="And at least so long.")
 @click.option("--layers", is_flag=True, help="Also the ten slowest layers, as the runtime fused them.")
@@ -126,7 +126,7 @@ def command(
     _tell(title, measured, against, max_regression, what if check else None, host is not None, markdown, csv_file, as_json)
 
 
-def _exclude(one: str, given: object, others: dict[str, object]) -> None:
+def _exclude(one: str, given: object, others: Mapping[str, object]) -> None:
     """Refuse options that do not go with one that is given."""
     wrong = [name for name, value in others.items() if value]
     if given and wrong:

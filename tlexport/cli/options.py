@@ -84,22 +84,16 @@ def shape(text: str) -> tuple[str, tuple[int, ...]]:
     return name, tuple(int(part) for part in parts)
 
 
-class Counts(click.ParamType):
-    """Whole numbers with commas between them: ``1,4,16``; each once."""
+def counts(most: int) -> Callable[[str], tuple[int, ...]]:
+    """A click type: whole numbers from 1 to ``most`` with commas between them, such as ``1,4,16``; each once."""
 
-    name = "N[,N...]"
-
-    def __init__(self, most: int) -> None:
-        self.most = most
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
-        """The numbers, in their order."""
-        if isinstance(value, tuple):
-            return value
-        words = [word.strip() for word in str(value).split(",")]
-        if wrong := [word for word in words if not word.isdecimal() or not 1 <= int(word) <= self.most]:
-            self.fail(f"{wrong[0]!r} is not in the range 1<=x<={self.most}; write one number, or several such as 1,4,16", param, ctx)
+    def convert(text: str) -> tuple[int, ...]:
+        words = [word.strip() for word in text.split(",")]
+        if wrong := [word for word in words if not word.isdecimal() or not 1 <= int(word) <= most]:
+            raise click.BadParameter(f"{wrong[0]!r} is not in the range 1<=x<={most}; write one number, or several such as 1,4,16")
         return tuple(dict.fromkeys(map(int, words)))
+
+    return convert
 
 
 def _more_than_nothing(text: str, parse: Callable[[str], float]) -> float:
