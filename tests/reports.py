@@ -44,16 +44,6 @@ SHA = "0123456789abcdef" * 4
 LATENCY = {"fp32": 0.9e6, "fp16": 0.8e6, "int8": 0.4e6}  # ns, about
 
 
-class Full(Measurement):
-    """A measurement with what only some hold, as plain JSON."""
-
-    stages: Any = None
-    layers: Any = None
-    placement: Any = None
-    watch: Any = None
-    inputs: Any = None
-
-
 def environment() -> Environment:
     versions = {"onnxruntime": "1.23.0", "numpy": "2.0"}
     return Environment(
@@ -88,7 +78,7 @@ def measurement(precision: str = "fp32", runs: int = 400, **changes: Any) -> Mea
         "size_bytes": 3 * 10**6,
         "environment": environment(),
     }
-    return (Full if set(changes) & {"stages", "layers", "placement", "watch"} else Measurement)(**(known | changes))
+    return Measurement(**(known | changes))
 
 
 def _sha(precision: str) -> str:
@@ -206,9 +196,8 @@ def _three() -> list[Measurement]:
 def _hostile_bench() -> str:
     evil = HOSTILE[2]
     strangers = [measurement(what=f"models/{i}-{name}.onnx", artifact_sha256=f"{i:064x}", **full(name)) for i, name in enumerate(HOSTILE)]
-    comparisons = [_comparison(name) for name in HOSTILE]
     known = manifest(HOSTILE, evil)
-    return bench_report(evil, [*_three(), *strangers], known, host=evil, notes=HOSTILE, comparisons=comparisons)
+    return bench_report(evil, [*_three(), *strangers], known, host=evil, notes=HOSTILE)
 
 
 def _sweep() -> str:
@@ -245,10 +234,6 @@ NAMES = sorted(_PAGES)
 def page(name: str) -> str:
     """One of NAMES, made once."""
     return _PAGES[name]()
-
-
-def _comparison(name: str) -> dict[str, Any]:
-    return {"other": name, "ratio": 1.0512, "low": 1.01, "high": 1.09, "verdict": "5.1% slower"}
 
 
 def downloads(page: str) -> list[Any]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from tlexport.bench.noise import noise
 from tlexport.bundle import MANIFEST, Manifest, read_manifest
 from tlexport.checkpoint import RECORD, Checkpoint
 from tlexport.errors import UsageError
@@ -32,8 +32,6 @@ def write_report(
     *,
     host: str = "",
     host_fits: bool = False,
-    notes: Sequence[str] = (),
-    comparisons: Sequence[Mapping[str, Any]] = (),
 ) -> None:
     """Write the report.
 
@@ -43,8 +41,6 @@ def write_report(
         measurements: of it.
         host: the board that measured; empty: this machine.
         host_fits: that board is known to be the bundle's target.
-        notes: what the reader should know of the measuring.
-        comparisons: with other models, as ``tlx bench --json`` has them.
 
     Raises:
         TlxError: see errors.py.
@@ -59,8 +55,7 @@ def write_report(
         on_target=on_target,
         real_images=isinstance(known, Manifest),
         host=host,
-        notes=notes,
-        comparisons=comparisons,
+        notes=[f"The machine was not quiet while {m.what} was measured: {found}." for m in measurements if (found := noise(m))],
     )
     with new_file(path) as file:
         file.write_text(page, encoding="utf-8")

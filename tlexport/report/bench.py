@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,8 +22,7 @@ class Timed:
 
     name: str
     measured: Measurement
-    also: dict[str, Any]  # as JSON, where what only some hold has its key
-    variation: float  # standard deviation over mean
+    also: dict[str, Any]  # the same as JSON
     tables: dict[str, extras.Table | None]
 
 
@@ -37,7 +35,6 @@ def bench_report(
     real_images: bool = False,
     host: str = "",
     notes: Sequence[str] = (),
-    comparisons: Sequence[Mapping[str, Any]] = (),
 ) -> str:
     """The page.
 
@@ -50,7 +47,6 @@ def bench_report(
             fed is believed.
         host: the board that measured, where that was not this machine.
         notes: what the reader should know of the measuring: that the machine was not quiet, and why.
-        comparisons: with other models, timed in turn: ``other``, ``ratio``, ``low``, ``high``, ``verdict`` of each.
     """
     found = candidates(measurements, known)
     timed = [_timed(measured, name) for measured, name in zip(measurements, _names(measurements, known), strict=True)]
@@ -71,11 +67,10 @@ def bench_report(
         order=bench_plots.in_order(names, samples),
         shown=bench_plots.MOST_LINES,
         notes=notes,
-        comparisons=comparisons,
         int8=int8,
         sensitivity=bench_plots.sensitivity(int8.mixed) if int8 and int8.mixed else None,
         environments=_environments(timed),
-        fed=sorted({one.also.get("inputs") or fed for one in timed}),
+        fed=sorted({one.measured.inputs or fed for one in timed}),
         raw=[one.also for one in timed],
     )
 
@@ -93,8 +88,7 @@ def _timed(measured: Measurement, name: str) -> Timed:
         "placement": extras.placement(name, also.get("placement")),
         "watch": extras.facts(name, also.get("watch")),
     }
-    variation = statistics.pstdev(measured.latencies_ns) / statistics.fmean(measured.latencies_ns)
-    return Timed(name, measured, also, variation, tables)
+    return Timed(name, measured, also, tables)
 
 
 def _names(measurements: Sequence[Measurement], known: Manifest | Checkpoint | None) -> list[str]:

@@ -91,7 +91,7 @@ def _limits(manifest: Manifest, measured: Measurement | None, why: str) -> Itera
         yield _limit("memory", counted.peak_memory_bytes if counted else None, budget.memory_bytes, format_bytes, why)
     if budget.energy_mj is not None:
         yield _limit(
-            "energy", _energy_mj(counted) if counted else None, budget.energy_mj, format_mj, why or "no counter of energy was read"
+            "energy", counted.energy_mj_per_image if counted else None, budget.energy_mj, format_mj, why or "no counter of energy was read"
         )
 
 
@@ -99,10 +99,3 @@ def _limit(name: str, found: float | None, allowed: float, shown: Callable[[floa
     if found is None:
         return Limit(name, shown(allowed), "–", "unknown", None, why)
     return Limit(name, shown(allowed), shown(found), "broken" if found > allowed else "kept", found / allowed)
-
-
-def _energy_mj(measured: Measurement) -> float | None:
-    """Of one image: the mean power while it ran times the mean time; None where nothing measured power."""
-    watch = measured.model_dump(include={"watch"}).get("watch") or {}
-    watts = watch.get("watts")
-    return float(watts) * measured.mean_ms / measured.batch if isinstance(watts, int | float) else None
