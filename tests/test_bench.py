@@ -194,11 +194,12 @@ def test_batches_stay_within_the_memory_they_are_allowed(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
 def test_made_up_pixels_have_the_declared_shape_and_range(dtype: Any, classifier: Path) -> None:
-    [feed] = feeds_for(request(classifier, batch=3), (image_input(8, dtype),))
+    [feed], words = feeds_for(request(classifier, batch=3), (image_input(8, dtype),))
+    assert words == f"made up by the declared shapes: image {dtype} 3x8x8x3, random pixels 0..255"
     assert (feed["image"].shape, feed["image"].dtype) == ((3, 8, 8, 3), dtype)
     assert feed["image"].min() < 30
     assert 225 < feed["image"].max() <= 255
-    np.testing.assert_array_equal(feed["image"], feeds_for(request(classifier, batch=3), (image_input(8, dtype),))[0]["image"])
+    np.testing.assert_array_equal(feed["image"], feeds_for(request(classifier, batch=3), (image_input(8, dtype),))[0][0]["image"])
 
 
 def test_nothing_is_made_up_for_free_axes(classifier: Path) -> None:

@@ -50,6 +50,30 @@ def test_a_bundle_gives_a_measurement_of_each_model(bundle: Path, measured: list
         assert any(name.startswith("onnxruntime") for name in m.environment.versions)
 
 
+def test_every_model_is_timed_from_the_image_file_on(bundle: Path, measured: list[Measurement]) -> None:
+    images = len(read_manifest(bundle).golden.images)
+    for m in measured:
+        assert m.stages is not None
+        assert m.stages.images == images <= len(m.stages.decode_ns) == len(m.stages.infer_ns)
+        assert m.stages.medians_ms()["total"] >= m.stages.medians_ms()["infer"]
+        assert (m.inputs, set(m.placement or {})) == ("real images", {"CPUExecutionProvider"})
+        assert m.first_inference_ns
+        assert m.watch is not None and m.watch["readings"]
+
+
+def test_the_images_of_a_bundle_that_was_changed_are_not_timed(bundle: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(bundle, tmp_path / "bundle")
+    image = copy / read_manifest(bundle).golden.images[0]
+    image.write_bytes(image.read_bytes() + b"\0")
+    with pytest.raises(VerificationFailed, match=image.name):
+        bench(copy, QUICK)
+
+
+def test_the_shapes_of_our_models_are_known(bundle: Path) -> None:
+    with pytest.raises(UsageError, match="--shape is for models of others"):
+        bench(bundle, replace(QUICK, shapes={"image": (1, 8, 8, 3)}))
+
+
 def test_json_holds_what_the_command_line_promises(measured: list[Measurement]) -> None:
     data = json.loads(json.dumps(measured[0].to_json()))
     assert {"what", "runtime", "provider", "threads", "batch", "latency_ms", "throughput_per_s", "size_bytes"} <= set(data)

@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from tlexport.api.finetune import finetune
-from tlexport.checkpoint import DATASET, HISTORY, RECIPE, RECORD, WEIGHTS, Checkpoint, read_checkpoint, read_dataset
+from tlexport.checkpoint import DATASET, HISTORY, RECIPE, RECORD, REPORT, WEIGHTS, Checkpoint, read_checkpoint, read_dataset
 from tlexport.errors import InvalidFile, StepFailed, UsageError, VerificationFailed
 from tlexport.files import sha256_of
 from tlexport.network import load_network
@@ -24,7 +24,7 @@ from tlexport.recipe import Recipe
 from tlexport.train.loop import Epoch
 from tlexport.train.write_checkpoint import write_checkpoint
 
-FILES = {RECORD, WEIGHTS, DATASET, HISTORY, RECIPE, "curves.png", "confusion.png"}
+FILES = {RECORD, WEIGHTS, DATASET, HISTORY, RECIPE, "curves.png", "confusion.png"}  # the report comes after them
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def edit(path: Path, **changes: object) -> None:
 
 
 def test_a_checkpoint_holds_these_files_and_no_others(checkpoint: Path) -> None:
-    assert {path.name for path in checkpoint.iterdir()} == FILES
+    assert {path.name for path in checkpoint.iterdir()} == FILES | {REPORT}
     assert [path.name for path in checkpoint.parent.iterdir()] == [checkpoint.name]  # nothing temporary beside it
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tlexport.errors import InvalidFile
-from tlexport.measurement import Environment, Measurement
+from tlexport.measurement import Environment, Measurement, Stages
 
 MS = 1_000_000  # ns
 ENVIRONMENT = Environment(
@@ -144,3 +144,40 @@ def test_impossible_values_are_refused_by_name(key: str, value: object) -> None:
     data = of([MS]).model_dump(mode="json") | {key: value}
     with pytest.raises(InvalidFile, match=key):
         Measurement.parse(data, "measurement.json")
+
+
+# --- what was added later ---------------------------------------------------------------------------------------------------
+
+
+def test_a_measurement_of_before_is_read() -> None:
+    """JSON that knows of none of the later keys."""
+    later = {"mode", "first_inference_ns", "gpu_memory_bytes", "inputs", "stages", "placement", "layers", "watch"}
+    data = of([MS, 2 * MS]).model_dump(mode="json")
+    assert later < data.keys()
+    old = Measurement.parse({key: value for key, value in data.items() if key not in later}, "old.json")
+    assert old == of([MS, 2 * MS])
+    assert all(getattr(old, key) is None for key in later)
+
+
+@settings(deadline=None)
+@given(samples)
+def test_what_json_shows_is_read_back(latencies: list[int]) -> None:
+    shown = of(latencies).to_json()
+    assert Measurement.parse({key: value for key, value in shown.items() if key in Measurement.model_fields}, "shown") == of(latencies)
+
+
+def test_variation_by_hand() -> None:
+    assert of([10 * MS, 20 * MS, 30 * MS]).variation == pytest.approx(math.sqrt(200 / 3) / 20)
+    assert of([5 * MS]).variation == 0
+
+
+def test_energy_by_hand() -> None:
+    assert of([MS]).energy_mj_per_image is None
+    assert of([MS]).model_copy(update={"watch": {"watts": None}}).energy_mj_per_image is None
+    watched = of([10 * MS, 30 * MS], batch=4).model_copy(update={"watch": {"watts": 5.0}})
+    assert watched.energy_mj_per_image == pytest.approx(25)  # 5 W for 20 ms are 100 mJ, for four images
+
+
+def test_stages_sum_up_image_by_image() -> None:
+    stages = Stages(decode_ns=(MS, 9 * MS, 2 * MS), resize_ns=(9 * MS, MS, 2 * MS), infer_ns=(3 * MS, 3 * MS, 3 * MS), images=3)
+    assert stages.medians_ms() == {"decode": 2, "resize": 2, "infer": 3, "total": 13}  # of 13, 13 and 7, not the sum of medians

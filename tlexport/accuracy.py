@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -84,10 +84,40 @@ def score(outputs: Probabilities, labels: Sequence[int], classes: tuple[str, ...
     """Compare probabilities float32 (image, class) with class indices (image,)."""
     truth = np.asarray(labels, dtype=np.int64)
     predicted = outputs.argmax(axis=1)
-    confidence = outputs.max(axis=1)
     right = predicted == truth
     confusion = np.zeros((len(classes), len(classes)), dtype=np.int64)
     np.add.at(confusion, (truth, predicted), 1)
-    bins = np.minimum((confidence * ECE_BINS).astype(int), ECE_BINS - 1)
-    gaps = [abs(right[bins == b].mean() - confidence[bins == b].mean()) * (bins == b).mean() for b in range(ECE_BINS) if (bins == b).any()]
+    gaps = [abs(b.accuracy - b.confidence) * b.n / len(truth) for b in reliability(outputs, labels)]
     return Scores(len(truth), float(right.mean()), float(sum(gaps)), confusion, classes)
+
+
+class Bin(NamedTuple):
+    """The images that a classifier is about equally sure of."""
+
+    low: float  # of the confidence, 0..1
+    high: float
+    n: int
+    confidence: float  # their mean
+    accuracy: float  # the share of them that is right
+
+
+def reliability(outputs: Probabilities, labels: Sequence[int]) -> tuple[Bin, ...]:
+    """How often a classifier is right where it is so sure: what the expected calibration error sums up.
+
+    Args:
+        outputs: probabilities float32 (image, class).
+        labels: class indices (image,).
+
+    Returns:
+        The bins that hold an image, the least sure first, of ECE_BINS of equal width.
+    """
+    confidence = outputs.max(axis=1)
+    right = outputs.argmax(axis=1) == np.asarray(labels, dtype=np.int64)
+    place = np.minimum((confidence * ECE_BINS).astype(int), ECE_BINS - 1)
+    found = []
+    for b in range(ECE_BINS):
+        inside = place == b
+        if inside.any():
+            means = float(confidence[inside].mean()), float(right[inside].mean())
+            found.append(Bin(b / ECE_BINS, (b + 1) / ECE_BINS, int(inside.sum()), *means))
+    return tuple(found)

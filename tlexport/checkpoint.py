@@ -19,6 +19,7 @@ WEIGHTS = "model.safetensors"
 DATASET = "dataset.json"
 HISTORY = "history.jsonl"
 RECIPE = "recipe.toml"
+REPORT = "report.html"
 
 
 class Frozen(Record):

@@ -32,6 +32,43 @@ class Environment(Record):
         return self.versions.get("onnxruntime") or self.versions["onnxruntime-gpu"]
 
 
+_AS_IT_IS = {"format", "load_ns", "first_inference_ns", "gpu_memory_bytes", "inputs", "stages", "placement", "layers", "watch"}  # in JSON
+
+
+class Stages(Record):
+    """One image at a time from its file to probabilities: raw durations of each stage, all in the same order."""
+
+    decode_ns: tuple[PositiveInt, ...] = Field(min_length=1, description="reading the file, and decoding it")
+    resize_ns: tuple[PositiveInt, ...] = Field(min_length=1, description="resizing, cropping, and the model's input type")
+    infer_ns: tuple[PositiveInt, ...] = Field(min_length=1, description="the model")
+    images: PositiveInt = Field(description="different files, in turn")
+
+    def medians_ms(self) -> dict[str, float]:
+        """Median of each stage, and of their sum: ``decode``, ``resize``, ``infer``, ``total``, ms."""
+        stages = {"decode": self.decode_ns, "resize": self.resize_ns, "infer": self.infer_ns}
+        whole = [sum(parts) for parts in zip(*stages.values(), strict=True)]
+        return {name: round(statistics.median(ns) / 1e6, 4) for name, ns in (stages | {"total": tuple(whole)}).items()}
+
+
+class Layer(Record):
+    """A layer as the runtime runs it, which may be several nodes of the model's file."""
+
+    name: str
+    kind: str = Field(description="the runtime's own word: an operator of ONNX or of ONNX Runtime, a layer type of TensorRT; may be empty")
+    provider: str
+    us: float = Field(ge=0, description="in one run, µs")
+    share: float = Field(ge=0, le=1, description="of the sum of all layers")
+
+
+class LayerProfile(Record):
+    """The slowest layers. A profiler takes time itself, so the layers sum up to more than a run without it."""
+
+    slowest: tuple[Layer, ...] = Field(description="at most ten, the slowest first")
+    count: PositiveInt = Field(description="of all layers")
+    total_us: float = Field(ge=0, description="of all layers, in one run")
+    runs: PositiveInt
+
+
 class Measurement(Record):
     """Raw latencies of one artifact under one setting."""
 
@@ -55,6 +92,15 @@ class Measurement(Record):
     peak_memory_bytes: PositiveInt = Field(description="largest resident size of a process that does nothing else")
     size_bytes: NonNegativeInt
     environment: Environment
+    first_inference_ns: PositiveInt | None = Field(None, description="the first run after opening, before the warm-up")
+    gpu_memory_bytes: NonNegativeInt | None = Field(None, description="what the GPU's used memory grew by, from before opening to the end")
+    inputs: str | None = Field(None, description="what it was run on: real images, or what was made up by the declared shapes")
+    stages: Stages | None = Field(None, description="end to end, from an image file to probabilities")
+    placement: dict[str, PositiveInt] | None = Field(None, description="nodes that ran on each provider, by the runtime's own profile")
+    layers: LayerProfile | None = Field(None, description="where the time goes inside the model")
+    watch: dict[str, JsonValue] | None = Field(
+        None, description="what happened to the machine meanwhile: device/board_state.py Watch.report, and other_cores"
+    )
 
     def percentile_ms(self, percent: int) -> float:
         """Latency, ms, that at least ``percent`` % (1 to 100) of the runs did not exceed: the nearest rank, always a real sample."""
@@ -79,6 +125,20 @@ class Measurement(Record):
         means = [samples[draw.integers(0, len(samples), len(samples))].mean() for _ in range(1000)]
         low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2]) / 1e6
         return float(low), float(high)
+
+    @property
+    def variation(self) -> float:
+        """Coefficient of variation: standard deviation over mean; 0 for a single run."""
+        return statistics.pstdev(self.latencies_ns) / statistics.fmean(self.latencies_ns)
+
+    @property
+    def energy_mj_per_image(self) -> float | None:
+        """Energy of one image, mJ: the mean power while it ran (the whole machine's or package's, idle share included) times the mean time.
+
+        None where nothing measures power.
+        """
+        watts = (self.watch or {}).get("watts")
+        return watts * self.mean_ms / self.batch if isinstance(watts, int | float) else None
 
     @property
     def throughput_per_s(self) -> float:
@@ -116,4 +176,9 @@ class Measurement(Record):
             "warmup_runs": self.warmup_runs,
             "artifact_sha256": self.artifact_sha256,
             "latencies_ns": list(self.latencies_ns),
+            "variation": round(self.variation, 4),
+            "first_inference_ms": None if self.first_inference_ns is None else round(self.first_inference_ns / 1e6, 3),
+            "energy_mj_per_image": None if self.energy_mj_per_image is None else round(self.energy_mj_per_image, 4),
+            "stages_ms": self.stages and self.stages.medians_ms(),
+            **self.model_dump(mode="json", include=_AS_IT_IS),
         }

@@ -30,6 +30,8 @@ class RunOptions:
     device: str = "cpu"  # "cpu", or "cuda:N"
     threads: int | None = None  # intra-op CPU threads; None: the runtime's own choice
     batch: int | None = None  # fix the free batch axis to this length, so that the runtime can plan for it; None: any
+    axes: Mapping[str, int] = field(default_factory=dict)  # lengths of other free axes, by their names
+    profile: Path | None = None  # the runtime writes its own profile to a file that begins so, when the runner is left
     simulate_quantization: bool = False  # compute Q/DQ pairs as written, in float, instead of fusing them into integer kernels
 
 

@@ -4,43 +4,29 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
+from tlexport.api.bench_request import BenchSettings as BenchSettings
+from tlexport.api.bench_request import requests_for
 from tlexport.api.open_bundle import open_bundle
-from tlexport.api.subject import Subject, device_for, find_subject
 from tlexport.artifact import Precision
-from tlexport.bench.process import BenchRequest, measure
-from tlexport.bundle import MANIFEST, Manifest, read_manifest
-from tlexport.errors import OverBudget, Unsupported, UsageError, VerificationFailed
-from tlexport.files import sha256_of
+from tlexport.bench.noise import noise
+from tlexport.bench.process import measure
+from tlexport.bundle import Manifest, read_manifest
+from tlexport.errors import OverBudget, Unsupported, UsageError
 from tlexport.measurement import Measurement
 from tlexport.plan import Candidate, Limits, violations
 from tlexport.ports import Progress, Silent
 from tlexport.target import is_here
 
 
-@dataclass(frozen=True)
-class BenchSettings:
-    """How to measure."""
-
-    runtime: str = "auto"
-    device: str = "auto"
-    threads: int | None = None
-    batch: int = 1
-    min_runs: int = 100
-    min_seconds: float = 1.0
-
-
 def bench(
     what: Path, settings: BenchSettings, *, precisions: Sequence[Precision] | None = None, progress: Progress | None = None
 ) -> list[Measurement]:
-    """Measure WHAT, each model in a process of its own, on the bundle's golden images where there are any.
+    """Measure WHAT, each model in a process of its own, on the bundle's golden images where there are any, else on made-up inputs.
 
     Args:
-        what: a checkpoint, a bundle (all of its models, unless ``precisions`` names some), or an .onnx file of a bundle.
+        what: a checkpoint, a bundle (all of its models, unless ``precisions`` names some), any .onnx file, or an engine.
         settings: runtime, device, threads, batch, how long.
         precisions: which of a bundle's models.
         progress: where to tell what happens.
@@ -51,13 +37,15 @@ def bench(
         TlxError: see errors.py.
     """
     progress, what = progress or Silent(), open_bundle(what)
-    subjects = _subjects(what, settings.runtime, precisions, progress)
     measurements = []
-    with tempfile.TemporaryDirectory(prefix="tlx-bench-") as folder, progress.task("measuring", len(subjects)) as advance:
-        for subject in subjects:
-            inputs = _inputs(subject, Path(folder) / "inputs.npy")
-            measurements.append(measure(_request(subject, settings, inputs)))
-            advance(1)
+    with tempfile.TemporaryDirectory(prefix="tlx-bench-") as folder:
+        requests = requests_for(what, settings, precisions, progress, Path(folder))
+        with progress.task("measuring", len(requests)) as advance:
+            for request in requests:
+                measurements.append(measure(request))
+                if found := noise(measurements[-1]):
+                    progress.note(f"the machine was not quiet while {request.what} was measured: {found}")
+                advance(1)
     return measurements
 
 
@@ -116,50 +104,3 @@ def check_budget(bundle: Path, measurements: Sequence[Measurement], *, elsewhere
             f"{measured.what} is over the budget of {manifest.target}: {'; '.join(broken)}",
             "export with --precision auto, or raise the budget",
         )
-
-
-def _subjects(what: Path, runtime: str, precisions: Sequence[Precision] | None, progress: Progress) -> list[Subject]:
-    wanted: Sequence[Precision | None] = precisions or [None]
-    if not precisions and (what / MANIFEST).is_file():
-        wanted = [model.artifact.precision for model in read_manifest(what).models]
-    subjects = [find_subject(what, runtime, precision) for precision in wanted]
-    runnable = [subject for subject in subjects if not subject.simulate_quantization]
-    if not runnable or (precisions and len(runnable) < len(subjects)):
-        raise Unsupported(
-            f"the INT8 model of {what} is made for TensorRT; timing it on a CPU would say nothing about either",
-            "bench it on the device, or export for this machine: tlx export --target cpu-x86",
-        )
-    if len(runnable) < len(subjects):
-        progress.note(f"the INT8 model of {what} is made for TensorRT and is not timed here")
-    return runnable
-
-
-def _inputs(subject: Subject, path: Path) -> Path | None:
-    """Real images for a bundle's model, in the type that it takes; a checkpoint is timed on made-up pixels."""
-    if subject.path.is_dir():
-        return None
-    manifest = read_manifest(subject.path.parent)
-    dtype = next(m for m in manifest.models if m.file == subject.path.name).artifact.inputs[0].dtype
-    golden = subject.path.parent / manifest.golden.inputs
-    if not golden.is_file() or sha256_of(golden) != manifest.files[manifest.golden.inputs]:
-        raise VerificationFailed(f"{golden} is not the file that the bundle was made with", f"check with: tlx verify {subject.path.parent}")
-    np.save(path, np.load(golden, allow_pickle=False).astype(dtype), allow_pickle=False)
-    return path
-
-
-def _request(subject: Subject, settings: BenchSettings, inputs: Path | None) -> BenchRequest:
-    return BenchRequest(
-        what=str(subject.path),
-        path=subject.path,
-        runtime=subject.runtime,
-        device=device_for(subject.runtime, settings.device),
-        threads=settings.threads,
-        batch=settings.batch,
-        artifact_sha256=subject.sha256,
-        precision=subject.precision,
-        size_bytes=subject.size_bytes,
-        inputs=inputs,
-        min_runs=settings.min_runs,
-        max_runs=max(settings.min_runs, 10_000),
-        min_seconds=settings.min_seconds,
-    )

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from tlexport import __version__
-from tlexport.accuracy import Scores, probabilities, score
+from tlexport.accuracy import Probabilities, Scores, probabilities, score
+from tlexport.api.finetune_report import Stopwatch, write_finetune_report
 from tlexport.api.subject import device_for, find_subject
 from tlexport.cache import ArrayCache, cache_folder
 from tlexport.checkpoint import Checkpoint
@@ -141,7 +142,8 @@ class _Run:
     """One run of the verb: what its steps share."""
 
     def __init__(self, data: str, recipe: Recipe, out: Path, how: _How, team: Workers, progress: Progress) -> None:
-        self.data, self.out, self.how, self.team, self.progress = data, out, how, team, progress
+        self.data, self.out, self.how, self.team = data, out, how, team
+        self.progress = Stopwatch(progress)
         self.recipe = recipe if recipe.lr is not None else recipe.model_copy(update={"lr": usual_lr(recipe)})
         self.device = choose_device(how.device, team)
         self.cache = ArrayCache(cache_folder() / "arrays" if how.cache else None)
@@ -165,7 +167,8 @@ class _Run:
         self._tell((*_skipped(decoded), *notes, *advice, frozen.describe()))
         train, val = (self._part(decoded, dataset, part, preprocess) for part in ("train", "val"))
         recipe, fit = self._fit(network, preprocess, phases, boundary, dataset, train, val, tracker)
-        scores = _final_scores(network, preprocess, self.device, val, listing.classes, self.progress)
+        outputs = _answers(network, preprocess, self.device, val, self.progress)
+        scores = score(outputs, val.labels.tolist(), listing.classes)
         self._tell(_advice_after(recipe, fit, len(listing.classes)))
         record = Checkpoint(
             recipe=recipe,
@@ -179,6 +182,7 @@ class _Run:
         )
         if self.team.first:
             record = write_checkpoint(self.out, network, record, dataset, fit.history, scores.confusion)
+            write_finetune_report(self.out, record, dataset, fit, val, outputs, scores, self.progress)
         self.team.wait()
         return record, scores
 
@@ -265,13 +269,10 @@ def _skipped(decoded: Decoded) -> list[str]:
     return [f"{len(decoded.bad)} images cannot be read and were left out: {shown}{more}"]
 
 
-def _final_scores(
-    network: Network, preprocess: Preprocess, device: torch.device, val: Images, classes: tuple[str, ...], progress: Progress
-) -> Scores:
-    """Accuracy of the unfolded network, which is what the checkpoint holds, by the code that measures any exported model's."""
+def _answers(network: Network, preprocess: Preprocess, device: torch.device, val: Images, progress: Progress) -> Probabilities:
+    """Those of the unfolded network, which is what the checkpoint holds, by the code that measures any exported model's accuracy."""
     with TorchRunner(network, preprocess, RunOptions(device=str(device))) as runner:
-        outputs = probabilities(runner, val, EVALUATION_BATCH, progress, "validating")
-    return score(outputs, val.labels.tolist(), classes)
+        return probabilities(runner, val, EVALUATION_BATCH, progress, "validating")
 
 
 def _advice_after(recipe: Recipe, fit: Fit, classes: int) -> list[str]:

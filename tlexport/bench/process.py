@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 from time import perf_counter_ns
-from typing import TYPE_CHECKING, Self, cast
+from typing import TYPE_CHECKING, Literal, Self, cast
 
 import numpy as np
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
@@ -20,6 +20,11 @@ from pydantic import Field, TypeAdapter, ValidationError, model_validator
 from tlexport import errors, plugins
 from tlexport.artifact import Precision
 from tlexport.bench.environment import default_threads, describe
+from tlexport.bench.layers import RUNS, engine_profile, profile, prove
+from tlexport.bench.made_up import made_up
+from tlexport.bench.stages import time_stages
+from tlexport.bench.watching import gpu_memory_used, watching
+from tlexport.contract import Preprocess
 from tlexport.device.environment import peak_memory_bytes
 from tlexport.device.timing import time_runs
 from tlexport.errors import InvalidFile, StepFailed, TlxError, Unsupported
@@ -44,9 +49,15 @@ class BenchRequest(Record):
     threads: int | None = Field(None, ge=1, description="None: one for each usable physical core")
     batch: int = Field(1, ge=1)
     artifact_sha256: str
-    precision: Precision
+    precision: Precision | Literal["engine", "other"]
     size_bytes: int = Field(ge=1)
     inputs: Path | None = Field(None, description=".npy, (image, ...) of the model's input dtype, used in turn; None: random, as declared")
+    shapes: dict[str, tuple[int, ...]] = Field({}, description="of made-up inputs that have free axes other than the first")
+    axes: dict[str, int] = Field({}, description="lengths of the model's free axes other than 'batch', by name")
+    images: tuple[Path, ...] = Field((), description="image files for timing end to end; none: it is not")
+    preprocess: Preprocess | None = Field(None, description="how image files enter the model")
+    profile: bool = Field(False, description="ask the runtime's profiler which node ran where")
+    layers: bool = Field(False, description="and how long each took")
     min_runs: int = Field(100, ge=1, description="100 is the least that tells p99 from the maximum")
     min_seconds: float = Field(1.0, ge=0)
     max_runs: int = Field(10_000, ge=1)
@@ -56,18 +67,35 @@ class BenchRequest(Record):
     def _consistent(self) -> Self:
         if self.max_runs < self.min_runs:
             raise ValueError(f"max_runs ({self.max_runs}) is less than min_runs ({self.min_runs})")
+        if self.images and (self.preprocess is None or self.batch != 1):
+            raise ValueError("images are timed one at a time, and preprocess says how they enter the model")
         return self
 
+    def absolute(self) -> BenchRequest:
+        """The same for a process that stands elsewhere."""
+        paths = {"path": self.path.absolute(), "inputs": self.inputs and self.inputs.absolute()}
+        return self.model_copy(update=paths | {"images": tuple(image.absolute() for image in self.images)})
 
-class _Failure(Record):
+
+class Failure(Record):
     """One of our errors, on its way from the child to us."""
 
     error: str
     message: str
     hint: str
 
+    @classmethod
+    def of(cls, error: TlxError) -> Failure:
+        """An error, as plain data."""
+        return cls(error=type(error).__name__, message=error.message, hint=error.hint)
 
-_ANSWER: TypeAdapter[Measurement | _Failure] = TypeAdapter(Measurement | _Failure)
+    def as_error(self) -> TlxError:
+        """The error that it was."""
+        found: TlxError = getattr(errors, self.error)(self.message, self.hint)
+        return found
+
+
+_ANSWER: TypeAdapter[Measurement | Failure] = TypeAdapter(Measurement | Failure)
 
 
 def measure(request: BenchRequest) -> Measurement:
@@ -80,15 +108,11 @@ def measure(request: BenchRequest) -> Measurement:
         StepFailed: the process died; with the last lines it wrote.
         TlxError: what the process met, as if it had been met here.
     """
-    absolute = {"path": request.path.absolute(), "inputs": request.inputs and request.inputs.absolute()}
-    # -P and our own search path: the child finds the modules that we found, be it in a checkout, an editable installation or a
-    # wheel, and nothing that happens to lie in the working directory
-    search_path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
     child = subprocess.run(
-        [sys.executable, "-P", "-m", "tlexport.bench.process"],
-        input=request.model_copy(update=absolute).model_dump_json(),
+        command("tlexport.bench.process"),
+        input=request.absolute().model_dump_json(),
         capture_output=True,
-        env=os.environ | {"PYTHONPATH": search_path, "PYTHONIOENCODING": "utf-8"},
+        env=environment(),
         encoding="utf-8",
         errors="replace",
         check=False,
@@ -96,14 +120,28 @@ def measure(request: BenchRequest) -> Measurement:
     try:
         answer = _ANSWER.validate_json(child.stdout.rpartition("\n")[2])  # the last line: the start of Python may have printed others
     except ValidationError:
-        raise _death(request.what, child.returncode, child.stderr) from None
+        raise death(request.what, child.returncode, child.stderr) from None
     print(child.stderr, end="", file=sys.stderr)
-    if isinstance(answer, _Failure):
-        raise getattr(errors, answer.error)(answer.message, answer.hint)
+    if isinstance(answer, Failure):
+        raise answer.as_error()
     return answer
 
 
-def _death(what: str, code: int, log: str) -> StepFailed:
+def command(module: str) -> list[str]:
+    """What starts a child."""
+    # -P and our own search path (see environment): the child finds the modules that we found, be it in a checkout, an editable
+    # installation or a wheel, and nothing that happens to lie in the working directory
+    return [sys.executable, "-P", "-m", module]
+
+
+def environment() -> dict[str, str]:
+    """For a child."""
+    search_path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
+    return os.environ | {"PYTHONPATH": search_path, "PYTHONIOENCODING": "utf-8"}
+
+
+def death(what: str, code: int, log: str) -> StepFailed:
+    """What to say of a child that died: how, and the last lines that it wrote."""
     end = f"was ended by signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"ended with exit code {code} and no answer"
     lines = [f"measuring {what} failed: its process {end}", *log.splitlines()[-10:]]
     return StepFailed("\n  ".join(lines), "it may have run out of memory; try a smaller batch" if code == -9 else "")
@@ -114,57 +152,97 @@ def main() -> int:
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as answers:
         os.dup2(2, 1)  # whatever a library prints goes to standard error
         try:
-            answer: Measurement | _Failure = _measure(BenchRequest.model_validate_json(sys.stdin.read()))
+            answer: Measurement | Failure = _measure(BenchRequest.model_validate_json(sys.stdin.read()))
         except TlxError as error:
-            answer = _Failure(error=type(error).__name__, message=error.message, hint=error.hint)
+            answer = Failure.of(error)
         answers.write(answer.model_dump_json())
     return 0
 
 
+def run_options(request: BenchRequest, runtime: Runtime) -> RunOptions:
+    """How the model is to be opened. An engine computes on the GPU alone, and a number of CPU threads means nothing to it."""
+    threads = None if runtime.FORMATS == ("engine",) else request.threads or default_threads()
+    batch = None if request.axes or request.shapes else request.batch  # a foreign model's free axes have names of their own
+    return RunOptions(device=request.device, threads=threads, batch=batch, axes=request.axes)
+
+
 def _measure(request: BenchRequest) -> Measurement:
     runtime = cast("Runtime", plugins.load("runtimes", request.runtime))  # imports its library: not part of the time to load
-    threads = request.threads or default_threads()
-    environment = describe(request.device)
+    _expect_profiler(request, runtime)
+    options = run_options(request, runtime)
+    machine = describe(request.device)
+    gpu_before = gpu_memory_used(request.device)
     begin = perf_counter_ns()
-    with runtime.open_model(request.path, RunOptions(device=request.device, threads=threads, batch=request.batch)) as runner:
+    with runtime.open_model(request.path, options) as runner:
         load_ns = perf_counter_ns() - begin
-        feeds = feeds_for(request, runner.inputs)
-        settings = request.min_runs, request.min_seconds, request.max_runs, request.warmup_seconds
-        warmup_runs, latencies = time_runs(runner.run, feeds, *settings)
-        return Measurement(
+        feeds, inputs = feeds_for(request, runner.inputs)
+        begin = perf_counter_ns()
+        runner.run(feeds[0])
+        first_ns = perf_counter_ns() - begin
+        with watching() as watch:
+            runs = request.min_runs, request.min_seconds, request.max_runs, request.warmup_seconds
+            warmup_runs, latencies = time_runs(runner.run, feeds, *runs)
+        gpu_after = gpu_memory_used(request.device)
+        measurement = Measurement(
             what=request.what,
             artifact_sha256=request.artifact_sha256,
             precision=request.precision,
             runtime=request.runtime,
             provider=runner.provider,
-            threads=threads,
+            threads=options.threads or 1,
             batch=request.batch,
             warmup_runs=warmup_runs,
             latencies_ns=latencies,
             load_ns=load_ns,
             peak_memory_bytes=peak_memory_bytes(),
             size_bytes=request.size_bytes,
-            environment=environment,
+            environment=machine,
+            first_inference_ns=first_ns,
+            gpu_memory_bytes=None if gpu_before is None or gpu_after is None else max(0, gpu_after - gpu_before),
+            inputs=inputs,
+            watch=watch,
+        )
+        more: dict[str, object] = {}
+        if request.images and request.preprocess:
+            more["stages"] = time_stages(runner, request.images, request.preprocess, request.min_seconds)
+        if request.layers and (layers := engine_profile(runner, RUNS)):
+            more["layers"] = layers
+    return measurement.model_copy(update=more | _profiled(request, runtime, options, measurement.provider, feeds[0]))
+
+
+def _expect_profiler(request: BenchRequest, runtime: Runtime) -> None:
+    """Raise Unsupported where the layers were asked for and nobody tells how long they take."""
+    if request.layers and not {"onnx", "engine"} & set(runtime.FORMATS):
+        raise Unsupported(
+            f"--layers is for ONNX models and engines, and {request.what} runs in {request.runtime}", "export it, and bench the bundle"
+        )
+    if request.layers and "onnx" in runtime.FORMATS and request.device != "cpu":
+        raise Unsupported(
+            "ONNX Runtime's profiler tells how long it takes to launch a layer on a GPU, not how long the layer takes",
+            "leave out --layers, or profile an engine: tlx bench MODEL.engine --layers",
         )
 
 
-def feeds_for(request: BenchRequest, specs: tuple[TensorSpec, ...]) -> list[dict[str, Array]]:
-    """The batches to run, in turn: the given images, else one batch of random pixels.
+def _profiled(request: BenchRequest, runtime: Runtime, options: RunOptions, provider: str, feed: dict[str, Array]) -> dict[str, object]:
+    """What ONNX Runtime's profiler says, where it was asked. Raises Unsupported when a node ran elsewhere than the session says."""
+    if "onnx" not in runtime.FORMATS or not (request.profile or request.layers):
+        return {}
+    found = profile(runtime, request.path, options, feed, RUNS if request.layers else 1)
+    prove(found.placement, provider, request.what)
+    return {"placement": found.placement} | ({"layers": found.layers} if request.layers else {})
+
+
+def feeds_for(request: BenchRequest, specs: tuple[TensorSpec, ...]) -> tuple[list[dict[str, Array]], str]:
+    """The batches to run, in turn: the given images, else one batch that is made up; and what they are, in words.
 
     Raises:
         InvalidFile: see :func:`batches`.
         Unsupported: an axis other than the first is free, so that there is no telling its length.
     """
     if request.inputs is not None:
-        return batches(request.inputs, request.batch, specs)
-    draw = np.random.default_rng(0)
-    feed: dict[str, Array] = {}
-    for spec in specs:
-        shape = (request.batch, *(axis for axis in spec.shape[1:] if isinstance(axis, int)))
-        if len(shape) != len(spec.shape):
-            raise Unsupported(f"no input can be made up for {request.what}: '{spec.name}' has free axes, {spec.shape}")
-        feed[spec.name] = draw.integers(0, 256, shape, dtype=np.uint8).astype(spec.dtype)  # pixels are 0..255 in every dtype
-    return [feed]
+        return batches(request.inputs, request.batch, specs), "real images"
+    feed, words = made_up(request.what, specs, request.batch, request.shapes)
+    return [feed], f"made up by the declared shapes: {'; '.join(words)}"
 
 
 def batches(path: Path, batch: int, specs: tuple[TensorSpec, ...]) -> list[dict[str, Array]]:

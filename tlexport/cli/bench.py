@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from tlexport.cli import options
-from tlexport.cli.output import milliseconds, print_json, print_table, progress
-from tlexport.errors import OverBudget
-from tlexport.units import format_bytes
+from tlexport.cli.output import print_json, progress
+from tlexport.errors import OverBudget, UsageError
 
 if TYPE_CHECKING:
     from tlexport.api.bench import BenchSettings
@@ -23,100 +25,202 @@ if TYPE_CHECKING:
     epilog=options.examples(
         "tlx bench tlx-demo/bundle",
         "tlx bench tlx-demo/checkpoint --threads 1 --json",
+        "tlx bench tlx-demo/bundle --precision int8 --batch 1,4,16 --threads 1,2 --layers",
+        "tlx bench tlx-demo/bundle/model.fp32.onnx --compare tlx-demo/bundle/model.int8.onnx",
+        "tlx bench tlx-demo/bundle --against previous.json --max-regression 5%",
         "tlx bench tlx-demo/bundle --host user@board",
+        "tlx bench tlx-demo/bundle --check --report bench.html",
     )
 )
 @click.argument("what", type=click.Path(path_type=Path))
-@options.runtime
-@options.precision
-@click.option("--batch", type=click.IntRange(1, 4096), default=1, show_default=True, help="Images at a time.")
+@click.option(
+    "--compare",
+    "others",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    metavar="OTHER",
+    help="Time WHAT and OTHER in turn: is the difference real? May be repeated.",
+)
+@click.option("--against", type=click.Path(path_type=Path), metavar="FILE", help="Hold against what an earlier bench wrote with --json.")
+@click.option(
+    "--max-regression",
+    type=options.fraction,
+    metavar="PERCENT",
+    help="With --against: exit code 6 when it is slower than that for certain.",
+)
+@click.option("--check", is_flag=True, help="Hold the chosen model against the profile's budget; exit code 6 when it is over.")
+@click.option("--batch", "batches", type=options.counts(4096), metavar="N[,N...]", default="1", show_default=True, help="Images at a time.")
+@click.option("--threads", type=options.counts(1024), metavar="N[,N...]", help="CPU threads; default: one for each usable core.")
 @click.option("--runs", type=click.IntRange(1, 1_000_000), default=100, show_default=True, help="At least so many timed runs.")
 @click.option("--seconds", type=options.Number(0, 600), default=1.0, show_default=True, help="And at least so long.")
-@click.option("--check", is_flag=True, help="Hold the chosen model against the profile's budget; exit code 6 when it is over.")
+@click.option("--layers", is_flag=True, help="Also the ten slowest layers, as the runtime fused them.")
+@click.option(
+    "--shape",
+    "shapes",
+    multiple=True,
+    type=options.shape,
+    metavar="NAME=NxNx...",
+    help="Of an input with free axes besides the first, where WHAT is a model of others.",
+)
+@options.runtime
+@options.precision
 @options.device
-@options.threads
 @options.host
+@click.option("--markdown", is_flag=True, help="A table in Markdown, for a pull request.")
+@click.option(
+    "--csv", "csv_file", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Also write a row for each measurement."
+)
+@click.option("--report", type=click.Path(path_type=Path), metavar="FILE.html", help="Also write it as one page, to read and to hand on.")
 @options.as_json
 @options.verbosity
 def command(
     what: Path,
-    runtime: str,
-    precision: Any,
-    batch: int,
+    others: tuple[Path, ...],
+    against: Path | None,
+    max_regression: float | None,
+    check: bool,
+    batches: tuple[int, ...],
+    threads: tuple[int, ...] | None,
     runs: int,
     seconds: float,
-    check: bool,
+    layers: bool,
+    shapes: tuple[tuple[str, tuple[int, ...]], ...],
+    runtime: str,
+    precision: Any,
     device: str,
-    threads: int | None,
     host: Host | None,
+    markdown: bool,
+    csv_file: Path | None,
+    report: Path | None,
     as_json: bool,
     verbose: bool,
     quiet: bool,
 ) -> None:
-    """Measure latency, throughput, load time, size and memory of WHAT: a checkpoint, a bundle, or a bundle's .onnx file.
+    """Measure WHAT: a checkpoint, a bundle, any .onnx file, or an engine.
+
+    Latency, throughput, size, memory and the time to load; each model in a process of its own. Latency is one run of the whole batch,
+    from pixels in memory to probabilities in memory; decoding and resizing are told apart. A model of others runs on inputs that are
+    made up by the shapes that it declares. Several numbers for --batch and --threads measure every pair.
 
     With --host the bundle is copied to that board, measured there by its own runner, and removed again.
-
-    Each model runs in a process of its own. Latency is one run of the whole batch, from pixels in memory to
-    probabilities in memory; decoding and resizing are not in it.
     """
-    from tlexport.api.bench import BenchSettings, check_budget
+    from tlexport.api.bench import BenchSettings
 
+    here_only = {"--compare": others, "--layers": layers, "--shape": shapes}
+    single = {"--check": check, "--compare": others}
+    compared_only = {
+        "--check": check,
+        "--against": against,
+        "--layers": layers,
+        "--markdown": markdown,
+        "--csv": csv_file,
+        "--report": report,
+    }
+    _exclude("--host", host, here_only)
+    _exclude("--compare", others, compared_only)
+    _exclude("several numbers for --batch or --threads", len(batches) > 1 or len(threads or ()) > 1, single)
+    _exclude("--markdown", markdown, {"--json": as_json})
+    if max_regression is not None and against is None:
+        raise UsageError("--max-regression says how much slower than before is allowed, and there is no before", "name it: --against FILE")
+    if against is not None:
+        from tlexport.api.against import read_previous
+
+        read_previous(against)  # what is wrong with it is told before anything is measured
+    if report:
+        from tlexport.api.bench_report import check_report
+
+        check_report(report)
     reporter = progress(verbose, quiet)
-    settings = BenchSettings(runtime, device, threads, batch, runs, seconds)
-    measured = _measure(what, host, settings, precision, check, reporter)
-    measurements = [measurement for measurement, _ in measured]
-    broken: OverBudget | None = None
-    if check:
-        try:
-            check_budget(what, measurements, elsewhere=host is not None)
-        except OverBudget as error:
-            broken = error  # what was measured is shown first
+    settings = BenchSettings(runtime, device, None, 1, runs, seconds, layers, dict(shapes))
+    sweep = [replace(settings, batch=batch, threads=count) for batch, count in product(batches, threads or (None,))]
+    if others:
+        return _compare(what, others, sweep[0], precision, as_json, reporter)
+    title = f"{what} on {host.name}" if host else str(what)
+    measured = _measure(what, host, sweep, precision, check, reporter)
+    if report:
+        from tlexport.api.bench_report import write_report
+
+        write_report(report, what, [one for one, _ in measured], host=host.name if host else "", host_fits=check)
+        reporter.note(f"the report is {report}")
+    _tell(title, measured, against, max_regression, what if check else None, host is not None, markdown, csv_file, as_json)
+
+
+def _exclude(one: str, given: object, others: Mapping[str, object]) -> None:
+    """Refuse options that do not go with one that is given."""
+    wrong = [name for name, value in others.items() if value]
+    if given and wrong:
+        raise UsageError(f"{one} does not go with {' and '.join(wrong)}", "do the one after the other")
+
+
+def _compare(what: Path, others: Sequence[Path], settings: BenchSettings, precision: Any, as_json: bool, reporter: Progress) -> None:
+    from tlexport.api.compare import compare
+    from tlexport.cli.bench_table import show_comparisons
+
+    found = compare(what, others, settings, precision=precision, progress=reporter)
     if as_json:
-        values = [also | measurement.to_json() for measurement, also in measured]
-        print_json(values[0] if len(values) == 1 else values)
+        print_json({"what": found[0].what, "compared": [one.to_json() for one in found]})
     else:
-        _show_measurements(f"{what} on {host.name}" if host else str(what), measurements)
-    if broken:
-        raise broken
+        show_comparisons(found[0].what, found)
 
 
 def _measure(
-    what: Path, host: Host | None, settings: BenchSettings, precision: Any, check: bool, reporter: Progress
+    what: Path, host: Host | None, sweep: Sequence[BenchSettings], precision: Any, check: bool, reporter: Progress
 ) -> list[tuple[Measurement, dict[str, Any]]]:
     """The measurements, made here or on a board, each with what else is known of it."""
     if host:
         from tlexport.api.remote import bench_there
 
-        there = bench_there(what, host, settings, precision=precision, for_target=check, progress=reporter)
+        there = [
+            one for settings in sweep for one in bench_there(what, host, settings, precision=precision, for_target=check, progress=reporter)
+        ]
         return [(one.measurement, one.also | {"host": host.name}) for one in there]
     from tlexport.api.bench import bench, target_here
 
     if check:
         target_here(what)
-    return [(one, {}) for one in bench(what, settings, precisions=[precision] if precision else None, progress=reporter)]
+    precisions = [precision] if precision else None
+    return [(one, {}) for settings in sweep for one in bench(what, settings, precisions=precisions, progress=reporter)]
 
 
-def _show_measurements(title: str, measurements: list[Measurement]) -> None:
-    """The table, and the environment under it."""
-    rows = []
-    for m in measurements:
-        latency = m.latency()
-        rows.append(
-            (
-                m.precision,
-                *(milliseconds(latency[key]) for key in ("p50", "p90", "p95", "p99")),
-                f"{latency['mean']:.3f} ±{(latency['mean_high'] - latency['mean_low']) / 2:.3f}",
-                f"{m.throughput_per_s:.0f}",
-                format_bytes(m.size_bytes),
-                f"{m.load_ns / 1e6:.0f}",
-                format_bytes(m.peak_memory_bytes),
-            )
-        )
-    columns = ("model", "p50", "p90", "p95", "p99", "mean ms", "img/s", "size", "load ms", "memory")
-    first = measurements[0]
-    print_table(f"{title}, batch {first.batch}, latency in ms", columns, rows)
-    e = first.environment
-    runs = min(len(m.latencies_ns) for m in measurements)
-    click.echo(f"{first.provider}, {first.threads} threads, at least {runs} runs each")
-    click.echo(f"{e.cpu}, governor {e.governor or 'not readable'}, load {e.load_1min}")
+def _tell(
+    title: str,
+    measured: list[tuple[Measurement, dict[str, Any]]],
+    against: Path | None,
+    max_regression: float | None,
+    checked: Path | None,
+    elsewhere: bool,
+    markdown: bool,
+    csv_file: Path | None,
+    as_json: bool,
+) -> None:
+    """Print what was measured, and only then fail for what is too slow or too large."""
+    from tlexport.api import against as earlier
+    from tlexport.api.bench import check_budget
+    from tlexport.bench.noise import noise
+    from tlexport.cli import bench_table
+
+    measurements = [measurement for measurement, _ in measured]
+    broken: OverBudget | None = None
+    if checked:
+        try:
+            check_budget(checked, measurements, elsewhere=elsewhere)
+        except OverBudget as error:
+            broken = error
+    regressions = earlier.against(measurements, against) if against else []
+    if csv_file:
+        bench_table.write_csv(csv_file, measurements)
+    if as_json:
+        values = [also | one.to_json() | {"noise": noise(one)} for one, also in measured]
+        for value, regression in zip(values, regressions, strict=False):
+            value["against"] = regression.to_json()
+        print_json(values[0] if len(values) == 1 else values)
+    elif markdown:
+        click.echo(bench_table.markdown(title, measurements, regressions), nl=False)
+    else:
+        bench_table.show(title, measurements)
+        if regressions:
+            bench_table.show_regressions(regressions)
+    if broken:
+        raise broken
+    if max_regression is not None:
+        earlier.expect_no_regression(regressions, max_regression)

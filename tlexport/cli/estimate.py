@@ -17,14 +17,6 @@ if TYPE_CHECKING:
     from tlexport.target import Target
 
 
-def _shape(text: str) -> tuple[str, tuple[int, ...]]:
-    """A click type: ``image=1,224,224,3``."""
-    name, equals, sizes = text.rpartition("=")
-    if not (equals and name) or not all(size.isdecimal() and int(size) > 0 for size in sizes.split(",")):
-        raise click.BadParameter(f"{text!r} is not a shape; write the input's name and its sizes, such as image=1,224,224,3")
-    return name, tuple(int(size) for size in sizes.split(","))
-
-
 @click.command(
     epilog=options.examples(
         "tlx estimate tlx-demo/bundle --target raspberry-pi-5 --target jetson-nano:5w",
@@ -37,7 +29,12 @@ def _shape(text: str) -> tuple[str, tuple[int, ...]]:
 @click.option("--all", "everything", is_flag=True, help="Every profile: first those that WHAT fits, the most modest one on top.")
 @options.precision
 @click.option(
-    "--shape", "shapes", multiple=True, type=_shape, metavar="NAME=N,N,...", help="Shape of an input with free axes besides the batch."
+    "--shape",
+    "shapes",
+    multiple=True,
+    type=options.shape,
+    metavar="NAME=N,N,...",
+    help="Shape of an input with free axes besides the batch.",
 )
 @click.option("--threads", type=click.IntRange(1, 1024), default=1, show_default=True, help="CPU threads of the runtime on the board.")
 @click.option("--max-latency", type=options.duration, help="Latency to keep within, such as 10ms; default: the profile's budget.")

@@ -12,7 +12,7 @@ from tlexport import __version__
 from tlexport.cli import options
 from tlexport.errors import INTERRUPTED, TlxError
 
-SHARED = ("__init__", "main", "options", "output")
+SHARED = ("__init__", "main", "options", "output", "bench_table")
 
 
 def command_names() -> tuple[str, ...]:

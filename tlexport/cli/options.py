@@ -67,6 +67,35 @@ def duration(text: str) -> float:
     return _more_than_nothing(text, parse_ms)
 
 
+def fraction(text: str) -> float:
+    """A click type: ``5%`` -> 0.05."""
+    number = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*%\s*", text)
+    if not number:
+        raise click.BadParameter(f"{text!r} is not a percentage; write it such as 5%")
+    return float(number[1]) / 100
+
+
+def shape(text: str) -> tuple[str, tuple[int, ...]]:
+    """A click type: ``image=1,224,224,3``, or ``image=1x224x224x3``."""
+    name, equals, sizes = text.rpartition("=")
+    parts = re.split("[,x]", sizes)
+    if not (equals and name) or not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise click.BadParameter(f"{text!r} is not a shape; write the input's name and its sizes, such as image=1,224,224,3")
+    return name, tuple(int(part) for part in parts)
+
+
+def counts(most: int) -> Callable[[str], tuple[int, ...]]:
+    """A click type: whole numbers from 1 to ``most`` with commas between them, such as ``1,4,16``; each once."""
+
+    def convert(text: str) -> tuple[int, ...]:
+        words = [word.strip() for word in text.split(",")]
+        if wrong := [word for word in words if not word.isdecimal() or not 1 <= int(word) <= most]:
+            raise click.BadParameter(f"{wrong[0]!r} is not in the range 1<=x<={most}; write one number, or several such as 1,4,16")
+        return tuple(dict.fromkeys(map(int, words)))
+
+    return convert
+
+
 def _more_than_nothing(text: str, parse: Callable[[str], float]) -> float:
     try:
         amount = parse(text)

@@ -113,6 +113,11 @@ def _session_options(options: RunOptions) -> Any:
         session.intra_op_num_threads = options.threads
     if options.batch is not None:
         session.add_free_dimension_override_by_name("batch", options.batch)
+    for name, length in options.axes.items():
+        session.add_free_dimension_override_by_name(name, length)
+    if options.profile is not None:
+        session.enable_profiling = True
+        session.profile_file_prefix = str(options.profile)
     if options.simulate_quantization:
         session.add_session_config_entry("session.disable_quant_qdq", "1")
     return session

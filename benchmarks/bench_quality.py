@@ -1,0 +1,176 @@
+"""Can the figures of ``tlx bench`` be defended? On a quiet machine, in about 25 minutes:
+
+    python benchmarks/bench_quality.py tlx-demo/bundle/model.fp32.onnx
+    python benchmarks/bench_quality.py tlx-demo/bundle/model.fp32.onnx --short --out /tmp/quality.json    # does it work at all?
+
+- repeatability: the same model, benched five times; how far apart are the medians?
+- agreement: a loop in a process of its own that does nothing but run the model, as onnxruntime_perf_test does, in turn with the benches.
+- differences: a slowdown of 10 % that is planted in a model (bench_slowed.py), and one of 0 %, each in 20 comparisons; how many are
+  called real?
+- overhead: what the clock, the runner around the session and the watch add to a run, in one process, in turn with a bare loop.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from time import perf_counter_ns
+from typing import Any, cast
+
+from tlexport.bench.clock import time_runner
+
+from tlexport import plugins
+from tlexport.api.bench_request import BenchSettings, requests_for
+from tlexport.api.compare import Comparison, Schedule
+from tlexport.bench.environment import describe
+from tlexport.bench.noise import noise
+from tlexport.bench.process import BenchRequest, command, environment, feeds_for, measure, run_options
+from tlexport.bench.turns import play_round
+from tlexport.bench.watching import watching
+from tlexport.ports import Runtime, Silent
+
+RESULT = Path(__file__).parent / "results" / "bench_quality.json"
+WITHIN = 0.03  # of medians, for repeatability and agreement
+OVERHEAD = 0.01
+PLANTED = 10  # %
+
+
+def raw_loop(request: BenchRequest) -> float:
+    """Median latency, ms, in a fresh process that knows nothing of this project's clock."""
+    done = subprocess.run(
+        [*command("bench_quality"), "--raw"],
+        input=request.absolute().model_dump_json(),
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return float(done.stdout)
+
+
+def _raw(request: BenchRequest) -> float:
+    """The raw loop: ONNX Runtime's own API, plain settings, the same inputs in turn."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = request.threads or 0
+    options.inter_op_num_threads = 1
+    for name, length in ({"batch": request.batch} | request.axes).items():
+        options.add_free_dimension_override_by_name(name, length)
+    session = ort.InferenceSession(request.path, options, providers=["CPUExecutionProvider"])
+    runtime = cast(Runtime, plugins.load("runtimes", request.runtime))
+    with runtime.open_model(request.path, run_options(request, runtime)) as runner:
+        feeds, _ = feeds_for(request, runner.inputs)
+    samples: list[int] = []
+    begin = perf_counter_ns()
+    while perf_counter_ns() - begin < (request.min_seconds + request.warmup_seconds) * 1e9:
+        start = perf_counter_ns()
+        session.run(None, feeds[len(samples) % len(feeds)])
+        samples.append(perf_counter_ns() - start)
+    return statistics.median(samples[len(samples) // 4 :]) / 1e6  # the first quarter warms up
+
+
+def repeated(request: BenchRequest, times: int) -> dict[str, Any]:
+    """Benches and raw loops in turn."""
+    benches, raws, noises = [], [], []
+    for _ in range(times):
+        found = measure(request)
+        benches.append(found.percentile_ms(50))
+        noises.append(noise(found))
+        raws.append(raw_loop(request))
+        print(f"bench {benches[-1]:.4f} ms, raw loop {raws[-1]:.4f} ms  {noises[-1]}", flush=True)
+    spread = max(benches) / min(benches) - 1
+    agreement = statistics.median(benches) / statistics.median(raws) - 1
+    return {
+        "repeatability": {"p50_ms": benches, "spread": spread, "noise": noises, "passed": spread <= WITHIN},
+        "agreement": {"raw_p50_ms": raws, "difference": agreement, "passed": abs(agreement) <= WITHIN},
+    }
+
+
+def differences(request: BenchRequest, percent: float, trials: int, schedule: Schedule, settings: BenchSettings) -> dict[str, Any]:
+    """Comparisons of a model with itself, the second slowed down; through the same rounds and statistics as ``--compare``."""
+    play = functools.partial(play_round, module="bench_slowed")
+    other = request.model_copy(update={"what": f"{request.what}+{percent:g}%"})
+    found = []
+    for trial in range(trials):
+        taken = [play([request, other], schedule.turns, schedule.turn(settings), number % 2 == 1) for number in range(schedule.rounds)]
+        comparison = Comparison(request.what, other.what, tuple((one, two) for one, two in taken))
+        interval = comparison.interval
+        found.append({"ratio": interval.ratio, "low": interval.low, "high": interval.high, "real": interval.real})
+        bounds = f"{interval.low:.4f} to {interval.high:.4f}"
+        print(f"planted {percent:g} %, trial {trial + 1}: {interval.ratio:.4f} ({bounds}), {comparison.verdict()}", flush=True)
+    called_real = sum(bool(one["real"] and one["ratio"] > 1) for one in found) if percent else sum(bool(one["real"]) for one in found)
+    right = called_real if percent else trials - called_real
+    return {"planted": percent / 100, "trials": found, "right": right, "passed": right >= trials - trials // 20}
+
+
+def overhead(request: BenchRequest, blocks: int) -> dict[str, Any]:
+    """Time of a run as it is measured, over that of a run in a bare loop without a clock: blocks of both in turn.
+
+    ``figures`` is what a user is told too much; ``whole`` also has what comes once for each block, such as starting the watch.
+    """
+    runtime = cast(Runtime, plugins.load("runtimes", request.runtime))
+    ratios = []
+    with runtime.open_model(request.path, run_options(request, runtime)) as runner:
+        [feed] = feeds_for(request, runner.inputs)[0][:1]
+        session, names = cast(Any, runner)._session, [spec.name for spec in runner.outputs]
+        runs = max(50, round(0.3e9 / statistics.median(time_runner(runner, [feed], 50, 0, 50, 1.0)[1])))
+        for _ in range(blocks):
+            begin = perf_counter_ns()
+            for _ in range(runs):
+                session.run(names, feed)
+            bare = perf_counter_ns() - begin
+            with watching():
+                begin = perf_counter_ns()
+                warm_up, samples = time_runner(runner, [feed], runs, 0, runs, 0)
+                measured = perf_counter_ns() - begin
+            ratios.append(
+                {"whole": measured / (warm_up + runs) / (bare / runs) - 1, "figures": statistics.fmean(samples) / (bare / runs) - 1}
+            )
+    added = {key: statistics.median(one[key] for one in ratios) for key in ("whole", "figures")}
+    print(f"overhead: {added['figures']:.2%} in the figures, {added['whole']:.2%} of the time", flush=True)
+    return {"blocks": ratios, "added": added, "passed": added["figures"] < OVERHEAD}
+
+
+def main(arguments: Sequence[str]) -> None:
+    if arguments == ["--raw"]:
+        print(_raw(BenchRequest.model_validate_json(sys.stdin.read())))
+        return
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("model", type=Path, help="an .onnx file, of a bundle or any other")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--trials", type=int, default=20)
+    parser.add_argument("--short", action="store_true", help="two of everything: whether it works, not how well")
+    parser.add_argument("--out", type=Path, default=RESULT)
+    asked = parser.parse_args(arguments)
+    settings = BenchSettings(runtime="onnxruntime", device="cpu", threads=asked.threads, min_seconds=0.1 if asked.short else 2.0)
+    schedule, times, trials, blocks = (Schedule(4, 2), 2, 2, 3) if asked.short else (Schedule(), 5, asked.trials, 20)
+    with tempfile.TemporaryDirectory(prefix="tlx-quality-") as folder:
+        [found] = requests_for(asked.model, settings, None, Silent(), Path(folder))
+        request = found.model_copy(update={"what": asked.model.name, "images": ()})
+        result = {
+            "model": request.what,
+            "sha256": request.artifact_sha256,
+            "threads": asked.threads,
+            "short": asked.short,
+            "environment": describe().model_dump(mode="json"),
+            **repeated(request, times),
+            "slowdown": differences(request, PLANTED, trials, schedule, settings),
+            "no_slowdown": differences(request, 0, trials, schedule, settings),
+            "overhead": overhead(request, blocks),
+        }
+    asked.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    for name, part in result.items():
+        if isinstance(part, dict) and "passed" in part:
+            print(f"{name}: {'passed' if part['passed'] else 'FAILED'}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,151 @@
+"""Is a difference real? The statistics on samples whose truth is known, and whole comparisons through real processes."""
+
+from __future__ import annotations
+
+import functools
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx.parser
+import pytest
+from commands import ROOT
+from hypothesis import given
+from hypothesis import strategies as st
+from test_bench import CLASSIFIER, request
+
+from tlexport.api.bench_request import BenchSettings
+from tlexport.api.compare import Comparison, Schedule, compare
+from tlexport.bench.compare import CONFIDENCE, SMALLEST, paired, unpaired
+from tlexport.bench.turns import Player, Turn, play_round, players
+from tlexport.errors import InvalidFile, StepFailed
+
+Rounds = list[tuple[tuple[int, ...], tuple[int, ...]]]
+
+
+def rounds(seed: int, slower: float, count: int = 10, own: float = 0.01, shared: float = 0.2) -> Rounds:
+    """Rounds as a machine gives them: what disturbs a round is shared by both, what differs between two starts is each model's own."""
+    draw = np.random.default_rng(seed)
+    found = []
+    for _ in range(count):
+        machine = 1 + shared * draw.random()
+        pair = [1e6 * machine * factor * draw.normal(1, own) * draw.normal(1, 0.02, 40) for factor in (1.0, 1 + slower)]
+        found.append((tuple(pair[0].round().astype(int).tolist()), tuple(pair[1].round().astype(int).tolist())))
+    return found
+
+
+def test_a_slowdown_is_found_and_none_is_not() -> None:
+    """The law of the interval: with nothing there it leaves 1 out once in a hundred times, with 10 % there always."""
+    trials = range(200)
+    assert all(paired(rounds(seed, 0.1)).real for seed in trials)
+    called_real = sum(paired(rounds(seed, 0.0)).real for seed in trials)
+    assert called_real <= 8  # four times what the confidence promises: the binomial's upper end at 1 in 10,000
+    inside = sum(paired(rounds(seed, 0.1)).low <= 1.1 <= paired(rounds(seed, 0.1)).high for seed in trials)
+    assert inside >= 192
+    assert CONFIDENCE == 0.99
+
+
+def test_what_the_machine_does_to_both_does_not_widen_the_interval() -> None:
+    calm, wild = paired(rounds(3, 0.1, shared=0.0)), paired(rounds(3, 0.1, shared=3.0))
+    assert wild.high - wild.low == pytest.approx(calm.high - calm.low, rel=0.5)
+
+
+def test_one_odd_round_does_not_make_a_difference() -> None:
+    found = rounds(5, 0.0, own=0.002)
+    found[4] = (found[4][0], tuple(5 * ns for ns in found[4][1]))
+    assert not paired(found).real
+
+
+def test_a_difference_that_is_certain_and_tiny_is_not_worth_a_word() -> None:
+    same = [((1_000_000,) * 9, (round(1_000_000 * (1 + SMALLEST / 2)),) * 9)] * 10
+    assert paired(same).low > 1
+    assert not paired(same).real
+
+
+@given(st.integers(0, 1000), st.floats(-0.3, 0.3))
+def test_intervals_hold_their_ratio_and_come_out_the_same_again(seed: int, slower: float) -> None:
+    pairs = rounds(seed, slower)
+    found = paired(pairs)
+    assert found.low <= found.ratio <= found.high
+    assert paired(pairs) == found
+    turned = paired([(two, one) for one, two in pairs])
+    assert turned.ratio == pytest.approx(1 / found.ratio, rel=0.02)
+
+
+def test_drift_within_a_measurement_widens_the_unpaired_interval() -> None:
+    draw = np.random.default_rng(0)
+    steady = tuple(draw.normal(1e6, 1e4, 1000).round().astype(int).tolist())
+    drifting = tuple(round(ns * (1 + place / 1000)) for place, ns in enumerate(steady))  # to twice the time
+    assert unpaired(steady, steady).high - unpaired(steady, steady).low < 0.01
+    assert unpaired(steady, drifting).high - unpaired(steady, drifting).low > 0.2
+    assert unpaired(steady, tuple(round(1.1 * ns) for ns in steady)).low > 1.08
+    assert unpaired((7,), (14,)).ratio == 2  # a single run each says what it says
+
+
+# --- in processes -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def classifier(tmp_path: Path) -> Path:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(onnx.parser.parse_model(CLASSIFIER.replace("8,8,3", "128,128,3")).SerializeToString())
+    return path
+
+
+def test_models_take_turns_in_processes_that_stay(classifier: Path) -> None:
+    with players([request(classifier), request(classifier)]) as [one, two]:
+        lengths = [len(player.turn(Turn(runs=runs, seconds=0))) for runs, player in ((3, one), (5, two), (2, one))]
+        assert lengths == [3, 5, 2]
+        assert one._child.pid != two._child.pid
+        assert one._child.poll() is two._child.poll() is None
+    assert one._child.returncode is not None and two._child.returncode is not None
+
+
+def test_a_planted_slowdown_is_found_through_the_whole_way(classifier: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 100 %, so that a busy machine does not hide it; benchmarks/bench_quality.py plants 10 % on a quiet one."""
+    monkeypatch.setattr(sys, "path", [str(ROOT / "benchmarks"), *sys.path])
+    play = functools.partial(play_round, module="bench_slowed")
+    pair = [request(classifier, what="as it is"), request(classifier, what="slowed+100%")]
+    taken = [play(pair, 4, Turn(runs=15, seconds=0), backwards) for backwards in (False, True)]
+    assert all(len(samples) == 60 for pair_taken in taken for samples in pair_taken)
+    found = paired([(one, two) for one, two in taken])
+    assert 1.5 < found.ratio < 3
+
+
+def test_compare_names_models_and_keeps_every_run(classifier: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.onnx"
+    other.write_bytes(classifier.read_bytes())
+    settings = BenchSettings(device="cpu", threads=1, min_runs=12, min_seconds=0)
+    [found] = compare(classifier, [other], settings, schedule=Schedule(rounds=1, turns=2, seconds=0))
+    assert (found.what, found.other) == (str(classifier), str(other))
+    assert [(len(one), len(two)) for one, two in found.rounds] == [(12, 12)]
+    data = found.to_json()
+    assert data["rounds"] == [[list(one), list(two)] for one, two in found.rounds]
+    assert data["low"] <= data["ratio"] <= data["high"]
+    assert data["real"] is found.interval.real
+
+
+def test_verdicts_in_words() -> None:
+    slow = Comparison("a", "b", (((100,) * 3, (125,) * 3),) * 5)
+    fast = Comparison("a", "b", (((100,) * 3, (80,) * 3),) * 5)
+    same = Comparison("a", "b", (((100,) * 3, (100,) * 3),) * 5)
+    assert [one.verdict() for one in (slow, fast, same)] == ["25.0% slower", "20.0% faster", "no real difference"]
+
+
+def test_what_a_model_meets_is_told_and_nobody_stays_behind(classifier: Path, tmp_path: Path) -> None:
+    (tmp_path / "broken.onnx").write_bytes(b"not a model")
+    started: list[Player] = []
+    with (
+        pytest.raises(InvalidFile, match=re.escape("broken.onnx")),
+        players([request(classifier), request(tmp_path / "broken.onnx")]) as ready,
+    ):
+        started += ready
+    assert started == []  # the round did not begin
+
+
+def test_a_player_that_dies_is_reported_with_how(classifier: Path) -> None:
+    with pytest.raises(StepFailed, match="signal 9"), players([request(classifier)]) as [player]:
+        player._child.kill()
+        player._child.wait()
+        player.turn(Turn(runs=1, seconds=0))

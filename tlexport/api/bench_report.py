@@ -1,0 +1,73 @@
+"""``bench --report``: what is known of what was measured is gathered, and the page written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tlexport.bench.noise import noise
+from tlexport.bundle import MANIFEST, Manifest, read_manifest
+from tlexport.checkpoint import RECORD, Checkpoint
+from tlexport.errors import UsageError
+from tlexport.files import new_file
+from tlexport.measurement import Measurement
+from tlexport.report.bench import bench_report
+from tlexport.target import is_here
+
+
+def check_report(path: Path) -> None:
+    """Refuse what would be written over by mistake; worth asking before measuring.
+
+    Raises:
+        UsageError: the name does not end in .html, or it is a folder.
+    """
+    if path.suffix.lower() not in (".html", ".htm") or path.is_dir():
+        raise UsageError(f"the report is one HTML file, and {path} is not named like one", "name it: --report bench.html")
+
+
+def write_report(
+    path: Path,
+    what: Path,
+    measurements: Sequence[Measurement],
+    *,
+    host: str = "",
+    host_fits: bool = False,
+) -> None:
+    """Write the report.
+
+    Args:
+        path: the HTML file to be; one that is there is replaced.
+        what: the bundle, the checkpoint or the model file that was measured.
+        measurements: of it.
+        host: the board that measured; empty: this machine.
+        host_fits: that board is known to be the bundle's target.
+
+    Raises:
+        TlxError: see errors.py.
+    """
+    check_report(path)
+    known = _known(what)
+    on_target = isinstance(known, Manifest) and (host_fits if host else is_here(known.profile))
+    page = bench_report(
+        str(what),
+        measurements,
+        known,
+        on_target=on_target,
+        real_images=isinstance(known, Manifest),
+        host=host,
+        notes=[f"The machine was not quiet while {m.what} was measured: {found}." for m in measurements if (found := noise(m))],
+    )
+    with new_file(path) as file:
+        file.write_text(page, encoding="utf-8")
+
+
+def _known(what: Path) -> Manifest | Checkpoint | None:
+    """The bundle or the checkpoint that WHAT is, or the bundle that it is a model of."""
+    if (what / RECORD).is_file():
+        return Checkpoint.read(what / RECORD)
+    if (what / MANIFEST).is_file():
+        return read_manifest(what)
+    if (what.parent / MANIFEST).is_file():
+        manifest = read_manifest(what.parent)
+        return manifest if what.name in {model.file for model in manifest.models} else None
+    return None

@@ -1,0 +1,119 @@
+"""``bench --compare``: is another model slower or faster, and is that real?"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tlexport.api.bench_request import BenchSettings, requests_for
+from tlexport.artifact import Precision
+from tlexport.bench.compare import CONFIDENCE, Interval, Samples, paired
+from tlexport.bench.process import BenchRequest
+from tlexport.bench.turns import Turn, play_round
+from tlexport.bundle import MANIFEST, read_manifest
+from tlexport.ports import Progress, Silent
+
+PlayRound = Callable[[Sequence[BenchRequest], int, Turn, bool], list[Samples]]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How the models take turns. The median of ten rounds is in an interval that two odd rounds cannot move beyond the others."""
+
+    rounds: int = 10  # in each of which the models are started afresh
+    turns: int = 6  # of each model in a round
+    seconds: float = 0.05  # of a turn, at least
+
+    def turn(self, settings: BenchSettings) -> Turn:
+        """A turn, so that all of a model's turns together are as long as the settings say."""
+        count = self.rounds * self.turns
+        return Turn(runs=max(1, -(-settings.min_runs // count)), seconds=max(self.seconds, settings.min_seconds / count))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two models that were timed in turn."""
+
+    what: str
+    other: str
+    rounds: tuple[tuple[Samples, Samples], ...]  # runs of the one and of the other, ns
+
+    @property
+    def interval(self) -> Interval:
+        """Time of ``other`` over that of ``what``."""
+        return paired(self.rounds)
+
+    def verdict(self) -> str:
+        """In words."""
+        found = self.interval
+        change = abs(found.ratio - 1)
+        if not found.real:
+            return "no real difference"
+        return f"{change:.1%} {'slower' if found.ratio > 1 else 'faster'}"
+
+    def to_json(self) -> dict[str, Any]:
+        """For ``--json``; the raw runs with it."""
+        found = self.interval
+        medians = [statistics.median(ns for pair in self.rounds for ns in pair[side]) / 1e6 for side in (0, 1)]
+        return {
+            "other": self.other,
+            "ratio": round(found.ratio, 4),
+            "low": round(found.low, 4),
+            "high": round(found.high, 4),
+            "confidence": CONFIDENCE,
+            "real": found.real,
+            "verdict": self.verdict(),
+            "p50_ms": [round(ms, 4) for ms in medians],
+            "rounds": [[list(one), list(other)] for one, other in self.rounds],
+        }
+
+
+def compare(
+    what: Path,
+    others: Sequence[Path],
+    settings: BenchSettings,
+    *,
+    precision: Precision | None = None,
+    progress: Progress | None = None,
+    schedule: Schedule = Schedule(),  # it is immutable
+    play: PlayRound = play_round,
+) -> list[Comparison]:
+    """Time models in turn, and hold each other one against the first.
+
+    Args:
+        what: a checkpoint, a bundle (its chosen model, unless ``precision`` names another), any .onnx file, or an engine.
+        others: the same.
+        settings: how; ``min_runs`` and ``min_seconds`` are of each model over all rounds.
+        precision: which of the bundles' models.
+        progress: where to tell what happens.
+        schedule: how they take turns.
+        play: plays a round; benchmarks plant a slowdown there.
+
+    Raises:
+        TlxError: see errors.py.
+    """
+    progress = progress or Silent()
+    with tempfile.TemporaryDirectory(prefix="tlx-compare-") as folder:
+        requests = [_one(each, settings, precision, progress, Path(folder) / str(at)) for at, each in enumerate((what, *others))]
+        rounds = []
+        with progress.task("comparing", schedule.rounds) as advance:
+            for number in range(schedule.rounds):
+                rounds.append(play(requests, schedule.turns, schedule.turn(settings), number % 2 == 1))
+                advance(1)
+    return [
+        Comparison(requests[0].what, request.what, tuple((taken[0], taken[place]) for taken in rounds))
+        for place, request in enumerate(requests[1:], 1)
+    ]
+
+
+def _one(what: Path, settings: BenchSettings, precision: Precision | None, progress: Progress, folder: Path) -> BenchRequest:
+    """One model of WHAT: the one asked for, else of a bundle the chosen one."""
+    if precision is None and (what / MANIFEST).is_file():
+        precision = read_manifest(what).model().artifact.precision
+    folder.mkdir()
+    [request] = requests_for(what, settings, [precision] if precision else None, progress, folder)
+    return request

@@ -1,0 +1,74 @@
+"""Is one model slower than another, or does it only look so? Pure statistics on raw samples.
+
+Percentile bootstrap (Efron 1979). What is drawn again is the whole unit that chance acts on, never the single run: runs that follow each
+other are disturbed together, so that as independent samples they would promise far too much.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+RESAMPLES = 5000
+CONFIDENCE = 0.99  # of the interval that decides: a difference that is not there is to be called real once in a hundred times
+# Smaller differences are never called real: where a process's memory happens to lie makes as much (Mytkowicz et al., ASPLOS 2009)
+SMALLEST = 0.01
+BLOCKS = 10  # of one measurement, each of runs that follow each other
+
+Samples = tuple[int, ...]  # ns
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A ratio of medians; above 1 the second one is slower."""
+
+    ratio: float
+    low: float
+    high: float
+
+    @property
+    def real(self) -> bool:
+        """Whether there is a difference: the interval leaves 1 out, and the ratio is worth a word."""
+        return not self.low <= 1 <= self.high and abs(self.ratio - 1) >= SMALLEST
+
+
+def paired(rounds: Sequence[tuple[Samples, Samples]]) -> Interval:
+    """Ratio of two models that were timed in turn in the same rounds: the median over rounds of the ratio of medians.
+
+    Rounds are drawn again, both models' runs of a round together: what disturbs the machine for longer than a turn disturbs both.
+
+    Args:
+        rounds: runs of the one and of the other model, ns, at least one of each.
+    """
+    ratios = np.array([statistics.median(other) / statistics.median(one) for one, other in rounds])
+    draw = np.random.default_rng(0)  # the same rounds give the same interval
+    medians = np.median(ratios[draw.integers(0, len(ratios), (RESAMPLES, len(ratios)))], axis=1)
+    return _interval(float(np.median(ratios)), medians)
+
+
+def unpaired(before: Samples, after: Samples) -> Interval:
+    """Ratio of the medians of two measurements that were made at different times.
+
+    Each is cut into blocks of runs that follow each other, and the blocks are drawn again. That holds the drift within a measurement, not
+    what differs between one start of a model and the next.
+    """
+    draw = np.random.default_rng(0)
+    drawn = []
+    for samples in (before, after):
+        blocks = _block_medians(samples)
+        drawn.append(np.median(blocks[draw.integers(0, len(blocks), (RESAMPLES, len(blocks)))], axis=1))
+    return _interval(statistics.median(after) / statistics.median(before), drawn[1] / drawn[0])
+
+
+def _block_medians(samples: Samples) -> npt.NDArray[np.float64]:
+    parts = np.array_split(np.asarray(samples, dtype=np.float64), min(BLOCKS, max(1, len(samples) // 2)))
+    return np.array([np.median(part) for part in parts])
+
+
+def _interval(ratio: float, drawn: npt.NDArray[np.float64]) -> Interval:
+    low, high = np.quantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return Interval(ratio, min(ratio, float(low)), max(ratio, float(high)))

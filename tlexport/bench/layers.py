@@ -1,0 +1,109 @@
+"""Which layers ran where, and how long each took: by the runtime's own profiler, in a session of its own beside the measured one."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import tempfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tlexport.errors import InvalidFile, Unsupported
+from tlexport.measurement import Layer, LayerProfile
+from tlexport.ports import Array, Runner, RunOptions, Runtime
+
+SLOWEST = 10  # layers that are told
+RUNS = 30  # profiled, after WARM_UP
+WARM_UP = 3
+_ENDING = "_kernel_time"  # of the name of an event that is a node's own work
+
+
+class Profiled(NamedTuple):
+    """What a profile says."""
+
+    placement: dict[str, int]  # provider -> nodes that ran on it
+    layers: LayerProfile
+
+
+def profile(runtime: Runtime, path: Path, options: RunOptions, feed: Mapping[str, Array], runs: int) -> Profiled:
+    """Open an ONNX model once more, with the profiler of its runtime on, and run it.
+
+    Args:
+        runtime: ONNX Runtime: what it writes is read here.
+        path: the model.
+        options: as it was measured with.
+        feed: a batch.
+        runs: how often, after WARM_UP runs that are not counted.
+    """
+    with tempfile.TemporaryDirectory(prefix="tlx-profile-") as folder:
+        prefix = Path(folder) / "profile"
+        with runtime.open_model(path, replace(options, profile=prefix)) as runner:
+            for _ in range(WARM_UP + runs):
+                runner.run(feed)
+            del runner  # the profile is written when the last reference to the session is gone
+        [file] = Path(folder).iterdir()
+        events = json.loads(file.read_text(encoding="utf-8"))
+    return read_events(events, runs, str(path))
+
+
+def read_events(events: Sequence[Mapping[str, Any]], runs: int, what: str) -> Profiled:
+    """ONNX Runtime's profile: one event for each run of each node, µs; nodes that were fused are one.
+
+    Raises:
+        InvalidFile: no node ran.
+    """
+    times: dict[str, list[int]] = {}
+    about: dict[str, tuple[str, str]] = {}  # operator and provider
+    for event in events:
+        name = event.get("name", "")
+        if event.get("cat") == "Node" and name.endswith(_ENDING):
+            times.setdefault(name, []).append(event["dur"])
+            about[name] = event["args"]["op_name"], event["args"]["provider"]
+    if not times:
+        raise InvalidFile(f"ONNX Runtime ran no node of {what}: its outputs are constant, so that there is nothing to measure")
+    found = [(name.removesuffix(_ENDING), *about[name], _in_one_run(taken, runs)) for name, taken in times.items()]
+    return Profiled(dict(Counter(provider for _, provider in about.values())), _ranked(found, runs))
+
+
+def _in_one_run(taken: list[int], runs: int) -> float:
+    """Time of a node in one run, µs: the mean of the middle half, since single times are whole microseconds and some are disturbed."""
+    each, rest = divmod(len(taken), WARM_UP + runs)
+    if rest or not each:  # it does not run in every run, or not always as often: a branch, a loop
+        return sum(taken) / (WARM_UP + runs)
+    sums = sorted(sum(taken[begin : begin + each]) for begin in range(WARM_UP * each, len(taken), each))
+    quarter = len(sums) // 4
+    return statistics.fmean(sums[quarter : len(sums) - quarter])
+
+
+def _ranked(found: Sequence[tuple[str, str, str, float]], runs: int) -> LayerProfile:
+    total = sum(us for *_, us in found)
+    slowest = sorted(found, key=lambda layer: -layer[3])[:SLOWEST]
+    layers = [Layer(name=n, kind=kind, provider=p, us=round(us, 3), share=us / total if total else 0.0) for n, kind, p, us in slowest]
+    return LayerProfile(slowest=tuple(layers), count=len(found), total_us=round(total, 3), runs=runs)
+
+
+def engine_profile(runner: Runner, runs: int) -> LayerProfile | None:
+    """The layers of an open engine, by TensorRT's profiler, on what it was last run on; None where the runner has no such profiler."""
+    session = getattr(runner, "session", None)  # of the runtime tensorrt: device/engine_run.py
+    if session is None or not hasattr(session, "layer_times"):
+        return None
+    kinds = {layer.name: layer.kind for layer in session.layers().layers} if hasattr(session, "layers") else {}
+    found = [(layer.name, kinds.get(layer.name, ""), runner.provider, 1e3 * layer.ms) for layer in session.layer_times(runs)]
+    return _ranked(found, runs) if found else None
+
+
+def prove(placement: Mapping[str, int], provider: str, what: str) -> None:
+    """Every node ran where the session says it runs.
+
+    Raises:
+        Unsupported: some ran elsewhere, so that the measured time is not the provider's.
+    """
+    if elsewhere := {name: count for name, count in placement.items() if name != provider}:
+        told = ", ".join(f"{count} on {name}" for name, count in elsewhere.items())
+        raise Unsupported(
+            f"{what} was to run on {provider}, and of its {sum(placement.values())} nodes ran {told}",
+            "measure it where all of it runs: --device cpu",
+        )

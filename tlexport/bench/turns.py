@@ -1,0 +1,192 @@
+"""Models that take turns: each in a process of its own that stays alive for a round and runs when it is told to.
+
+Each in its own process, because that is how :mod:`tlexport.bench.process` measures and how a model runs on a device: two models in one
+process share its memory allocator and its threads. Alive together, so that their turns follow each other within tenths of a second and
+what disturbs the machine disturbs both. And started afresh for every round, because where a process's memory happens to lie makes a
+model faster or slower by a percent or so for as long as it lives: only other processes average that out.
+
+The child is ``python -m tlexport.bench.turns``: a request on its standard input's first line, then one line for each turn; on its
+standard output one line of JSON for each.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import itertools
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from time import perf_counter_ns
+from typing import IO, TYPE_CHECKING, cast
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from tlexport import plugins
+from tlexport.bench.clock import warm_up
+from tlexport.bench.process import BenchRequest, Failure, command, death, environment, feeds_for, run_options
+from tlexport.errors import StepFailed, TlxError
+from tlexport.record import Record
+
+if TYPE_CHECKING:
+    from tlexport.ports import Array, Runner, Runtime
+
+SETTLE_NS = (
+    20_000_000  # at the start of a turn: until the other model's threads have stopped waiting for work and its data has left the caches
+)
+SETTLE_RUNS = 2  # at least
+
+
+class Turn(Record):
+    """What a child is told: one turn."""
+
+    runs: int = Field(ge=1, description="at least")
+    seconds: float = Field(ge=0, description="at least")
+
+
+class Answer(Record):
+    """What a child says: that it is ready, without samples, or the runs of a turn."""
+
+    provider: str
+    threads: int
+    latencies_ns: tuple[int, ...] = ()
+
+
+_ANSWER: TypeAdapter[Answer | Failure] = TypeAdapter(Answer | Failure)
+
+
+class Player:
+    """A model in a process of its own, from the side that tells it when to run."""
+
+    def __init__(self, request: BenchRequest, module: str = "tlexport.bench.turns") -> None:
+        self.what = request.what
+        self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # a pipe that nobody reads would fill up and hold the child
+        self._child = subprocess.Popen(
+            command(module), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, env=environment(), encoding="utf-8"
+        )
+        self._say(request.absolute())
+
+    def ready(self) -> Answer:
+        """Wait until the model is open and warm. Raises what the process met."""
+        return self._hear()
+
+    def turn(self, turn: Turn) -> tuple[int, ...]:
+        """Let it run; the duration of each run, ns."""
+        self._say(turn)
+        return self._hear().latencies_ns
+
+    def close(self) -> None:
+        """End the process."""
+        self._child.kill()
+        self._child.communicate()
+        self._log.close()
+
+    def _say(self, record: Record) -> None:
+        with contextlib.suppress(BrokenPipeError):  # it is dead: hearing from it tells how it died
+            if self._child.stdin:
+                print(record.model_dump_json(), file=self._child.stdin, flush=True)
+
+    def _hear(self) -> Answer:
+        line = self._child.stdout.readline() if self._child.stdout else ""
+        try:
+            answer = _ANSWER.validate_json(line)
+        except ValidationError:
+            raise self._death() from None
+        if isinstance(answer, Failure):
+            raise answer.as_error()
+        return answer
+
+    def _death(self) -> StepFailed:
+        self._child.kill()
+        code = self._child.wait()
+        self._log.seek(0)
+        return death(self.what, code, self._log.read().decode(errors="replace"))
+
+
+@contextmanager
+def players(requests: Sequence[BenchRequest], module: str = "tlexport.bench.turns") -> Iterator[list[Player]]:
+    """The models of a round, all ready; they are opened and warmed up one after the other."""
+    started: list[Player] = []
+    try:
+        for request in requests:
+            started.append(Player(request, module))
+            started[-1].ready()
+        yield started
+    finally:
+        for player in started:
+            player.close()
+
+
+def play_round(
+    requests: Sequence[BenchRequest], turns: int, turn: Turn, backwards: bool, module: str = "tlexport.bench.turns"
+) -> list[tuple[int, ...]]:
+    """Start the models afresh, and let them run in turn: A, B, A, B, ...
+
+    Args:
+        requests: the models.
+        turns: of each.
+        turn: how long each is.
+        backwards: the last one begins, so that over the rounds no model is always the one that comes second.
+        module: what a child runs.
+
+    Returns:
+        The runs of each model, ns.
+    """
+    taken: list[list[int]] = [[] for _ in requests]
+    with players(requests, module) as ready:
+        order = list(enumerate(ready))[:: -1 if backwards else 1]
+        for _ in range(turns):
+            for place, player in order:
+                taken[place] += player.turn(turn)
+    return [tuple(samples) for samples in taken]
+
+
+def main(change: Callable[[Runner, BenchRequest], Runner] = lambda runner, request: runner) -> int:
+    """The child. ``change`` puts something around the open model: benchmarks plant a slowdown there. Returns the exit code."""
+    with os.fdopen(os.dup(1), "w", encoding="utf-8") as answers:
+        os.dup2(2, 1)  # whatever a library prints goes to standard error
+        try:
+            for answer in _answers(sys.stdin, change):
+                print(answer.model_dump_json(), file=answers, flush=True)
+        except TlxError as error:
+            print(Failure.of(error).model_dump_json(), file=answers, flush=True)
+    return 0
+
+
+def _answers(orders: IO[str], change: Callable[[Runner, BenchRequest], Runner]) -> Iterator[Answer]:
+    request = BenchRequest.model_validate_json(orders.readline())
+    runtime = cast("Runtime", plugins.load("runtimes", request.runtime))
+    options = run_options(request, runtime)
+    with runtime.open_model(request.path, options) as opened:
+        runner = change(opened, request)
+        turns = itertools.cycle(feeds_for(request, opened.inputs)[0])
+        ready = Answer(provider=opened.provider, threads=options.threads or 1)
+        gc.collect()
+        gc.disable()
+        warm_up(runner, turns, request.warmup_seconds)
+        yield ready
+        for order in orders:
+            turn = Turn.model_validate_json(order)
+            yield ready.model_copy(update={"latencies_ns": _run(runner, turns, turn)})
+
+
+def _run(runner: Runner, turns: Iterator[Mapping[str, Array]], turn: Turn) -> tuple[int, ...]:
+    begin, settled = perf_counter_ns(), 0
+    while settled < SETTLE_RUNS or perf_counter_ns() - begin < SETTLE_NS:
+        runner.run(next(turns))
+        settled += 1
+    samples: list[int] = []
+    begin = perf_counter_ns()
+    while len(samples) < turn.runs or perf_counter_ns() - begin < turn.seconds * 1e9:
+        feed = next(turns)
+        start = perf_counter_ns()
+        _ = runner.run(feed)
+        samples.append(perf_counter_ns() - start)
+    return tuple(samples)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,189 @@
+"""Measurements as a person reads them: tables of 80 columns, Markdown for a pull request; and CSV for a spreadsheet."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from tlexport.cli.output import print_table
+from tlexport.files import new_file
+from tlexport.units import format_bytes
+
+if TYPE_CHECKING:
+    from tlexport.api.against import Regression
+    from tlexport.api.compare import Comparison
+    from tlexport.measurement import Measurement
+
+NAME = 36  # longest name of a model or a layer in a table
+Table = tuple[tuple[str, ...], list[tuple[str, ...]]]  # columns and rows
+
+
+def show(title: str, measurements: Sequence[Measurement]) -> None:
+    """The tables, and the environment under them."""
+    batches, threads = {m.batch for m in measurements}, {m.threads for m in measurements}
+    settings = f"batch {next(iter(batches))}, " if len(batches) == 1 else ""
+    click.echo(f"{title}, {settings}latency in ms")
+    swept = len(batches) > 1 or len(threads) > 1
+    print_table("", *latencies(measurements, swept))
+    click.echo()
+    print_table("", *costs(measurements, swept))
+    for m in measurements:
+        if m.layers:
+            click.echo(
+                f"\n{m.precision}: the {len(m.layers.slowest)} slowest of {m.layers.count} layers, which take {m.layers.total_us:.0f} µs"
+            )
+            rows = [(_short(one.name), one.kind, f"{one.us:.0f}", f"{one.share:.1%}") for one in m.layers.slowest]
+            print_table("", ("layer", "kind", "µs", "share"), rows)
+    click.echo()
+    for line in circumstances(measurements):
+        click.echo(line)
+
+
+def latencies(measurements: Sequence[Measurement], swept: bool) -> Table:
+    """How long a run takes. A sweep has its settings in place of p90 and size."""
+    percentiles = ("p50", "p95", "p99") if swept else ("p50", "p90", "p95", "p99")
+    columns = ("model", *(("batch", "thr") if swept else ()), *percentiles, "mean", "img/s", *(() if swept else ("size",)))
+    rows = []
+    for m in measurements:
+        latency = m.latency()
+        mean = f"{_ms(latency['mean'])} ±{_ms((latency['mean_high'] - latency['mean_low']) / 2)}"
+        figures = (*(_ms(latency[key]) for key in percentiles), mean, f"{m.throughput_per_s:.0f}")
+        rows.append((m.precision, *_settings(m, swept), *figures, *(() if swept else (format_bytes(m.size_bytes),))))
+    return columns, rows
+
+
+def costs(measurements: Sequence[Measurement], swept: bool) -> Table:
+    """Starting, memory, energy; and one image from its file on, or in a sweep the size. What nobody knows of any model has no column."""
+    stage_names = () if swept else ("decode", "resize", "infer")
+    columns = ("model", *(("batch", "thr", "size") if swept else ()), "load ms", "first", "memory", "GPU mem", *stage_names, "mJ/img")
+    rows = []
+    for m in measurements:
+        stages = m.stages.medians_ms() if m.stages else {}
+        start = (_ms(m.load_ns / 1e6), _ms(None if m.first_inference_ns is None else m.first_inference_ns / 1e6))
+        memory = (format_bytes(m.peak_memory_bytes), "-" if m.gpu_memory_bytes is None else format_bytes(m.gpu_memory_bytes))
+        size = (format_bytes(m.size_bytes),) if swept else ()
+        times = (_ms(stages.get(name)) for name in stage_names)
+        rows.append((m.precision, *_settings(m, swept), *size, *start, *memory, *times, _ms(m.energy_mj_per_image)))
+    kept = [at for at in range(len(columns)) if any(row[at] != "-" for row in rows)]
+    return tuple(columns[at] for at in kept), [tuple(row[at] for at in kept) for row in rows]
+
+
+def _settings(m: Measurement, swept: bool) -> tuple[str, ...]:
+    return (str(m.batch), str(m.threads)) if swept else ()
+
+
+def circumstances(measurements: Sequence[Measurement]) -> list[str]:
+    """What the figures were measured on, with and in."""
+    first, lines = measurements[0], []
+    threads = sorted({m.threads for m in measurements})
+    runs = min(len(m.latencies_ns) for m in measurements)
+    lines.append(f"{first.provider}, {'/'.join(map(str, threads))} threads, at least {runs} runs each")
+    if first.placement:
+        nodes = ", ".join(sorted({str(sum((m.placement or {}).values())) for m in measurements}, key=int))
+        lines.append(f"all nodes ran there: {nodes}")
+    if any(m.stages for m in measurements):
+        lines.append("decode, resize, infer: medians of one image at a time, from its file on")
+    lines += sorted({m.inputs for m in measurements if m.inputs and m.inputs.startswith("made up")})
+    e = first.environment
+    lines.append(f"{e.cpu}, governor {e.governor or 'not readable'}, load {e.load_1min}")
+    return lines
+
+
+def show_comparisons(what: str, comparisons: Sequence[Comparison]) -> None:
+    """Each other model against the first."""
+    click.echo(f"time of each model over that of {what}")
+    rows = []
+    for one in comparisons:
+        found = one.interval
+        rows.append((_short(one.other), f"{found.ratio:.3f}", f"{found.low:.3f} to {found.high:.3f}", one.verdict()))
+    print_table("", ("model", "ratio", "99 % interval", "verdict"), rows)
+    click.echo(f"\n{len(comparisons[0].rounds)} rounds, in each of which the models were started afresh and ran in turn")
+
+
+def show_regressions(regressions: Sequence[Regression]) -> None:
+    """Each model against what it was."""
+    rows = []
+    for one in regressions:
+        found, medians = one.interval, (_ms(one.before.percentile_ms(50)), _ms(one.now.percentile_ms(50)))
+        rows.append((_short(one.now.what), *medians, f"{found.ratio:.3f}", f"{found.low:.3f} to {found.high:.3f}"))
+    click.echo()
+    print_table("", ("model", "before", "now", "ratio", "99 % interval"), rows)
+    for text in sorted({text for one in regressions for text in one.differs}):
+        click.echo(f"not the same machine: {text}")
+
+
+def markdown(title: str, measurements: Sequence[Measurement], regressions: Sequence[Regression] = ()) -> str:
+    """One table, and the circumstances below it."""
+    batches, threads = {m.batch for m in measurements}, {m.threads for m in measurements}
+    columns, rows = latencies(measurements, len(batches) > 1 or len(threads) > 1)
+    if regressions:
+        columns = (*columns, "against before")
+        told = [f"{one.interval.ratio:.3f} ({one.interval.low:.3f} to {one.interval.high:.3f})" for one in regressions]
+        rows = [(*row, text) for row, text in zip(rows, told, strict=True)]
+    lines = [f"**{_cell(title)}**, latency in ms", "", _row(columns), _row(["---", *["---:"] * (len(columns) - 1)]), *map(_row, rows), ""]
+    differs = [f"not the same machine: {text}" for text in sorted({text for one in regressions for text in one.differs})]
+    return "\n".join([*lines, *(f"{_cell(line)}  " for line in [*circumstances(measurements), *differs])]) + "\n"
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(map(_cell, cells))} |"
+
+
+def _cell(text: str) -> str:
+    """What is in a name is no Markdown and no HTML."""
+    for sign in "\\`*_|<>[]":
+        text = text.replace(sign, f"\\{sign}")
+    return " ".join(text.split())
+
+
+def write_csv(path: Path, measurements: Sequence[Measurement]) -> None:
+    """One row for each measurement, every figure in a column of its own, with its unit in its name."""
+    rows = [_csv_row(m) for m in measurements]
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    with new_file(path) as file:
+        file.write_text(text.getvalue(), encoding="utf-8", newline="")
+
+
+def _csv_row(m: Measurement) -> dict[str, object]:
+    latency = m.latency()
+    stages = m.stages.medians_ms() if m.stages else {}
+    return {
+        "what": _plain(m.what),
+        **m.model_dump(include={"precision", "runtime", "provider", "threads", "batch"}),
+        "n": latency.pop("n"),
+        **{f"{name}_ms": value for name, value in latency.items()},
+        "variation": round(m.variation, 4),
+        "images_per_s": round(m.throughput_per_s, 2),
+        "load_ms": round(m.load_ns / 1e6, 3),
+        "first_inference_ms": None if m.first_inference_ns is None else round(m.first_inference_ns / 1e6, 3),
+        **m.model_dump(include={"size_bytes", "peak_memory_bytes", "gpu_memory_bytes"}),
+        "energy_mj_per_image": m.energy_mj_per_image,
+        **{f"{name}_ms": stages.get(name) for name in ("decode", "resize", "infer", "total")},
+        "cpu": _plain(m.environment.cpu),
+        "governor": m.environment.governor,
+        "artifact_sha256": m.artifact_sha256,
+    }
+
+
+def _plain(text: str) -> str:
+    """Spreadsheets compute what begins like a formula."""
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
+
+
+def _ms(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3f}" if value < 10 else f"{value:.2f}" if value < 100 else f"{value:.0f}"
+
+
+def _short(name: str) -> str:
+    """The end of a name says more than its beginning."""
+    return name if len(name) <= NAME else "…" + name[1 - NAME :]

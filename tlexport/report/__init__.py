@@ -1,0 +1,1 @@
+"""Reports for people: one HTML file that holds everything it shows."""

@@ -1,0 +1,42 @@
+"""From a template and what it shows to one HTML file that loads nothing."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from tlexport import __version__
+from tlexport.report.text import json_link, number, percent, plain
+from tlexport.units import format_bytes
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+def render(template: str, **shown: object) -> str:
+    """Fill a template. Every text is escaped where it is put in; only what :mod:`svg` made goes in as it is.
+
+    Args:
+        template: a file in ``templates/``.
+        shown: what it speaks of; a name that it uses and that is not given is an error.
+
+    Returns:
+        The page. It needs no network and no script, and forbids both to the browser.
+    """
+    return _environment().get_template(template).render(**shown, version=__version__)
+
+
+@cache
+def _environment() -> Environment:
+    made = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: plain(value) if isinstance(value, str) and not isinstance(value, Markup) else value,
+    )
+    made.filters |= {"number": number, "percent": percent, "bytes": format_bytes, "json_link": json_link}
+    return made

@@ -1,0 +1,139 @@
+"""Plots as SVG inside a page: text stays text, and colours are the page's own, so that one plot serves light, dark and paper."""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
+
+from markupsafe import Markup
+
+from tlexport.report.text import plain
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# what matplotlib draws with -> what the page's style sheet says in its place
+INK, LINE = "#010203", "#040506"
+SERIES = ("#0a0001", "#0a0002", "#0a0003", "#0a0004", "#0a0005", "#0a0006")
+MARKERS = "os^Dvp"  # a second way to tell series apart
+DASHES = ("-", "--", ":", "-.", "-", "--")
+_COLOURS = {INK: "var(--ink)", LINE: "var(--line)"} | {colour: f"var(--series-{number})" for number, colour in enumerate(SERIES, 1)}
+_STYLE: dict[Any, object] = {  # Any: the type of its own settings came with matplotlib 3.11
+    "svg.fonttype": "none",  # the reader's fonts know more scripts than those that matplotlib brings
+    "text.parse_math": False,  # a dollar sign in a name is a dollar sign
+    "font.family": "sans-serif",
+    "font.size": 11.0,  # the figure is about as wide as a phone: nothing is shrunk there
+    "text.color": INK,
+    "axes.edgecolor": LINE,
+    "axes.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": LINE,
+    "grid.linewidth": 0.5,
+    "xtick.color": LINE,
+    "xtick.labelcolor": INK,
+    "ytick.color": LINE,
+    "ytick.labelcolor": INK,
+    "legend.frameon": False,
+    "savefig.transparent": True,
+}
+WIDTH, HEIGHT = 5.0, 3.3  # inches of 72 units
+LONGEST_LABEL = 32  # characters
+
+
+@dataclass
+class Plot:
+    """A drawing as it goes into a page."""
+
+    title: str
+    description: str  # for those who do not see it
+    svg: str = ""  # a Markup: goes in as it is
+
+
+def label(text: str) -> str:
+    """A name from anywhere, as it may stand in a drawing: one line, not too long, nothing that XML cannot hold."""
+    text = " ".join(plain(text).split())
+    return text if len(text) <= LONGEST_LABEL else f"{text[: LONGEST_LABEL - 1]}…"
+
+
+@contextmanager
+def drawing(key: str, title: str, description: str) -> Iterator[tuple[Plot, Axes]]:
+    """Draw within: the axes are given, and the plot has its SVG afterwards.
+
+    Args:
+        key: of the plot, unlike all others of the page: a word of lower-case letters.
+        title: what is shown above it, and read out.
+        description: what it shows, in a sentence.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure  # here: reports are written at the end of what takes longer
+
+    plot = Plot(title, description)
+    with matplotlib.rc_context(_STYLE | {"svg.hashsalt": key}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # measured with matplotlib's font, shown in the reader's
+        figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")  # without pyplot: no global state, no display
+        yield plot, figure.subplots()
+        stream = io.StringIO()
+        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    plot.svg = _inline(stream.getvalue(), key, plot)
+
+
+def _inline(text: str, key: str, plot: Plot) -> Markup:
+    """What matplotlib wrote, for a page: without namespaces, with ids of its own, named for screen readers.
+
+    Everything is parsed and written again, so that whatever stands in a label is text in the page too.
+    """
+    root = ElementTree.fromstring(text)
+    for child in list(root):
+        if _local(child.tag) == "metadata":
+            root.remove(child)
+    for element in root.iter():
+        for parent in [child for child in element if _local(child.tag) == "style"]:
+            element.remove(parent)  # in a page it would be a rule for everything
+        element.tag = _local(element.tag)
+        attributes = {_local(name): value for name, value in element.attrib.items()}
+        element.attrib.clear()
+        element.attrib.update({name: _attribute(name, value, key) for name, value in attributes.items()})
+    _drop_unused_ids(root)
+    root.attrib.clear()
+    box = f"0 0 {72 * WIDTH:g} {72 * HEIGHT:g}"
+    root.attrib.update({"viewBox": box, "class": "plot", "role": "img", "aria-labelledby": f"{key}-title {key}-description"})
+    for place, (name, words) in enumerate((("title", plot.title), ("desc", plot.description))):
+        element = ElementTree.Element(name, {"id": f"{key}-{'title' if name == 'title' else 'description'}"})
+        element.text = plain(words)
+        root.insert(place, element)
+    # it was just parsed as XML, and is escaped as such
+    return Markup(ElementTree.tostring(root, encoding="unicode", short_empty_elements=False))
+
+
+def _local(name: str) -> str:
+    return name.rpartition("}")[2]
+
+
+def _attribute(name: str, value: str, key: str) -> str:
+    if name == "id":
+        return f"{key}-{value}"
+    if name == "href":
+        return value.replace("#", f"#{key}-", 1)
+    value = value.replace("url(#", f"url(#{key}-")
+    if name == "style":
+        for colour, own in _COLOURS.items():
+            value = value.replace(colour, own)
+        value = re.sub(r"font:[^;]*?([\d.]+px)[^;]*", r"font-size: \1", value)  # the family is the page's
+    return value
+
+
+def _drop_unused_ids(root: ElementTree.Element) -> None:
+    """Keep the ids that something points to: matplotlib names every group."""
+    values = [value for element in root.iter() for name, value in element.attrib.items() if name != "id"]
+    used = {found for value in values for found in re.findall(r"#([\w-]+)", value)}
+    for element in root.iter():
+        if element.get("id") not in used:
+            element.attrib.pop("id", None)

@@ -1,0 +1,37 @@
+"""Texts of anyone, figures and files, as a page can hold them."""
+
+from __future__ import annotations
+
+import base64
+import json
+import unicodedata
+
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+
+
+def plain(text: str) -> str:
+    """Without what neither HTML nor UTF-8 can hold: control characters, and the halves of characters that odd file names bring."""
+    return "".join(REPLACEMENT if unicodedata.category(c) in ("Cc", "Cs") and c not in "\t\n" else c for c in text)
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """So many significant digits, never with an exponent where people read it: 0.0831, 12.3, 1530; a dash for None."""
+    if value is None:
+        return "–"
+    text = f"{value:.{digits}g}"
+    return f"{value:,.0f}" if "e" in text and abs(value) >= 1 else text
+
+
+def percent(fraction: float | None) -> str:
+    """0.9512 -> ``"95.1 %"``; a dash for None."""
+    return "–" if fraction is None else f"{100 * fraction:.1f} %"
+
+
+def data_link(data: bytes, kind: str) -> str:
+    """A file inside a link. In base64, so that nothing in it can end the link or the page."""
+    return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
+
+
+def json_link(value: object) -> str:
+    """Plain data as a file inside a link."""
+    return data_link(json.dumps(value, indent=1).encode("ascii"), "application/json")

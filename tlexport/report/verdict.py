@@ -1,0 +1,101 @@
+"""Does what was measured keep the profile's budget? Limit by limit, and in one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from tlexport.bundle import Manifest
+from tlexport.measurement import Measurement
+from tlexport.plan import more_than
+from tlexport.units import format_bytes, format_mj
+
+Kept = Literal["kept", "broken", "unknown"]
+ENGINES = {"trtexec": "tensorrt"}  # the same engine, timed by NVIDIA's tool
+
+
+@dataclass(frozen=True)
+class Limit:
+    """One limit of the budget, and what was found."""
+
+    name: str
+    allowed: str
+    found: str
+    kept: Kept
+    share: float | None  # found / allowed
+    why: str = ""  # why it is not known
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """On the bundle's chosen model."""
+
+    kept: Kept
+    sentence: str
+    limits: tuple[Limit, ...] = ()
+
+
+def judge(manifest: Manifest, measurements: Sequence[Measurement], *, on_target: bool) -> Verdict:
+    """Hold the chosen model against the budget of the bundle's profile.
+
+    Args:
+        manifest: of the bundle.
+        measurements: of its models, and perhaps of others.
+        on_target: they were made on the device that the bundle is for. Elsewhere only the size counts.
+    """
+    chosen, where = manifest.model(), manifest.target
+    own = [m for m in measurements if m.artifact_sha256 == chosen.artifact.sha256]
+    measured = next((m for m in own if m.batch == 1), None)
+    limits = tuple(_limits(manifest, measured, _why_not(manifest, measured, own, on_target)))
+    name = f"The {chosen.artifact.precision.upper()} model, which is the chosen one,"
+    if not limits:
+        return Verdict("unknown", f"The profile of {where} sets no budget. {name} is shown below without a verdict.")
+    broken = [limit for limit in limits if limit.kept == "broken"]
+    if broken:
+        over = "; ".join(f"{limit.name} is {limit.found}, allowed is {limit.allowed}" for limit in broken)
+        return Verdict("broken", f"{name} breaks the budget of {where}: {over}.", limits)
+    if unknown := [limit for limit in limits if limit.kept == "unknown"]:
+        rest = " and ".join(limit.name for limit in unknown)
+        kept = [limit.name for limit in limits if limit.kept == "kept"]
+        said = f"{name} keeps the limit of {' and '.join(kept)}" if kept else f"{name} cannot be judged"
+        return Verdict("unknown", f"{said}; whether it keeps that of {rest} on {where} is not known from this: {unknown[0].why}.", limits)
+    return Verdict("kept", f"{name} keeps the budget of {where}.", limits)
+
+
+def _why_not(manifest: Manifest, measured: Measurement | None, own: Sequence[Measurement], on_target: bool) -> str:
+    """Why the budget of the target says nothing of a measurement; nothing where it does. As ``tlx bench --check`` has it."""
+    if measured is None:
+        return "only several images at a time were measured, and the budget is for one" if own else "it was not measured"
+    if not on_target:
+        return f"this machine is not {manifest.target}"
+    if (runtime := ENGINES.get(measured.runtime, measured.runtime)) != manifest.profile.runtime:
+        return f"{runtime} was measured, the budget is for {manifest.profile.runtime}"
+    if (manifest.profile.device is not None) != measured.provider.startswith("CUDA"):
+        return f"{measured.provider} was measured, the budget is for {'a GPU' if manifest.profile.device else 'the CPU'}"
+    return ""
+
+
+def _limits(manifest: Manifest, measured: Measurement | None, why: str) -> Iterator[Limit]:
+    budget, counted = manifest.profile.budget, None if why else measured
+    if budget.size_bytes is not None:
+        found = manifest.model().size_bytes
+        over = found > budget.size_bytes
+        shown = more_than(found, budget.size_bytes).partition(" > ")[0] if over else format_bytes(found)
+        share = found / budget.size_bytes
+        yield Limit("file size", format_bytes(budget.size_bytes), shown, "broken" if over else "kept", share)
+    if budget.latency_p95_ms is not None:
+        p95 = counted.percentile_ms(95) if counted else None
+        yield _limit("p95 latency", p95, budget.latency_p95_ms, lambda ms: f"{ms:.4g} ms", why)
+    if budget.memory_bytes is not None:
+        yield _limit("memory", counted.peak_memory_bytes if counted else None, budget.memory_bytes, format_bytes, why)
+    if budget.energy_mj is not None:
+        yield _limit(
+            "energy", counted.energy_mj_per_image if counted else None, budget.energy_mj, format_mj, why or "no counter of energy was read"
+        )
+
+
+def _limit(name: str, found: float | None, allowed: float, shown: Callable[[float], str], why: str) -> Limit:
+    if found is None:
+        return Limit(name, shown(allowed), "–", "unknown", None, why)
+    return Limit(name, shown(allowed), shown(found), "broken" if found > allowed else "kept", found / allowed)
