@@ -24,8 +24,6 @@ from pathlib import Path
 from time import perf_counter_ns
 from typing import Any, cast
 
-from tlexport.bench.clock import time_runner
-
 from tlexport import plugins
 from tlexport.api.bench_request import BenchSettings, requests_for
 from tlexport.api.compare import Comparison, Schedule
@@ -34,6 +32,7 @@ from tlexport.bench.noise import noise
 from tlexport.bench.process import BenchRequest, command, environment, feeds_for, measure, run_options
 from tlexport.bench.turns import play_round
 from tlexport.bench.watching import watching
+from tlexport.device.timing import time_runs
 from tlexport.ports import Runtime, Silent
 
 RESULT = Path(__file__).parent / "results" / "bench_quality.json"
@@ -121,7 +120,7 @@ def overhead(request: BenchRequest, blocks: int) -> dict[str, Any]:
     with runtime.open_model(request.path, run_options(request, runtime)) as runner:
         [feed] = feeds_for(request, runner.inputs)[0][:1]
         session, names = cast(Any, runner)._session, [spec.name for spec in runner.outputs]
-        runs = max(50, round(0.3e9 / statistics.median(time_runner(runner, [feed], 50, 0, 50, 1.0)[1])))
+        runs = max(50, round(0.3e9 / statistics.median(time_runs(runner.run, [feed], 50, 0, 50, 1.0)[1])))
         for _ in range(blocks):
             begin = perf_counter_ns()
             for _ in range(runs):
@@ -129,7 +128,7 @@ def overhead(request: BenchRequest, blocks: int) -> dict[str, Any]:
             bare = perf_counter_ns() - begin
             with watching():
                 begin = perf_counter_ns()
-                warm_up, samples = time_runner(runner, [feed], runs, 0, runs, 0)
+                warm_up, samples = time_runs(runner.run, [feed], runs, 0, runs, 0)
                 measured = perf_counter_ns() - begin
             ratios.append(
                 {"whole": measured / (warm_up + runs) / (bare / runs) - 1, "figures": statistics.fmean(samples) / (bare / runs) - 1}

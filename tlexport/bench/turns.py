@@ -26,8 +26,8 @@ from typing import IO, TYPE_CHECKING, cast
 from pydantic import Field, TypeAdapter, ValidationError
 
 from tlexport import plugins
-from tlexport.bench.clock import warm_up
 from tlexport.bench.process import BenchRequest, Failure, command, death, environment, feeds_for, run_options
+from tlexport.device.timing import warm_up
 from tlexport.errors import StepFailed, TlxError
 from tlexport.record import Record
 
@@ -166,7 +166,7 @@ def _answers(orders: IO[str], change: Callable[[Runner, BenchRequest], Runner]) 
         ready = Answer(provider=opened.provider, threads=options.threads or 1)
         gc.collect()
         gc.disable()
-        warm_up(runner, turns, request.warmup_seconds)
+        warm_up(runner.run, turns, request.warmup_seconds)
         yield ready
         for order in orders:
             turn = Turn.model_validate_json(order)
