@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tlexport.api.bench_request import BenchSettings, requests_for
+from tlexport.api.open_bundle import open_bundle
 from tlexport.artifact import Precision
 from tlexport.bench.compare import CONFIDENCE, Interval, Samples, paired
 from tlexport.bench.process import BenchRequest
@@ -112,6 +113,7 @@ def compare(
 
 def _one(what: Path, settings: BenchSettings, precision: Precision | None, progress: Progress, folder: Path) -> BenchRequest:
     """One model of WHAT: the one asked for, else of a bundle the chosen one."""
+    what = open_bundle(what)
     if precision is None and (what / MANIFEST).is_file():
         precision = read_manifest(what).model().artifact.precision
     folder.mkdir()
