@@ -10,7 +10,7 @@ import json
 import sys
 from enum import IntEnum
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -401,3 +401,28 @@ def test_layer_information_of_names_alone_and_of_other_types() -> None:
     tensors = [{"Name": "t", "Format/Datatype": text} for text in types]
     [layer] = read_layers(json.dumps({"Layers": [{"Name": "a", "LayerType": "Reformat", "Inputs": tensors}]})).layers
     assert layer.inputs == tuple(types.values())
+
+
+class EventsOnly:
+    """An engine as far as the bench's clock is concerned: every run takes so much longer than the one before."""
+
+    cuda_graph = True
+
+    def __init__(self) -> None:
+        self.runs = 0
+
+    def time_run(self) -> SimpleNamespace:
+        self.runs += 1
+        return SimpleNamespace(compute_ms=0.5 + 0.1 * self.runs, to_device_ms=0.2, to_host_ms=0.01)
+
+
+@pytest.mark.parametrize("copies", [True, False])
+def test_a_bench_says_what_its_latency_counts(copies: bool) -> None:
+    from tlexport.device.bench import by_events
+
+    session = EventsOnly()
+    found = by_events(session, [900_000, 910_000, 920_000], copies)
+    assert session.runs == 3
+    assert found["gpu_ms"] == {"compute": 0.7, "to_device": 0.2, "to_host": 0.01}
+    assert ("not counted" in found["mode"]) != copies
+    assert found.get("latencies_ns") == (None if copies else [600_000, 700_000, 800_000])

@@ -324,6 +324,7 @@ def test_folders_files_and_raw_pixels_give_the_same(bundle: Path, ask: Callable[
         ("verify --bundle nowhere", 2, "not a bundle"),
         ("verify --device cuda:77", 4, "--device cpu"),
         ("bench --device cuda:77", 4, "cuda:77"),
+        ("bench --no-copies", 4, "host memory to host memory"),
         ("bench --runtime tensorrt --device cpu", 4, "TensorRT"),
         ("build", 4, "nothing to build"),
     ],
@@ -399,6 +400,9 @@ def test_an_engine_is_built_once_and_again_where_it_no_longer_fits(
     measured = Measurement.model_validate({key: value for key, value in row.items() if key in Measurement.model_fields})
     assert (measured.runtime, measured.environment.accelerator) == ("trtexec", "Orin 0")
     assert measured.size_bytes == Path(first["engine"]).stat().st_size
+    assert "copies to and from the GPU counted" in str(measured.mode)
+    [without] = json.loads(ask("bench", *QUICK, "--no-copies", "--json", folder=made).out)
+    assert "copies to and from the GPU not counted" in without["mode"]
     monkeypatch.setenv("TRTEXEC", str(trtexec_files.program(tmp_path / "new", (10, 7, 0))))
     third = json.loads(ask("build", "--json", folder=made).out)
     assert third["built"]

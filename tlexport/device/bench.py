@@ -27,7 +27,14 @@ INPUT_BYTES = 8000000  # of input data held in memory, or one batch: more would 
 
 
 def measure(
-    bundle: "Bundle", record: "Dict[str, Any]", choice: "Choice", threads: "Optional[int]", batch: int, runs: int, seconds: float
+    bundle: "Bundle",
+    record: "Dict[str, Any]",
+    choice: "Choice",
+    threads: "Optional[int]",
+    batch: int,
+    runs: int,
+    seconds: float,
+    copies: bool = True,
 ) -> "Dict[str, Any]":
     """Time one model on the golden images, after a warm-up.
 
@@ -39,6 +46,7 @@ def measure(
         batch: images in a run.
         runs: at least so many samples,
         seconds: and at least this much time.
+        copies: of an engine: whether the latency counts the copies to and from the GPU. The key ``mode`` says what was counted.
 
     Returns:
         All fields of a Measurement, raw latencies with them, and the figures that are derived from them.
@@ -54,13 +62,15 @@ def measure(
         "precision": artifact["precision"],
         "batch": batch,
     }
+    if choice.runtime == "onnxruntime" and not copies:
+        raise Unsupported("ONNX Runtime's runs are timed from host memory to host memory", "leave out --no-copies")
     if choice.runtime != "onnxruntime":  # before the clock and the sensors are looked at
         engines.ready(bundle, record, choice, say)
     with board_state.Watch() as watch:
         if choice.runtime == "trtexec":
-            ran = _by_trtexec(bundle, record, choice, batch, runs, seconds)
+            ran = _by_trtexec(bundle, record, choice, batch, runs, seconds, copies)
         else:
-            ran = _by_session(bundle, record, choice, threads, batch, runs, seconds)
+            ran = _by_session(bundle, record, choice, threads, batch, runs, seconds, copies)
     accelerator = None
     told["size_bytes"] = artifact["size_bytes"]
     if choice.runtime != "onnxruntime":
@@ -74,9 +84,16 @@ def measure(
 
 
 def _by_session(
-    bundle: "Bundle", record: "Dict[str, Any]", choice: "Choice", threads: "Optional[int]", batch: int, runs: int, seconds: float
+    bundle: "Bundle",
+    record: "Dict[str, Any]",
+    choice: "Choice",
+    threads: "Optional[int]",
+    batch: int,
+    runs: int,
+    seconds: float,
+    copies: bool,
 ) -> "Dict[str, Any]":
-    """Timed here: host memory to host memory."""
+    """Timed here: host memory to host memory; or an engine by the GPU's own clock, without the copies."""
     threads = threads or environment.default_threads()
     images = golden.array(bundle.checked(bundle.data["golden"]["inputs"])).astype(record["artifact"]["inputs"][0]["dtype"])
     if choice.runtime == "onnxruntime":
@@ -89,7 +106,7 @@ def _by_session(
     with open_model(bundle, record, choice, threads, batch) as session:
         load_ns = now_ns() - begin
         warmup_runs, latencies = time_runs(session.run, feeds(images, batch), runs, seconds, max(runs, MAX_RUNS), WARMUP_SECONDS)
-        return {
+        found = {
             "runtime": choice.runtime,
             "provider": session.provider,
             "threads": threads,
@@ -98,9 +115,33 @@ def _by_session(
             "load_ns": load_ns,
             "peak_memory_bytes": environment.peak_memory_bytes(),
         }
+        return dict(found, **by_events(session, latencies, copies)) if choice.runtime == "tensorrt" else found
 
 
-def _by_trtexec(bundle: "Bundle", record: "Dict[str, Any]", choice: "Choice", batch: int, runs: int, seconds: float) -> "Dict[str, Any]":
+def by_events(session: "Any", latencies: "Sequence[int]", copies: bool) -> "Dict[str, Any]":
+    """What CUDA's events tell of an engine, and which of the two clocks the latency is from.
+
+    Args:
+        session: an engine that is open; it runs as often again as it did.
+        latencies: of its runs from host memory to host memory, ns.
+        copies: False: the latency is the GPU's own, without the copies.
+
+    Returns:
+        ``gpu_ms``, medians in milliseconds; ``mode``; and ``latencies_ns`` where they are others.
+    """
+    times = [session.time_run() for _ in latencies]
+    parts = {"compute": "compute_ms", "to_device": "to_device_ms", "to_host": "to_host_ms"}
+    gpu = {name: round(statistics.median(getattr(run, field) for run in times), 4) for name, field in parts.items()}
+    graph = "CUDA graph" if session.cuda_graph else "no CUDA graph"
+    if copies:
+        return {"gpu_ms": gpu, "mode": f"{graph}, copies to and from the GPU counted"}
+    samples = [max(1, round(run.compute_ms * 1e6)) for run in times]
+    return {"gpu_ms": gpu, "mode": f"{graph}, CUDA's events, copies to and from the GPU not counted", "latencies_ns": samples}
+
+
+def _by_trtexec(
+    bundle: "Bundle", record: "Dict[str, Any]", choice: "Choice", batch: int, runs: int, seconds: float, copies: bool
+) -> "Dict[str, Any]":
     """Timed by trtexec itself; the key ``mode`` says what it counts."""
     from . import trtexec
 
@@ -108,7 +149,7 @@ def _by_trtexec(bundle: "Bundle", record: "Dict[str, Any]", choice: "Choice", ba
     if batch != recipe["shape"][0]:
         raise Unsupported(f"the engine takes {recipe['shape'][0]} image(s) at a time, not {batch}", "leave out --batch")
     path = engines.ready(bundle, record, choice, say).path
-    return dict(trtexec.measured(trtexec.bench(path, recipe, runs, seconds, transfers=True, device=split(choice.device)[1])))
+    return dict(trtexec.measured(trtexec.bench(path, recipe, runs, seconds, transfers=copies, device=split(choice.device)[1])))
 
 
 def derived(latencies: "Sequence[int]", batch: int, load_ns: int) -> "Dict[str, Any]":

@@ -114,6 +114,7 @@ def _parser() -> _Parser:
     add("--batch", type=_positive, default=1, metavar="N", help="images at a time; default 1")
     add("--runs", type=_positive, default=100, metavar="N", help="bench: at least so many runs; default 100")
     add("--seconds", type=_seconds, default=1.0, metavar="S", help="bench: at least so long; default 1")
+    add("--no-copies", action="store_true", help="bench: an engine by the GPU's own clock, without copies to and from the GPU")
     add("--check-only", action="store_true", help="bench: only compare the answers, and time nothing (emulators)")
     add("--raw", type=_size, metavar="WxH", help="predict: the images are raw RGB bytes, row by row, of this size")
     add("--bundle", metavar="FOLDER", help="another bundle than the one that run.py lies in")

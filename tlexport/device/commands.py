@@ -183,7 +183,8 @@ def bench(bundle: "Bundle", options: "Any") -> Result:
     if options.check_only:
         checked = bench_.check_only(bundle, model, choice, options.threads)
         return Result([checked], f"{checked['what']} on {checked['provider']}: {checked['detail']}; nothing was timed")
-    measured = bench_.measure(bundle, model, choice, options.threads, options.batch, options.runs, options.seconds)
+    how = options.threads, options.batch, options.runs, options.seconds, not options.no_copies
+    measured = bench_.measure(bundle, model, choice, *how)
     return Result([measured], bench_.line(measured))
 
 
@@ -195,6 +196,7 @@ def _bench_each(bundle: "Bundle", options: "Any") -> Result:
     shared += ["--batch", str(options.batch), "--runs", str(options.runs), "--seconds", str(options.seconds)]
     shared += ["--threads", str(options.threads)] if options.threads else []
     shared += ["--check-only"] if options.check_only else []
+    shared += ["--no-copies"] if options.no_copies else []
     package = __name__.rpartition(".")[0]  # "tlx" in a bundle
     root = Path(__file__).resolve().parents[package.count(".") + 1]
     measured = []  # type: List[Dict[str, Any]]
