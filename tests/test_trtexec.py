@@ -67,6 +67,14 @@ def test_a_build_builds_for_one_image_and_runs_nothing(version: Version) -> None
     assert len({"buildOnly", "skipInference"} & set(given)) == 1
 
 
+@pytest.mark.parametrize("precision", PRECISIONS)
+@versions
+def test_fp32_is_not_rounded_to_tf32(version: Version, precision: str) -> None:
+    """As the Python way has it: the two build the same engine."""
+    given = options(build_command(version, "m.onnx", "m.engine", RECIPE | {"precision": precision}))
+    assert ("noTF32" in given) == (precision == "fp32")
+
+
 @versions
 @pytest.mark.parametrize("transfers", [False, True])
 def test_all_versions_measure_the_same_thing(version: Version, transfers: bool) -> None:

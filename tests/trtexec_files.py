@@ -38,6 +38,7 @@ OPTIONS: dict[str, tuple[Version, Version]] = {
     "fp16": (EVER, (11,)),
     "int8": (EVER, (11,)),
     "best": (EVER, (11,)),
+    "noTF32": (EVER, NEVER),
     "stronglyTyped": ((10,), NEVER),
     "device": (EVER, NEVER),
     "iterations": (EVER, NEVER),

@@ -47,6 +47,8 @@ def build_command(
     pool = "--memPoolSize=workspace:{}" if version >= MEMORY_POOLS else "--workspace={}"
     command.append(pool.format(workspace))
     command += ["--" + flag for flag in precision_flags(version, str(recipe.get("precision")), _whole(recipe, "opset"))]
+    if recipe.get("precision") == "fp32":
+        command.append("--noTF32")  # on by default: it rounds what is multiplied to 10 bits
     if timing_cache is not None:
         command.append("--timingCacheFile={}".format(timing_cache))
     command.append("--skipInference" if version >= SKIPS_INFERENCE else "--buildOnly")
