@@ -34,7 +34,7 @@ class Finding:
 # what pip calls them; onnxruntime has two names and is looked at below
 LIBRARIES = (
     *("torch", "torchvision", "onnx", "onnxscript", "sympy", "numpy", "pillow", "safetensors"),
-    *("matplotlib", "scikit-learn", "scipy", "click", "pydantic", "rich", "psutil", "torch-pruning"),
+    *("matplotlib", "scikit-learn", "scipy", "click", "jinja2", "pydantic", "rich", "psutil", "torch-pruning"),
 )
 
 SHOWN = {"L4T": "l4t", "JetPack": "jetpack", "CUDA": "cuda", "TensorRT": "tensorrt", "power mode": "power_mode"}  # of a board

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
         "tlx bench tlx-demo/checkpoint --threads 1 --json",
         "tlx bench tlx-demo/bundle --precision int8 --batch 1,4,16 --threads 1,2 --layers",
         "tlx bench tlx-demo/bundle/model.fp32.onnx --compare tlx-demo/bundle/model.int8.onnx",
-        "tlx bench tlx-demo/bundle --against previous.json --max-regression 5%",
-        "tlx bench tlx-demo/bundle --host user@board",
         "tlx bench tlx-demo/bundle --check --report bench.html",
     )
 )

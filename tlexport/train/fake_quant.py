@@ -9,7 +9,7 @@ what comes out is no state dict of torchvision's. So the numerics are torch's ow
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -48,18 +48,24 @@ class FakeQuantization(TorchFunctionMode):
     It stands in front of torch's functions, not in the modules: the network is never changed. Activations have one scale for a whole
     tensor: ``uint8`` with a zero point and 0 in the range, or symmetric ``int8``. Each range is a moving average of the extremes of its
     batches, found again by its place in the pass. Biases stay float: int32, which they become, is as fine.
+
+    Args:
+        activations: type of the quantized ones. With ``uint8`` the first convolution takes the pixels as they are, and its weights have
+            the normalisation in them when they are rounded (quantizers/_pixels.py).
+        std: what the images were divided by, for each channel.
     """
 
-    def __init__(self, activations: Activations) -> None:
+    def __init__(self, activations: Activations, std: Sequence[float] = (1.0, 1.0, 1.0)) -> None:
         super().__init__()
         self.quantizing = False  # until then ranges alone are followed
         self._symmetric, self._levels = activations == "int8", LEVELS[activations]
         self._ranges: list[Tensor] = []  # of each activation: least and largest value, float32 (2,)
-        self._place = 0
+        self._std = torch.tensor(std).reshape(1, -1, 1, 1)
+        self._place, self._first = 0, True
 
     def __call__(self, network: nn.Module, images: Tensor) -> Tensor:
         """What the network computes of a batch, (batch, 3, height, width) -> (batch, class)."""
-        self._place = 0
+        self._place, self._first = 0, True
         with self:
             logits: Tensor = network(images)
         return logits
@@ -69,7 +75,10 @@ class FakeQuantization(TorchFunctionMode):
     ) -> Any:
         if func in WEIGHTED:
             values, weight, *rest = args
-            args = (self._activation(values), fake_quantized(weight) if self.quantizing else weight, *rest)
+            pixels, self._first = self._first and func is F.conv2d and not self._symmetric, False
+            if self.quantizing:
+                weight = fake_quantized(weight / self._std) * self._std if pixels else fake_quantized(weight)
+            args = (values if pixels else self._activation(values), weight, *rest)
         elif func in READERS:
             args = tuple(self._activation(value) if isinstance(value, Tensor) and value.dim() > 1 else value for value in args)
         return func(*args, **(kwargs or {}))

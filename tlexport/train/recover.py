@@ -115,7 +115,7 @@ class _Recovery:
         self.network = network.eval().requires_grad_().to(memory_format=torch.channels_last)
         self.contract = Contract(preprocess)
         self.pixels, self.labels, self.teacher = pixels, torch.as_tensor(labels), teacher
-        self.simulation = FakeQuantization(simulate) if simulate else None
+        self.simulation = FakeQuantization(simulate, preprocess.std) if simulate else None
 
     def train(self, recipe: Recipe, lr: float, progress: Progress) -> None:
         """All epochs, at a rate that rises and falls as it does in fine-tuning."""
