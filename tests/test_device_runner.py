@@ -275,6 +275,13 @@ def test_corners_of_golden_images_are_small() -> None:
     assert golden.region(Image.fromarray(pixels[:7])).shape == (7, golden.REGION, 3)
 
 
+def test_one_command_does_all_that_a_new_device_is_asked(copy: Path) -> None:
+    done = run_py(copy, "setup", *QUICK, "--json")
+    found = json.loads(done.out)
+    assert (done.code, found["build"], found["verify"]["ok"]) == (0, None, True)
+    assert [row["latency_ms"]["n"] > 0 for row in found["bench"]] == [True]
+
+
 @pytest.mark.parametrize("command", ["predict golden/00.png", "bench --check-only", "bench"])
 def test_a_model_that_was_changed_is_not_loaded(
     copy: Path, ask: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch, command: str
@@ -404,9 +411,11 @@ def test_an_engine_is_built_once_and_again_where_it_no_longer_fits(
     [without] = json.loads(ask("bench", *QUICK, "--no-copies", "--json", folder=made).out)
     assert "copies to and from the GPU not counted" in without["mode"]
     monkeypatch.setenv("TRTEXEC", str(trtexec_files.program(tmp_path / "new", (10, 7, 0))))
-    third = json.loads(ask("build", "--json", folder=made).out)
-    assert third["built"]
-    assert "10.3.0" in third["reason"]
+    third = ask("setup", *QUICK, "--json", folder=made)  # builds, verifies, and does not measure what is wrong
+    found = json.loads(third.out)
+    assert found["build"]["built"]
+    assert "10.3.0" in found["build"]["reason"]
+    assert (third.code, found["verify"]["verdict"], found["bench"]) == (VerificationFailed.exit_code, "wrong runtime", None)
     done = ask("verify", "--json", folder=made)  # the stand-in's answers are not the network's
     assert (done.code, json.loads(done.out)["verdict"]) == (VerificationFailed.exit_code, "wrong runtime")
     assert ask("bench", "--batch", "2", folder=made).code == Unsupported.exit_code

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
         "tlx bench tlx-demo/checkpoint --threads 1 --json",
         "tlx bench tlx-demo/bundle --precision int8 --batch 1,4,16 --threads 1,2 --layers",
         "tlx bench tlx-demo/bundle/model.fp32.onnx --compare tlx-demo/bundle/model.int8.onnx",
-        "tlx bench tlx-demo/bundle --check --report bench.html",
     )
 )
 @click.argument("what", type=click.Path(path_type=Path))

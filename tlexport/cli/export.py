@@ -108,7 +108,7 @@ def command(
         if built:
             click.echo(f"engine: {built}")
         elif exported.manifest.model().engine:
-            click.echo(f"no engine was built: copy the bundle to the {found.profile.title} and run there: python3 run.py build", err=True)
+            click.echo(f"no engine was built: copy the bundle to the {found.profile.title} and run there: python3 run.py setup", err=True)
         click.echo(str(path))
 
 

@@ -17,12 +17,14 @@ if TYPE_CHECKING:
 INTERRUPTED = 130  # exit code after Ctrl-C, as shells have it
 COMMANDS = {
     "info": "what this bundle is, what is on this device, and what would run it, and why",
+    "setup": "build where there is an engine to build, verify, then bench: all that a new device is asked",
     "build": "build the TensorRT engine where the bundle is for TensorRT; the one that lies here is kept if it still fits",
     "verify": "check the hashes of all files, then replay the golden images: tells a wrong file, decoder, resize and runtime apart",
     "predict": "class and probability of images: files, folders, or - for one image on standard input",
     "bench": "measure latency, memory and load time on the golden images",
 }
 EXAMPLES = """examples:
+  python3 run.py setup
   python3 run.py info
   python3 run.py verify --json
   python3 run.py predict photo.jpg folder/ --precision int8
@@ -99,7 +101,7 @@ def _parser() -> _Parser:
     listed = "\n".join(f"  {name:8} {text}" for name, text in COMMANDS.items())
     parser = _Parser(
         prog="run.py",
-        usage="python3 run.py info|build|verify|predict IMAGE...|bench [options]",
+        usage="python3 run.py setup|info|build|verify|predict IMAGE...|bench [options]",
         description=f"Runs a model on this device.\n\ncommands:\n{listed}",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -95,6 +95,17 @@ def build(bundle: "Bundle", options: "Any") -> Result:
     return Result({"engine": str(built.path), "built": built.built, "reason": built.reason, "seconds": round(built.seconds, 1)}, text)
 
 
+def setup(bundle: "Bundle", options: "Any") -> Result:
+    """All that a new device is asked: build where there is an engine to build, verify, and where that holds measure."""
+    engine = bundle.for_tensorrt and options.runtime != "onnxruntime"
+    built = build(bundle, options) if engine else None
+    verified = verify(bundle, options)
+    measured = None if verified.error else bench(bundle, options)
+    done = [result for result in (built, verified, measured) if result]
+    found = {"build": built.json if built else None, "verify": verified.json, "bench": measured.json if measured else None}
+    return Result(found, "\n".join(result.text for result in done), verified.error)
+
+
 def verify(bundle: "Bundle", options: "Any") -> Result:
     """Hashes, then the golden images."""
     choice = _chosen(bundle, options)
