@@ -27,9 +27,7 @@ settings.load_profile("tlexport")
 @pytest.fixture(scope="session", autouse=True)
 def caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Nothing that the user has cached is read, and nothing is added to it."""
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "caches"  # one for all processes that test
-    folder.mkdir(exist_ok=True)
+    folder = tmp_path_factory.mktemp("caches")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TLX_CACHE", str(folder / "tlexport"))
         patch.setenv("TORCH_HOME", str(folder / "torch"))
