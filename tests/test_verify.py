@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from bundles import fix_hashes
 from exports import exported, tree
 from onnx import numpy_helper
 from PIL import Image
@@ -20,7 +19,6 @@ from tlexport.api.verify import verify
 from tlexport.bundle import LABELS, MANIFEST, MODEL_CARD
 from tlexport.device.golden import Check
 from tlexport.errors import TlxError, Unsupported
-from tlexport.files import sha256_of
 
 # the files of a bundle for ONNX Runtime, in kinds; held against a real one below
 FILES = ["model.fp32.onnx", "model.fp16.onnx", "model.int8.onnx", LABELS, MODEL_CARD, "golden/inputs.npy"]
@@ -34,24 +32,6 @@ RUNNER = ["run.py", *(f"tlx/{path.name}" for path in Path(device.__file__).paren
 def copy(bundle: Path, tmp_path: Path) -> Path:
     """A bundle that may be changed."""
     return Path(shutil.copytree(bundle, tmp_path / "bundle"))
-
-
-def read(bundle: Path) -> dict[str, Any]:
-    data: dict[str, Any] = json.loads((bundle / MANIFEST).read_text(encoding="utf-8"))
-    return data
-
-
-def write(bundle: Path, data: dict[str, Any]) -> None:
-    (bundle / MANIFEST).write_text(json.dumps(data), encoding="utf-8")
-
-
-def fix_hashes(bundle: Path) -> None:
-    """What a forger does who knows the manifest but not the models: every hash fits the files as they are now."""
-    data = read(bundle)
-    data["files"] = {name: sha256_of(bundle / name) for name in data["files"]}
-    for model in data["models"]:
-        model["artifact"]["sha256"] = data["files"][model["file"]]
-    write(bundle, data)
 
 
 def failed(bundle: Path) -> list[Check]:
