@@ -201,7 +201,7 @@ def test_export_for_a_jetson(work: Path, checkpoint: Path, capfd: pytest.Capture
     assert ended.code == 0, ended.err
     assert "note: 'jetson' stands for jetson-orin-nano" in ended.err
     assert "no engine was built" in ended.err
-    assert "python3 run.py build" in ended.err
+    assert "python3 run.py setup" in ended.err
     assert ended.out.splitlines()[-1] == "for_jetson"
     manifest = read_manifest(Path("for_jetson"))
     assert (manifest.target, manifest.model().artifact.precision) == ("jetson-orin-nano", "fp16")

@@ -424,6 +424,35 @@ def test_ctrl_c_leaves_nothing(sent: Path, board: ssh_server.Board, private: Pat
     ssh_server.wait_until(lambda: nothing_runs(board.waiting()))
 
 
+SSH_THAT_MISSES_A_SIGNAL = """#!{python}
+import os, signal, sys
+caught = []
+def handler(number, frame):
+    caught.append(number)
+    if len(caught) == 2:
+        open({told!r}, "w").write("the terminal is as it was")
+        os._exit(255)
+signal.signal(signal.SIGTERM, handler)
+open({asks!r}, "w").close()
+while True:
+    signal.pause()
+"""
+
+
+def test_ssh_that_misses_a_signal_is_not_killed(sent: Path, tmp_path: Path, private: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One between its question and its reading of the answer is lost on ssh; killed, it would leave the terminal without echo."""
+    asks, told, ssh = tmp_path / "asks", tmp_path / "told", tmp_path / "ssh"
+    ssh.write_text(SSH_THAT_MISSES_A_SIGNAL.format(python=sys.executable, asks=str(asks), told=str(told)), encoding="utf-8")
+    ssh.chmod(0o700)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    with start("verify", sent, "--host", "board", cwd=private, start_new_session=True, stderr=subprocess.PIPE, text=True) as child:
+        ssh_server.wait_until(asks.exists)
+        child.send_signal(signal.SIGINT)
+        err = child.communicate()[1]
+    assert (child.returncode, err.splitlines()[-1]) == (130, "interrupted")
+    assert told.exists()
+
+
 ON_A_TERMINAL = [
     sys.executable,
     "-P",

@@ -28,6 +28,7 @@ from tlexport.remote import on_board
 OLDEST = (3, 6)  # Python that the runner of a bundle works with
 LONGEST_FOLDER = 60  # characters: the name of a socket may have about 100 (sun_path in unix(7)), and ssh adds to it while it makes one
 CLEANING = 20.0  # seconds that the board has to remove its folder
+ASKING = 0.5  # seconds from one request to end to the next
 LAST_WORDS = 5  # lines of what ssh said that an error shows
 # ssh takes the first value it meets: these count more than the user's options and configuration ...
 FIRST = ("-T", "-a", "-x", "-o", "RemoteCommand=none", "-o", "ControlPersist=no", "-o", "ClearAllForwardings=yes")
@@ -152,20 +153,30 @@ class Connection:
     def _close(self) -> None:
         """Let the board remove its folder, and end the connection."""
         keeper = self._keeper
-        if not self.about:  # not yet there, perhaps asking for a password
-            keeper.terminate()
         try:
             with contextlib.suppress(BrokenPipeError):
                 _of(keeper.stdin).close()
-            keeper.wait(CLEANING)
+            if self.about:
+                keeper.wait(CLEANING)
+            else:
+                self._leave()
         except subprocess.TimeoutExpired:
-            self._heard(f"{self.host.name} did not say that its temporary folder is gone: {self.about.get('folder', 'tlx-*')}")
+            self._heard(f"{self.host.name} did not say that its temporary folder is gone: {self.folder}")
         finally:
             keeper.kill()
             keeper.wait()
             self._listener.join(1)
             _of(keeper.stdout).close()
             _of(keeper.stderr).close()
+
+    def _leave(self) -> None:
+        """End an ssh that is not yet there. One that is about to ask for a password misses a signal, and asks; killed while it asks, it
+        would leave the terminal without echo."""
+        for _ in range(round(CLEANING / ASKING)):
+            self._keeper.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._keeper.wait(ASKING)
+                return
 
     def _greeting(self) -> dict[str, Any]:
         stream = _of(self._keeper.stdout)
