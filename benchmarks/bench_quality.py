@@ -26,7 +26,8 @@ from typing import Any, cast
 
 from tlexport import plugins
 from tlexport.api.bench_request import BenchSettings, requests_for
-from tlexport.api.compare import Comparison, Schedule
+from tlexport.api.compare import Schedule
+from tlexport.bench.compare import paired
 from tlexport.bench.environment import describe
 from tlexport.bench.noise import noise
 from tlexport.bench.process import BenchRequest, command, environment, feeds_for, measure, run_options
@@ -100,11 +101,10 @@ def differences(request: BenchRequest, percent: float, trials: int, schedule: Sc
     found = []
     for trial in range(trials):
         taken = [play([request, other], schedule.turns, schedule.turn(settings), number % 2 == 1) for number in range(schedule.rounds)]
-        comparison = Comparison(request.what, other.what, tuple((one, two) for one, two in taken))
-        interval = comparison.interval
+        interval = paired([(one, two) for one, two in taken])
         found.append({"ratio": interval.ratio, "low": interval.low, "high": interval.high, "real": interval.real})
         bounds = f"{interval.low:.4f} to {interval.high:.4f}"
-        print(f"planted {percent:g} %, trial {trial + 1}: {interval.ratio:.4f} ({bounds}), {comparison.verdict()}", flush=True)
+        print(f"planted {percent:g} %, trial {trial + 1}: {interval.ratio:.4f} ({bounds}), {interval.in_words()}", flush=True)
     called_real = sum(bool(one["real"] and one["ratio"] > 1) for one in found) if percent else sum(bool(one["real"]) for one in found)
     right = called_real if percent else trials - called_real
     return {"planted": percent / 100, "trials": found, "right": right, "passed": right >= trials - trials // 20}

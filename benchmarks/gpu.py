@@ -19,16 +19,12 @@ from typing import Any
 
 import numpy as np
 import onnx
-import torch
+from random_network import random_network
 
 from tlexport import plugins
 from tlexport.bench.environment import describe
-from tlexport.contract import Preprocess
 from tlexport.device.timing import time_runs
 from tlexport.errors import TlxError
-from tlexport.export.ranges import Ranges
-from tlexport.export.to_onnx import to_onnx
-from tlexport.network import Contract, build
 from tlexport.ports import QuantizeRequest, RunOptions
 from tlexport.profile import Profile
 from tlexport.quantizers import fp16, int8_tensorrt
@@ -36,21 +32,13 @@ from tlexport.target import load_profile
 
 RESULT = Path(__file__).resolve().parent / "results" / "gpu.json"
 BACKBONES = ("mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large", "efficientnet_b0", "resnet18")
-CLASSES = 10
 WHAT = "p50 and p95 of one run of the whole batch, ms, host memory to host memory; or why a model was refused"
 
 
 def models(backbone: str, profile: Profile, size: int) -> dict[str, onnx.ModelProto]:
     """A network in FP32, FP16 and INT8; the last as TensorRT takes it, since ONNX Runtime has no form of INT8 for GPUs."""
-    torch.manual_seed(0)
-    network, preprocess = build(backbone, CLASSES), Preprocess(size=size, resize=size)
-    pixels = np.random.default_rng(0).integers(0, 256, (4, size, size, 3), np.uint8)
-    with torch.no_grad():  # BatchNorm's statistics, without which values fade away
-        for _ in range(20):
-            network.net.train()(Contract(preprocess)(torch.from_numpy(pixels)))
-    network.eval()
-    whole = to_onnx(network, preprocess, "uint8", profile.opset.value)
-    request = QuantizeRequest(whole, Ranges(whole, pixels).whole, "int8")
+    whole, ranges, _ = random_network(backbone, size, profile)
+    request = QuantizeRequest(whole, ranges.whole, "int8")
     return {"fp32": whole, "fp16": fp16.quantize(request), "int8": int8_tensorrt.quantize(request)}
 
 

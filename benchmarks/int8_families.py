@@ -23,23 +23,18 @@ from typing import Any
 
 import numpy as np
 import onnx
-import torch
+from random_network import random_network
 from torchvision import models
 
 from tlexport import plugins
 from tlexport.api.mixed_latency import fastest
 from tlexport.api.quick_timing import QuickTiming
 from tlexport.bench.environment import describe
-from tlexport.contract import Preprocess
-from tlexport.export.ranges import Ranges
-from tlexport.export.to_onnx import to_onnx
-from tlexport.network import Contract, build
 from tlexport.ports import QuantizeRequest, Runner, Silent
 from tlexport.quantizers import int8_onnxruntime
 from tlexport.target import load_profile
 
 RESULT = Path(__file__).resolve().parent / "results" / "int8_families.json"
-CLASSES = 10
 WHAT = "median latency, ms, of FP32, of INT8 throughout, and of INT8 with what the search left in float; all timed in turn in one process"
 
 
@@ -51,19 +46,11 @@ def smallest(family: str) -> str:
 
 def forms(backbone: str, size: int, folder: Path) -> tuple[dict[str, onnx.ModelProto], int]:
     """The network in FP32, in INT8, and in INT8 with blocks in float; how many nodes those are."""
-    torch.manual_seed(0)
-    network, preprocess = build(backbone, CLASSES), Preprocess(size=size, resize=size)
-    pixels = np.random.default_rng(0).integers(0, 256, (4, size, size, 3), np.uint8)
-    with torch.no_grad():  # BatchNorm's statistics, without which values fade away: a CPU is slow with numbers next to zero
-        for _ in range(20):
-            network.net.train()(Contract(preprocess)(torch.from_numpy(pixels)))
-    network.eval()
-    whole = to_onnx(network, preprocess, "uint8", load_profile("cpu-x86").opset.value)
-    ranges = Ranges(whole, pixels).whole
+    whole, ranges, pixels = random_network(backbone, size, load_profile("cpu-x86"))
     timing = QuickTiming(pixels[:1], 1, folder)
 
     def quantize(kept: frozenset[str]) -> onnx.ModelProto:
-        return int8_onnxruntime.quantize(QuantizeRequest(whole, ranges, "uint8", kept))
+        return int8_onnxruntime.quantize(QuantizeRequest(whole, ranges.whole, "uint8", kept))
 
     kept = fastest(whole, quantize, int8_onnxruntime.METHOD, timing, Silent())
     return {"fp32": whole, "int8": quantize(frozenset()), "mixed": quantize(kept)}, len(kept)

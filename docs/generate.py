@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -182,25 +182,38 @@ def quantization_table() -> str:
     return "\n".join(lines)
 
 
-def readme(text: str) -> str:
-    """The README with its generated parts made anew."""
-    tables = {
+def families_table() -> str:
+    """INT8 against FP32 for a network of each family, from benchmarks/results/int8_families.json."""
+    result = json.loads((RESULTS / "int8_families.json").read_text(encoding="utf-8"))
+    lines = ["| | FP32, ms | INT8, ms | INT8 with blocks in float, ms | FP32 / that |", "|---|---:|---:|---:|---:|"]
+    for found in result["networks"]:
+        times = " | ".join(f"{found[name]:.2f}" for name in ("fp32_ms", "int8_ms", "mixed_ms", "speedup"))
+        lines.append(f"| {found['backbone']} | {times} |")
+    where = result["environment"]
+    lines.append(
+        f"\nMedian of one image of {result['size']} pixels with one thread, all forms timed in turn; random weights; ONNX Runtime "
+        f"{_onnxruntime(where['versions'])}, {where['cpu']} with {where['cores']} cores (`python benchmarks/int8_families.py`)."
+    )
+    return "\n".join(lines)
+
+
+TABLES: dict[str, dict[str, Callable[[], str]]] = {
+    "README.md": {
         "demo": demo_table,
         "transfer": transfer_table,
         "speed": speed_table,
         "quantization": quantization_table,
         "calibrated": calibrated_table,
-    }
-    return _with_tables(text, tables)
+    },
+    "docs/estimates.md": {"boards": boards_table},
+    "docs/quantization.md": {"families": families_table},
+}
 
 
-def estimates(text: str) -> str:
-    """docs/estimates.md with its generated parts made anew."""
-    return _with_tables(text, {"boards": boards_table})
-
-
-def _with_tables(text: str, tables: Mapping[str, Callable[[], str]]) -> str:
-    for name, table in tables.items():
+def with_tables(path: str) -> str:
+    """A file of TABLES with its generated parts made anew."""
+    text = (ROOT / path).read_text(encoding="utf-8")
+    for name, table in TABLES[path].items():
         begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
         before, rest = text.split(begin)
         _, after = rest.split(end)
@@ -213,8 +226,8 @@ def main() -> None:
     (ROOT / "docs" / "cli.md").write_text(cli_reference(), encoding="utf-8")
     write_schema(ROOT / "profiles" / FILE)
     (ROOT / "docs" / MANIFEST_SCHEMA).write_text(json.dumps(manifest_schema(), indent=1) + "\n", encoding="utf-8")
-    for path, made in ((ROOT / "README.md", readme), (ROOT / "docs" / "estimates.md", estimates)):
-        path.write_text(made(path.read_text(encoding="utf-8")), encoding="utf-8")
+    for path in TABLES:
+        (ROOT / path).write_text(with_tables(path), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -7,18 +7,23 @@ import json
 import re
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
 from tlexport.accuracy import score
+from tlexport.api.bench_report import write_comparison
+from tlexport.api.bench_request import BenchSettings
+from tlexport.api.compare import Comparison
 from tlexport.artifact import Artifact, Mixed, Sensitivity
 from tlexport.bundle import Golden, Manifest, Model, Rejected
 from tlexport.checkpoint import Checkpoint, Frozen
 from tlexport.contract import Preprocess, TensorSpec, image_input
 from tlexport.measurement import Environment, Measurement
 from tlexport.recipe import Recipe
-from tlexport.report.bench import bench_report
+from tlexport.report.bench import Earlier, bench_report
 from tlexport.report.training import Validated, finetune_report
 from tlexport.target import load_profile
 
@@ -210,6 +215,33 @@ def _full_bench() -> str:
     return bench_report("bundle", measurements, manifest(), on_target=True, notes=["a noisy machine"])
 
 
+def _against() -> str:
+    """A model that became slower on another machine, and one that is as it was."""
+    slower, same = (
+        Earlier(0.8, "12.5% slower", 1.125, 1.1, 1.15, ("cpu was x, is y",)),
+        Earlier(0.4, "no real difference", 1.0, 0.99, 1.01, ()),
+    )
+    return bench_report("bundle", [measurement(), measurement("int8")], manifest(), earlier=[slower, same], on_target=True)
+
+
+def comparisons(names: tuple[str, ...]) -> list[Comparison]:
+    """Each model a tenth slower than the one before it; the first one's name is the first."""
+    random = np.random.default_rng(3)
+    taken = [
+        [(tuple((1e6 * 1.1**place * random.lognormal(0, 0.01, 20)).astype(int).tolist()),) for _ in range(10)]
+        for place in range(len(names))
+    ]
+    pairs = [tuple(zip(taken[0], others, strict=True)) for others in taken[1:]]
+    return [Comparison(names[0], name, rounds, environment()) for name, rounds in zip(names[1:], pairs, strict=True)]
+
+
+def _compare(names: tuple[str, ...]) -> str:
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "compare.html"
+        write_comparison(file, comparisons(names), BenchSettings(threads=1))
+        return file.read_text(encoding="utf-8")
+
+
 def _finetune(classes: tuple[str, ...], images: int, source: str = "photos") -> str:
     steps = [("reading images", 0.3), ("training head", 3.2), (source, 0.1)]
     return finetune_report(checkpoint_record(classes), source, epochs(), validated(classes, images), steps, 12.5)
@@ -223,6 +255,9 @@ _PAGES: dict[str, Callable[[], str]] = {
     "bench-foreign": lambda: bench_report("resnet.onnx", [measurement(runs=1)]),
     "bench-thousand": lambda: bench_report("bundle", _three(), manifest(THOUSAND), on_target=True),
     "bench-hostile": _hostile_bench,
+    "bench-against": _against,
+    "compare": lambda: _compare(("a.onnx", "b.onnx")),
+    "compare-hostile": lambda: _compare(HOSTILE),
     "finetune-few": lambda: _finetune(FEW, 120),
     "finetune-thousand": lambda: _finetune(THOUSAND, 3000),
     "finetune-hostile": lambda: _finetune(HOSTILE, 200, HOSTILE[2]),

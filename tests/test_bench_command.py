@@ -50,13 +50,28 @@ def test_the_table_for_a_person_and_the_one_for_a_pull_request(model: Path, capf
     assert all(one.count("|") == other.count("|") for one, other in pairwise(rows))
 
 
+def test_a_comparison_with_its_report(model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    page = tmp_path / "compare.html"
+    other = model.with_name("other.onnx")
+    other.write_bytes(model.read_bytes())
+    ended = here(capfd, "bench", model, "--compare", other, "--threads", "1", *QUICK, "--report", page, "--json")
+    assert ended.code == 0, ended.err
+    found = json.loads(ended.out)
+    assert found["environment"]["cores"] >= 1
+    [compared] = found["compared"]
+    assert len(compared["rounds"]) == 10
+    assert compared["verdict"] in page.read_text(encoding="utf-8")
+    assert here(capfd, "bench", model, "--compare", other, "--report", tmp_path / "compare.pdf").code == 2
+
+
 def test_slower_than_before_is_told_after_what_was_measured(model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     few = (*QUICK, "--threads", "1", "--runs", "40")
     now = json.loads(here(capfd, "bench", model, *few, "--json").out)
     previous = tmp_path / "previous.json"
     previous.write_text(json.dumps(now | {"latencies_ns": [max(1, ns // 100) for ns in now["latencies_ns"]]}), encoding="utf-8")
-    slower = here(capfd, "bench", model, *few, "--json", "--against", previous, "--max-regression", "5%")
+    slower = here(capfd, "bench", model, *few, "--json", "--against", previous, "--max-regression", "5%", "--report", tmp_path / "now.html")
     assert slower.code == 6
+    assert "Against an earlier measurement" in (tmp_path / "now.html").read_text(encoding="utf-8")
     assert json.loads(slower.out)["against"]["ratio"] > 10
     assert "slower by more than 5.0%" in slower.err
     assert here(capfd, "bench", model, *few, "--against", previous).code == 0  # told, and nothing was asked of it

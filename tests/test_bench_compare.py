@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import onnx.parser
 import pytest
 from commands import ROOT
@@ -16,12 +17,12 @@ from hypothesis import strategies as st
 from test_bench import CLASSIFIER, request
 
 from tlexport.api.bench_request import BenchSettings
-from tlexport.api.compare import Comparison, Schedule, compare
-from tlexport.bench.compare import CONFIDENCE, SMALLEST, paired, unpaired
+from tlexport.api.compare import Schedule, compare
+from tlexport.bench.compare import CONFIDENCE, SMALLEST, Turns, paired, round_ratio, unpaired
 from tlexport.bench.turns import Player, Turn, play_round, players
 from tlexport.errors import InvalidFile, StepFailed
 
-Rounds = list[tuple[tuple[int, ...], tuple[int, ...]]]
+Rounds = list[tuple[Turns, Turns]]
 
 
 def rounds(seed: int, slower: float, count: int = 10, own: float = 0.01, shared: float = 0.2) -> Rounds:
@@ -30,9 +31,14 @@ def rounds(seed: int, slower: float, count: int = 10, own: float = 0.01, shared:
     found = []
     for _ in range(count):
         machine = 1 + shared * draw.random()
-        pair = [1e6 * machine * factor * draw.normal(1, own) * draw.normal(1, 0.02, 40) for factor in (1.0, 1 + slower)]
-        found.append((tuple(pair[0].round().astype(int).tolist()), tuple(pair[1].round().astype(int).tolist())))
+        starts = [1e6 * machine * factor * draw.normal(1, own) for factor in (1.0, 1 + slower)]
+        one, other = (tuple(turn(start * draw.normal(1, 0.02, 10)) for _ in range(4)) for start in starts)
+        found.append((one, other))
     return found
+
+
+def turn(runs: npt.NDArray[np.float64]) -> tuple[int, ...]:
+    return tuple(runs.round().astype(int).tolist())
 
 
 def test_a_slowdown_is_found_and_none_is_not() -> None:
@@ -51,14 +57,22 @@ def test_what_the_machine_does_to_both_does_not_widen_the_interval() -> None:
     assert wild.high - wild.low == pytest.approx(calm.high - calm.low, rel=0.5)
 
 
+def test_what_comes_and_goes_from_turn_to_turn_is_shared_by_neighbours() -> None:
+    """A machine that is twice as slow for most of the one model's turns, but for all of a pair's when it is for one."""
+    slow = (1, 2, 2, 1, 2)
+    one, other = (tuple((round(1e6 * factor * machine),) * 3 for machine in slow) for factor in (1.0, 1.1))
+    assert round_ratio(one, other) == pytest.approx(1.1)
+    assert round_ratio(one, (*other[:-1], tuple(5 * ns for ns in other[-1]))) == pytest.approx(1.1)
+
+
 def test_one_odd_round_does_not_make_a_difference() -> None:
     found = rounds(5, 0.0, own=0.002)
-    found[4] = (found[4][0], tuple(5 * ns for ns in found[4][1]))
+    found[4] = (found[4][0], tuple(tuple(5 * ns for ns in runs) for runs in found[4][1]))
     assert not paired(found).real
 
 
 def test_a_difference_that_is_certain_and_tiny_is_not_worth_a_word() -> None:
-    same = [((1_000_000,) * 9, (round(1_000_000 * (1 + SMALLEST / 2)),) * 9)] * 10
+    same = [(((1_000_000,) * 9,), ((round(1_000_000 * (1 + SMALLEST / 2)),) * 9,))] * 10
     assert paired(same).low > 1
     assert not paired(same).real
 
@@ -108,7 +122,7 @@ def test_a_planted_slowdown_is_found_through_the_whole_way(classifier: Path, mon
     play = functools.partial(play_round, module="bench_slowed")
     pair = [request(classifier, what="as it is"), request(classifier, what="slowed+100%")]
     taken = [play(pair, 4, Turn(runs=15, seconds=0), backwards) for backwards in (False, True)]
-    assert all(len(samples) == 60 for pair_taken in taken for samples in pair_taken)
+    assert all([len(runs) for runs in turns] == [15] * 4 for pair_taken in taken for turns in pair_taken)
     found = paired([(one, two) for one, two in taken])
     assert 1.5 < found.ratio < 3
 
@@ -119,18 +133,17 @@ def test_compare_names_models_and_keeps_every_run(classifier: Path, tmp_path: Pa
     settings = BenchSettings(device="cpu", threads=1, min_runs=12, min_seconds=0)
     [found] = compare(classifier, [other], settings, schedule=Schedule(rounds=1, turns=2, seconds=0))
     assert (found.what, found.other) == (str(classifier), str(other))
-    assert [(len(one), len(two)) for one, two in found.rounds] == [(12, 12)]
+    assert [[len(runs) for runs in turns] for pair in found.rounds for turns in pair] == [[6, 6], [6, 6]]
+    assert [len(runs) for runs in found.runs_ns()] == [12, 12]
     data = found.to_json()
-    assert data["rounds"] == [[list(one), list(two)] for one, two in found.rounds]
+    assert data["rounds"] == found.rounds
     assert data["low"] <= data["ratio"] <= data["high"]
     assert data["real"] is found.interval.real
 
 
-def test_verdicts_in_words() -> None:
-    slow = Comparison("a", "b", (((100,) * 3, (125,) * 3),) * 5)
-    fast = Comparison("a", "b", (((100,) * 3, (80,) * 3),) * 5)
-    same = Comparison("a", "b", (((100,) * 3, (100,) * 3),) * 5)
-    assert [one.verdict() for one in (slow, fast, same)] == ["25.0% slower", "20.0% faster", "no real difference"]
+@pytest.mark.parametrize(("other", "words"), [(125, "25.0% slower"), (80, "20.0% faster"), (100, "no real difference")])
+def test_a_difference_in_words(other: int, words: str) -> None:
+    assert paired([(((100,) * 3,), ((other,) * 3,))] * 5).in_words() == words
 
 
 def test_what_a_model_meets_is_told_and_nobody_stays_behind(classifier: Path, tmp_path: Path) -> None:

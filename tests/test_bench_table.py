@@ -67,7 +67,7 @@ def test_made_up_inputs_are_told(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_comparison_and_a_regression(capsys: pytest.CaptureFixture[str]) -> None:
-    bench_table.show_comparisons("a", [Comparison("a", "b/" * 50, (((100,), (200,)),) * 4)])
+    bench_table.show_comparisons("a", [Comparison("a", "b/" * 50, ((((100,),), ((200,),)),) * 4, measured().environment)])
     bench_table.show_regressions([Regression(of([2 * MS] * 20), of([MS] * 20), ("cpu was x, is y",))])
     out = capsys.readouterr().out
     assert max(map(len, out.splitlines())) <= WIDTH

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -20,6 +21,7 @@ from PIL import Image
 from scipy.stats import binomtest
 
 from tlexport.accuracy import reliability
+from tlexport.api.compare import to_json
 from tlexport.measurement import Measurement
 from tlexport.report.bench import bench_report
 from tlexport.report.candidates import candidates, frontier
@@ -121,7 +123,7 @@ def test_plots_have_the_colours_of_the_page_and_text_that_is_text(name: str) -> 
 # --- names of strangers ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["bench-hostile", "finetune-hostile"])
+@pytest.mark.parametrize("name", ["bench-hostile", "compare-hostile", "finetune-hostile"])
 def test_names_of_strangers_stay_text(name: str) -> None:
     page, plain_tags = (
         Page(reports.page(name)),
@@ -164,6 +166,8 @@ def test_the_download_holds_what_the_page_is_about(name: str) -> None:
     if name.startswith("finetune"):
         assert tuple(data["checkpoint"]["classes"]) == reports.HOSTILE
         assert set(data["per_class"]) == set(reports.HOSTILE)
+    elif name.startswith("compare"):
+        assert data == json.loads(json.dumps(to_json(reports.comparisons(reports.HOSTILE))))
     else:
         assert Measurement.parse(data[0], "the download") == reports.measurement()
 
@@ -186,6 +190,23 @@ def test_the_figures_are_those_of_the_measurement(precision: str) -> None:
     assert number(measured.throughput_per_s, 4) in text
 
 
+def test_a_report_says_what_became_slower_and_that_the_machine_is_another() -> None:
+    text = Page(reports.page("bench-against")).text
+    assert "1.125" in text and "1.1 to 1.15" in text and "12.5% slower" in text and "no real difference" in text
+    assert "Not the same machine. cpu was x, is y" in text
+    assert "earlier" not in reports.page("bench").partition("</style>")[2].partition("The raw data")[0]
+
+
+def test_the_figures_of_a_comparison() -> None:
+    [comparison], text = reports.comparisons(("a.onnx", "b.onnx")), Page(reports.page("compare")).text
+    found, (one, other) = comparison.interval, comparison.to_json()["p50_ms"]
+    for figure in (found.ratio, one, other):
+        assert number(figure, 4) in text
+    assert f"{number(found.low, 4)} to {number(found.high, 4)}" in text
+    assert f"b.onnx: {found.in_words()} than a.onnx" in " ".join(text.split())
+    assert found.low < 1.1 < found.high  # a tenth was planted
+
+
 @pytest.mark.parametrize(
     ("changes", "on_target", "kept", "says"),
     [
@@ -195,7 +216,7 @@ def test_the_figures_are_those_of_the_measurement(precision: str) -> None:
         ({"latencies_ns": (200_000_000,) * 20}, False, "unknown", "this machine is not cpu-x86"),
         ({"batch": 4}, True, "unknown", "several images at a time"),
         ({"provider": "CUDAExecutionProvider"}, True, "unknown", "the budget is for the CPU"),
-        ({"runtime": "trtexec"}, True, "unknown", "tensorrt was measured, the budget is for onnxruntime"),
+        ({"runtime": "trtexec"}, True, "unknown", "tensorrt was measured, and the budget is for onnxruntime"),
         ({"artifact_sha256": "f" * 64}, True, "unknown", "it was not measured"),
     ],
 )

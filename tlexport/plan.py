@@ -15,7 +15,17 @@ from tlexport.units import format_bytes
 MAX_DROP_POINTS = 1.0  # default for --max-drop: what INT8 may cost before it is no longer chosen unasked
 TENSORS = "memory of weights and activations alone"  # what an estimate knows of the memory: the runtime's own comes on top
 LADDER = "calibrated on training images; where it loses too much: equalization, blocks in float, training for it"
+ENGINES = {"trtexec": "tensorrt"}  # the same engine, timed by NVIDIA's tool
 PREFERRED: tuple[Precision, ...] = ("fp16", "fp32", "int8")  # where nothing tells which is fastest
+
+
+def not_as_budgeted(profile: Profile, runtime: str, provider: str) -> str:
+    """Why a profile's budget says nothing of what a runtime took; empty where it does: it is for the way that the target runs models."""
+    if (runs := ENGINES.get(runtime, runtime)) != profile.runtime:
+        return f"{runs} was measured, and the budget is for {profile.runtime}"
+    if (profile.device is not None) != provider.startswith("CUDA"):
+        return f"{provider} was measured, and the budget is for {'a GPU' if profile.device else 'the CPU'}"
+    return ""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from tlexport.bench.process import measure
 from tlexport.bundle import Manifest, read_manifest
 from tlexport.errors import OverBudget, Unsupported, UsageError
 from tlexport.measurement import Measurement
-from tlexport.plan import Candidate, Limits, violations
+from tlexport.plan import Candidate, Limits, not_as_budgeted, violations
 from tlexport.ports import Progress, Silent
 from tlexport.target import is_here
 
@@ -77,23 +77,15 @@ def check_budget(bundle: Path, measurements: Sequence[Measurement], *, elsewhere
         Unsupported: this machine is not the bundle's target, or the target runs an engine and not what was measured.
         UsageError: the chosen model is not among the measurements, or was measured with several images at a time.
     """
-    manifest = read_manifest(bundle) if elsewhere else target_here(bundle)
+    manifest = read_manifest(open_bundle(bundle)) if elsewhere else target_here(bundle)
     chosen, budget = manifest.model(), manifest.profile.budget
     measured = next((m for m in measurements if m.artifact_sha256 == chosen.artifact.sha256), None)
     if measured is None:
         raise UsageError(f"the chosen model of {bundle}, {chosen.artifact.precision}, was not measured", "leave out --precision")
-    runs = {"trtexec": "tensorrt"}.get(measured.runtime, measured.runtime)  # the same engine, timed by NVIDIA's tool
-    if runs != manifest.profile.runtime:
-        raise Unsupported(
-            f"the budget of {manifest.target} is for {manifest.profile.runtime}, and {measured.runtime} was measured",
-            "build the engine and time it, in the bundle: python3 run.py build, python3 run.py bench",
-        )
-    gpu = manifest.profile.device is not None
-    if gpu != measured.provider.startswith("CUDA"):
-        raise Unsupported(
-            f"the budget of {manifest.target} is for {'a GPU' if gpu else 'the CPU'}, and {measured.provider} was measured",
-            f"tlx bench {bundle} --check --device {'cuda' if gpu else 'cpu'}",
-        )
+    if wrong := not_as_budgeted(manifest.profile, measured.runtime, measured.provider):
+        engine = "build the engine and time it, in the bundle: python3 run.py build, python3 run.py bench"
+        session = f"tlx bench {bundle} --check --device {manifest.profile.device or 'cpu'}"
+        raise Unsupported(f"{manifest.target}: {wrong}", engine if manifest.profile.runtime == "tensorrt" else session)
     if measured.batch != 1:
         raise UsageError(f"the budget is for one image at a time, and {measured.batch} were measured", "leave out --batch")
     p50, p95 = measured.percentile_ms(50), measured.percentile_ms(95)

@@ -1,17 +1,23 @@
-"""``bench --report``: what is known of what was measured is gathered, and the page written."""
+"""``bench --report``: what is known of what was measured or compared is gathered, and the page written."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
+from tlexport.api.against import Regression
+from tlexport.api.bench_request import BenchSettings
+from tlexport.api.compare import Comparison, to_json
+from tlexport.bench.compare import CONFIDENCE, round_ratio
+from tlexport.bench.environment import default_threads
 from tlexport.bench.noise import noise
 from tlexport.bundle import MANIFEST, Manifest, read_manifest
 from tlexport.checkpoint import RECORD, Checkpoint
 from tlexport.errors import UsageError
 from tlexport.files import new_file
 from tlexport.measurement import Measurement
-from tlexport.report.bench import bench_report
+from tlexport.report.bench import Earlier, bench_report
+from tlexport.report.compare import Compared, compare_report
 from tlexport.target import is_here
 
 
@@ -30,6 +36,7 @@ def write_report(
     what: Path,
     measurements: Sequence[Measurement],
     *,
+    regressions: Sequence[Regression] = (),
     host: str = "",
     host_fits: bool = False,
 ) -> None:
@@ -39,6 +46,7 @@ def write_report(
         path: the HTML file to be; one that is there is replaced.
         what: the bundle, the checkpoint or the model file that was measured.
         measurements: of it.
+        regressions: each of them, held against an earlier one; none: they are not.
         host: the board that measured; empty: this machine.
         host_fits: that board is known to be the bundle's target.
 
@@ -52,6 +60,7 @@ def write_report(
         str(what),
         measurements,
         known,
+        earlier=[_earlier(one) for one in regressions],
         on_target=on_target,
         real_images=isinstance(known, Manifest),
         host=host,
@@ -59,6 +68,42 @@ def write_report(
     )
     with new_file(path) as file:
         file.write_text(page, encoding="utf-8")
+
+
+def write_comparison(path: Path, comparisons: Sequence[Comparison], settings: BenchSettings) -> None:
+    """Write the report of a comparison.
+
+    Args:
+        path: the HTML file to be; one that is there is replaced.
+        comparisons: of models with the first one.
+        settings: how they ran.
+
+    Raises:
+        UsageError: see :func:`check_report`.
+    """
+    check_report(path)
+    first = comparisons[0]
+    page = compare_report(
+        first.what,
+        [_compared(one) for one in comparisons],
+        first.environment,
+        {"threads": settings.threads or default_threads(), "batch": settings.batch},
+        CONFIDENCE,
+        to_json(comparisons),
+    )
+    with new_file(path) as file:
+        file.write_text(page, encoding="utf-8")
+
+
+def _compared(one: Comparison) -> Compared:
+    found = one.interval
+    ratios = [round_ratio(*pair) for pair in one.rounds]
+    return Compared(one.other, found.in_words(), found.real, found.ratio, found.low, found.high, ratios, *one.runs_ns())
+
+
+def _earlier(one: Regression) -> Earlier:
+    found = one.interval
+    return Earlier(one.before.percentile_ms(50), found.in_words(), found.ratio, found.low, found.high, one.differs)
 
 
 def _known(what: Path) -> Manifest | Checkpoint | None:

@@ -12,22 +12,28 @@ from typing import Any
 from tlexport.api.bench_request import BenchSettings, requests_for
 from tlexport.api.open_bundle import open_bundle
 from tlexport.artifact import Precision
-from tlexport.bench.compare import CONFIDENCE, Interval, Samples, paired
+from tlexport.bench.compare import CONFIDENCE, Interval, Samples, Turns, paired
+from tlexport.bench.environment import describe
 from tlexport.bench.process import BenchRequest
 from tlexport.bench.turns import Turn, play_round
 from tlexport.bundle import MANIFEST, read_manifest
+from tlexport.measurement import Environment
 from tlexport.ports import Progress, Silent
 
-PlayRound = Callable[[Sequence[BenchRequest], int, Turn, bool], list[Samples]]
+PlayRound = Callable[[Sequence[BenchRequest], int, Turn, bool], list[Turns]]
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How the models take turns. The median of ten rounds is in an interval that two odd rounds cannot move beyond the others."""
+    """How the models take turns. The median of ten rounds is in an interval that two odd rounds cannot move beyond the others.
+
+    Turns are short, because what others do on a machine comes and goes within tenths of a second: with turns of 50 ms, six in a round,
+    the ratio of a model to itself scattered three times as much from round to round as with these, on a virtual machine.
+    """
 
     rounds: int = 10  # in each of which the models are started afresh
-    turns: int = 6  # of each model in a round
-    seconds: float = 0.05  # of a turn, at least
+    turns: int = 24  # of each model in a round
+    seconds: float = 0.01  # of a turn, at least
 
     def turn(self, settings: BenchSettings) -> Turn:
         """A turn, so that all of a model's turns together are as long as the settings say."""
@@ -41,25 +47,24 @@ class Comparison:
 
     what: str
     other: str
-    rounds: tuple[tuple[Samples, Samples], ...]  # runs of the one and of the other, ns
+    rounds: tuple[tuple[Turns, Turns], ...]  # turns of the one and of the other
+
+    environment: Environment  # when the first round began
 
     @property
     def interval(self) -> Interval:
         """Time of ``other`` over that of ``what``."""
         return paired(self.rounds)
 
-    def verdict(self) -> str:
-        """In words."""
-        found = self.interval
-        change = abs(found.ratio - 1)
-        if not found.real:
-            return "no real difference"
-        return f"{change:.1%} {'slower' if found.ratio > 1 else 'faster'}"
+    def runs_ns(self) -> tuple[Samples, Samples]:
+        """All runs of the one and of the other, in their order."""
+        one, other = (tuple(ns for pair in self.rounds for turn in pair[side] for ns in turn) for side in (0, 1))
+        return one, other
 
     def to_json(self) -> dict[str, Any]:
         """For ``--json``; the raw runs with it."""
         found = self.interval
-        medians = [statistics.median(ns for pair in self.rounds for ns in pair[side]) / 1e6 for side in (0, 1)]
+        medians = [statistics.median(runs) / 1e6 for runs in self.runs_ns()]
         return {
             "other": self.other,
             "ratio": round(found.ratio, 4),
@@ -67,10 +72,20 @@ class Comparison:
             "high": round(found.high, 4),
             "confidence": CONFIDENCE,
             "real": found.real,
-            "verdict": self.verdict(),
+            "verdict": found.in_words(),
             "p50_ms": [round(ms, 4) for ms in medians],
-            "rounds": [[list(one), list(other)] for one, other in self.rounds],
+            "rounds": self.rounds,
         }
+
+
+def to_json(comparisons: Sequence[Comparison]) -> dict[str, Any]:
+    """All of them, for ``--json``."""
+    first = comparisons[0]
+    return {
+        "what": first.what,
+        "environment": first.environment.model_dump(mode="json"),
+        "compared": [one.to_json() for one in comparisons],
+    }
 
 
 def compare(
@@ -100,13 +115,13 @@ def compare(
     progress = progress or Silent()
     with tempfile.TemporaryDirectory(prefix="tlx-compare-") as folder:
         requests = [_one(each, settings, precision, progress, Path(folder) / str(at)) for at, each in enumerate((what, *others))]
-        rounds = []
+        rounds, environment = [], describe(requests[0].device)
         with progress.task("comparing", schedule.rounds) as advance:
             for number in range(schedule.rounds):
                 rounds.append(play(requests, schedule.turns, schedule.turn(settings), number % 2 == 1))
                 advance(1)
     return [
-        Comparison(requests[0].what, request.what, tuple((taken[0], taken[place]) for taken in rounds))
+        Comparison(requests[0].what, request.what, tuple((taken[0], taken[place]) for taken in rounds), environment)
         for place, request in enumerate(requests[1:], 1)
     ]
 

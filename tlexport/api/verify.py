@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tlexport.api.open_bundle import open_bundle
 from tlexport.api.subject import device_for
-from tlexport.bundle import read_manifest
+from tlexport.bundle import SIGNATURE, read_manifest
 from tlexport.device import golden
 from tlexport.device.choice import Choice
 from tlexport.device.golden import Check
@@ -14,10 +14,13 @@ from tlexport.device.manifest import Bundle
 from tlexport.device.model import open_model
 from tlexport.device_errors import as_ours
 from tlexport.errors import VerificationFailed
+from tlexport.ports import Progress, Silent
 from tlexport.signature import check_signature, read_public_key
 
 
-def verify(bundle: Path, *, device: str = "auto", threads: int | None = None, key: Path | None = None) -> list[Check]:
+def verify(
+    bundle: Path, *, device: str = "auto", threads: int | None = None, key: Path | None = None, progress: Progress | None = None
+) -> list[Check]:
     """Check signature and hashes, then replay the golden vectors of every model through ONNX Runtime, as the bundle's own runner does.
 
     Nothing is loaded whose hash is wrong: the golden vectors are replayed only when all files are as they should be.
@@ -27,6 +30,7 @@ def verify(bundle: Path, *, device: str = "auto", threads: int | None = None, ke
         device: that ONNX Runtime runs on.
         threads: CPU threads of ONNX Runtime.
         key: the public key (PEM, Ed25519) of whoever must have signed it; None: signed or not.
+        progress: where to tell of a signature that nobody looked at.
 
     Raises:
         InvalidFile: not a bundle, or a broken manifest; not a key.
@@ -38,6 +42,8 @@ def verify(bundle: Path, *, device: str = "auto", threads: int | None = None, ke
     if checks and not checks[0].ok:
         return checks
     bundle = open_bundle(bundle)
+    if key is None and (bundle / SIGNATURE).is_file():
+        (progress or Silent()).note("the bundle is signed, and whose signature it is was not looked at: --key PUBLIC.pem")
     read_manifest(bundle)  # which looks at more than the runner does
     choice = Choice("onnxruntime", device_for("onnxruntime", device), "")
     with as_ours():

@@ -20,6 +20,7 @@ SMALLEST = 0.01
 BLOCKS = 10  # of one measurement, each of runs that follow each other
 
 Samples = tuple[int, ...]  # ns
+Turns = tuple[Samples, ...]  # of one model in a round
 
 
 @dataclass(frozen=True)
@@ -35,16 +36,35 @@ class Interval:
         """Whether there is a difference: the interval leaves 1 out, and the ratio is worth a word."""
         return not self.low <= 1 <= self.high and abs(self.ratio - 1) >= SMALLEST
 
+    def in_words(self) -> str:
+        """What it says of the second one."""
+        if not self.real:
+            return "no real difference"
+        return f"{abs(self.ratio - 1):.1%} {'slower' if self.ratio > 1 else 'faster'}"
 
-def paired(rounds: Sequence[tuple[Samples, Samples]]) -> Interval:
-    """Ratio of two models that were timed in turn in the same rounds: the median over rounds of the ratio of medians.
 
-    Rounds are drawn again, both models' runs of a round together: what disturbs the machine for longer than a turn disturbs both.
+def round_ratio(one: Turns, other: Turns) -> float:
+    """Ratio of two models in a round: the median over turns of the ratio of medians.
+
+    Turns that follow each other are held against each other, so that what disturbs the machine for longer than a turn disturbs both.
 
     Args:
-        rounds: runs of the one and of the other model, ns, at least one of each.
+        one: turns of the one model, at least one, none empty.
+        other: as many of the other.
     """
-    ratios = np.array([statistics.median(other) / statistics.median(one) for one, other in rounds])
+    pairs = zip(one, other, strict=True)
+    return statistics.median(statistics.median(second) / statistics.median(first) for first, second in pairs)
+
+
+def paired(rounds: Sequence[tuple[Turns, Turns]]) -> Interval:
+    """Ratio of two models that were timed in turn in the same rounds: the median over rounds of :func:`round_ratio`.
+
+    Rounds are drawn again: in each the models are other processes, which may be faster or slower for as long as they live.
+
+    Args:
+        rounds: turns of the one and of the other model.
+    """
+    ratios = np.array([round_ratio(one, other) for one, other in rounds])
     draw = np.random.default_rng(0)  # the same rounds give the same interval
     medians = np.median(ratios[draw.integers(0, len(ratios), (RESAMPLES, len(ratios)))], axis=1)
     return _interval(float(np.median(ratios)), medians)

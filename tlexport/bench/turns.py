@@ -26,6 +26,7 @@ from typing import IO, TYPE_CHECKING, cast
 from pydantic import Field, TypeAdapter, ValidationError
 
 from tlexport import plugins
+from tlexport.bench.compare import Turns
 from tlexport.bench.process import BenchRequest, Failure, command, death, environment, feeds_for, run_options
 from tlexport.device.timing import warm_up
 from tlexport.errors import StepFailed, TlxError
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 SETTLE_NS = (
     20_000_000  # at the start of a turn: until the other model's threads have stopped waiting for work and its data has left the caches
 )
-SETTLE_RUNS = 2  # at least
+SETTLE_RUNS = 1  # at least
 
 
 class Turn(Record):
@@ -122,7 +123,7 @@ def players(requests: Sequence[BenchRequest], module: str = "tlexport.bench.turn
 
 def play_round(
     requests: Sequence[BenchRequest], turns: int, turn: Turn, backwards: bool, module: str = "tlexport.bench.turns"
-) -> list[tuple[int, ...]]:
+) -> list[Turns]:
     """Start the models afresh, and let them run in turn: A, B, A, B, ...
 
     Args:
@@ -133,15 +134,15 @@ def play_round(
         module: what a child runs.
 
     Returns:
-        The runs of each model, ns.
+        The turns of each model.
     """
-    taken: list[list[int]] = [[] for _ in requests]
+    taken: list[list[tuple[int, ...]]] = [[] for _ in requests]
     with players(requests, module) as ready:
         order = list(enumerate(ready))[:: -1 if backwards else 1]
         for _ in range(turns):
             for place, player in order:
-                taken[place] += player.turn(turn)
-    return [tuple(samples) for samples in taken]
+                taken[place].append(player.turn(turn))
+    return [tuple(turns_of) for turns_of in taken]
 
 
 def main(change: Callable[[Runner, BenchRequest], Runner] = lambda runner, request: runner) -> int:

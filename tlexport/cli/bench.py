@@ -15,6 +15,7 @@ from tlexport.cli.output import print_json, progress
 from tlexport.errors import OverBudget, UsageError
 
 if TYPE_CHECKING:
+    from tlexport.api.against import Regression
     from tlexport.api.bench import BenchSettings
     from tlexport.measurement import Measurement
     from tlexport.ports import Progress
@@ -111,7 +112,6 @@ def command(
         "--layers": layers,
         "--markdown": markdown,
         "--csv": csv_file,
-        "--report": report,
     }
     _exclude("--host", host, here_only)
     _exclude("--compare", others, compared_only)
@@ -131,15 +131,17 @@ def command(
     settings = BenchSettings(runtime, device, None, 1, runs, seconds, layers, dict(shapes))
     sweep = [replace(settings, batch=batch, threads=count) for batch, count in product(batches, threads or (None,))]
     if others:
-        return _compare(what, others, sweep[0], precision, as_json, reporter)
+        return _compare(what, others, sweep[0], precision, report, as_json, reporter)
     title = f"{what} on {host.name}" if host else str(what)
     measured = _measure(what, host, sweep, precision, check, reporter)
+    regressions = _regressions(measured, against)
     if report:
         from tlexport.api.bench_report import write_report
 
-        write_report(report, what, [one for one, _ in measured], host=host.name if host else "", host_fits=check)
+        measurements = [one for one, _ in measured]
+        write_report(report, what, measurements, regressions=regressions, host=host.name if host else "", host_fits=check)
         reporter.note(f"the report is {report}")
-    _tell(title, measured, against, max_regression, what if check else None, host is not None, markdown, csv_file, as_json)
+    _tell(title, measured, regressions, max_regression, what if check else None, host is not None, markdown, csv_file, as_json)
 
 
 def _exclude(one: str, given: object, others: Mapping[str, object]) -> None:
@@ -149,13 +151,20 @@ def _exclude(one: str, given: object, others: Mapping[str, object]) -> None:
         raise UsageError(f"{one} does not go with {' and '.join(wrong)}", "do the one after the other")
 
 
-def _compare(what: Path, others: Sequence[Path], settings: BenchSettings, precision: Any, as_json: bool, reporter: Progress) -> None:
-    from tlexport.api.compare import compare
+def _compare(
+    what: Path, others: Sequence[Path], settings: BenchSettings, precision: Any, report: Path | None, as_json: bool, reporter: Progress
+) -> None:
+    from tlexport.api.compare import compare, to_json
     from tlexport.cli.bench_table import show_comparisons
 
     found = compare(what, others, settings, precision=precision, progress=reporter)
+    if report:
+        from tlexport.api.bench_report import write_comparison
+
+        write_comparison(report, found, settings)
+        reporter.note(f"the report is {report}")
     if as_json:
-        print_json({"what": found[0].what, "compared": [one.to_json() for one in found]})
+        print_json(to_json(found))
     else:
         show_comparisons(found[0].what, found)
 
@@ -179,10 +188,19 @@ def _measure(
     return [(one, {}) for settings in sweep for one in bench(what, settings, precisions=precisions, progress=reporter)]
 
 
+def _regressions(measured: list[tuple[Measurement, dict[str, Any]]], against: Path | None) -> list[Regression]:
+    """Each measurement, held against the earlier one; none where there is none to hold it against."""
+    if against is None:
+        return []
+    from tlexport.api import against as earlier
+
+    return earlier.against([measurement for measurement, _ in measured], against)
+
+
 def _tell(
     title: str,
     measured: list[tuple[Measurement, dict[str, Any]]],
-    against: Path | None,
+    regressions: Sequence[Regression],
     max_regression: float | None,
     checked: Path | None,
     elsewhere: bool,
@@ -191,7 +209,7 @@ def _tell(
     as_json: bool,
 ) -> None:
     """Print what was measured, and only then fail for what is too slow or too large."""
-    from tlexport.api import against as earlier
+    from tlexport.api.against import expect_no_regression
     from tlexport.api.bench import check_budget
     from tlexport.bench.noise import noise
     from tlexport.cli import bench_table
@@ -203,7 +221,6 @@ def _tell(
             check_budget(checked, measurements, elsewhere=elsewhere)
         except OverBudget as error:
             broken = error
-    regressions = earlier.against(measurements, against) if against else []
     if csv_file:
         bench_table.write_csv(csv_file, measurements)
     if as_json:
@@ -220,4 +237,4 @@ def _tell(
     if broken:
         raise broken
     if max_regression is not None:
-        earlier.expect_no_regression(regressions, max_regression)
+        expect_no_regression(regressions, max_regression)

@@ -100,7 +100,7 @@ def show_comparisons(what: str, comparisons: Sequence[Comparison]) -> None:
     rows = []
     for one in comparisons:
         found = one.interval
-        rows.append((_short(one.other), f"{found.ratio:.3f}", f"{found.low:.3f} to {found.high:.3f}", one.verdict()))
+        rows.append((_short(one.other), f"{found.ratio:.3f}", f"{found.low:.3f} to {found.high:.3f}", found.in_words()))
     print_table("", ("model", "ratio", "99 % interval", "verdict"), rows)
     click.echo(f"\n{len(comparisons[0].rounds)} rounds, in each of which the models were started afresh and ran in turn")
 

@@ -47,11 +47,12 @@ def command(bundle: Path, key: Path | None, device: str, threads: int | None, ho
 def _verify(bundle: Path, key: Path | None, device: str, threads: int | None, host: Host | None) -> list[Check]:
     from tlexport.api.verify import check_key, verify
 
+    reporter = progress(verbose=False, quiet=False)
     if host is None:
-        return verify(bundle, device=device, threads=threads, key=key)
+        return verify(bundle, device=device, threads=threads, key=key, progress=reporter)
     from tlexport.api.remote import verify_there
 
     signed = [check_key(bundle, key)] if key else []  # here: the key does not leave this machine
     if signed and not signed[0].ok:
         return signed
-    return signed + verify_there(bundle, host, device=device, threads=threads, progress=progress(verbose=False, quiet=False))
+    return signed + verify_there(bundle, host, device=device, threads=threads, progress=reporter)

@@ -3,7 +3,7 @@
 import math
 import statistics
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, Optional
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from .model import open_model, say
 from .timing import now_ns, time_runs
 
 if TYPE_CHECKING:
-    from typing import Any, Dict, List, Optional, Sequence
+    from typing import Any, Dict, List, Sequence
 
     import numpy.typing as npt
 
@@ -26,27 +26,24 @@ MAX_RUNS = 10000
 INPUT_BYTES = 8000000  # of input data held in memory, or one batch: more would be measured as the model's memory
 
 
-def measure(
-    bundle: "Bundle",
-    record: "Dict[str, Any]",
-    choice: "Choice",
-    threads: "Optional[int]",
-    batch: int,
-    runs: int,
-    seconds: float,
-    copies: bool = True,
-) -> "Dict[str, Any]":
+class Settings(NamedTuple):
+    """How to measure."""
+
+    threads: Optional[int]  # of the CPU; None: one for each usable physical core
+    batch: int  # images in a run
+    runs: int  # at least so many samples,
+    seconds: float  # and at least this much time
+    copies: bool = True  # of an engine: whether the latency counts the copies to and from the GPU; the key "mode" says what was counted
+
+
+def measure(bundle: "Bundle", record: "Dict[str, Any]", choice: "Choice", settings: Settings) -> "Dict[str, Any]":
     """Time one model on the golden images, after a warm-up.
 
     Args:
         bundle: the bundle.
         record: the model's record in the manifest.
         choice: what runs it.
-        threads: CPU threads; None: one for each usable physical core.
-        batch: images in a run.
-        runs: at least so many samples,
-        seconds: and at least this much time.
-        copies: of an engine: whether the latency counts the copies to and from the GPU. The key ``mode`` says what was counted.
+        settings: how.
 
     Returns:
         All fields of a Measurement, raw latencies with them, and the figures that are derived from them.
@@ -60,17 +57,17 @@ def measure(
         "what": record["file"],
         "artifact_sha256": artifact["sha256"],
         "precision": artifact["precision"],
-        "batch": batch,
+        "batch": settings.batch,
     }
-    if choice.runtime == "onnxruntime" and not copies:
+    if choice.runtime == "onnxruntime" and not settings.copies:
         raise Unsupported("ONNX Runtime's runs are timed from host memory to host memory", "leave out --no-copies")
     if choice.runtime != "onnxruntime":  # before the clock and the sensors are looked at
         engines.ready(bundle, record, choice, say)
     with board_state.Watch() as watch:
         if choice.runtime == "trtexec":
-            ran = _by_trtexec(bundle, record, choice, batch, runs, seconds, copies)
+            ran = _by_trtexec(bundle, record, choice, settings)
         else:
-            ran = _by_session(bundle, record, choice, threads, batch, runs, seconds, copies)
+            ran = _by_session(bundle, record, choice, settings)
     accelerator = None
     told["size_bytes"] = artifact["size_bytes"]
     if choice.runtime != "onnxruntime":
@@ -80,21 +77,12 @@ def measure(
         accelerator = choice.device
     ran["environment"] = environment.describe(versions(bundle), accelerator)
     ran["environment"]["board"] = board.describe() if board.identity()["module"] else None
-    return dict(told, **ran, board_state=watch.report(), **derived(ran["latencies_ns"], batch, ran["load_ns"]))
+    return dict(told, **ran, board_state=watch.report(), **derived(ran["latencies_ns"], settings.batch, ran["load_ns"]))
 
 
-def _by_session(
-    bundle: "Bundle",
-    record: "Dict[str, Any]",
-    choice: "Choice",
-    threads: "Optional[int]",
-    batch: int,
-    runs: int,
-    seconds: float,
-    copies: bool,
-) -> "Dict[str, Any]":
+def _by_session(bundle: "Bundle", record: "Dict[str, Any]", choice: "Choice", settings: Settings) -> "Dict[str, Any]":
     """Timed here: host memory to host memory; or an engine by the GPU's own clock, without the copies."""
-    threads = threads or environment.default_threads()
+    threads, batch, runs = settings.threads or environment.default_threads(), settings.batch, settings.runs
     images = golden.array(bundle.checked(bundle.data["golden"]["inputs"])).astype(record["artifact"]["inputs"][0]["dtype"])
     if choice.runtime == "onnxruntime":
         from . import onnx_session
@@ -105,7 +93,7 @@ def _by_session(
     begin = now_ns()
     with open_model(bundle, record, choice, threads, batch) as session:
         load_ns = now_ns() - begin
-        warmup_runs, latencies = time_runs(session.run, feeds(images, batch), runs, seconds, max(runs, MAX_RUNS), WARMUP_SECONDS)
+        warmup_runs, latencies = time_runs(session.run, feeds(images, batch), runs, settings.seconds, max(runs, MAX_RUNS), WARMUP_SECONDS)
         found = {
             "runtime": choice.runtime,
             "provider": session.provider,
@@ -115,7 +103,7 @@ def _by_session(
             "load_ns": load_ns,
             "peak_memory_bytes": environment.peak_memory_bytes(),
         }
-        return dict(found, **by_events(session, latencies, copies)) if choice.runtime == "tensorrt" else found
+        return dict(found, **by_events(session, latencies, settings.copies)) if choice.runtime == "tensorrt" else found
 
 
 def by_events(session: "Any", latencies: "Sequence[int]", copies: bool) -> "Dict[str, Any]":
@@ -139,17 +127,16 @@ def by_events(session: "Any", latencies: "Sequence[int]", copies: bool) -> "Dict
     return {"gpu_ms": gpu, "mode": f"{graph}, CUDA's events, copies to and from the GPU not counted", "latencies_ns": samples}
 
 
-def _by_trtexec(
-    bundle: "Bundle", record: "Dict[str, Any]", choice: "Choice", batch: int, runs: int, seconds: float, copies: bool
-) -> "Dict[str, Any]":
+def _by_trtexec(bundle: "Bundle", record: "Dict[str, Any]", choice: "Choice", settings: Settings) -> "Dict[str, Any]":
     """Timed by trtexec itself; the key ``mode`` says what it counts."""
     from . import trtexec
 
     recipe = engines.recipe_of(bundle, record)
-    if batch != recipe["shape"][0]:
-        raise Unsupported(f"the engine takes {recipe['shape'][0]} image(s) at a time, not {batch}", "leave out --batch")
+    if settings.batch != recipe["shape"][0]:
+        raise Unsupported(f"the engine takes {recipe['shape'][0]} image(s) at a time, not {settings.batch}", "leave out --batch")
     path = engines.ready(bundle, record, choice, say).path
-    return dict(trtexec.measured(trtexec.bench(path, recipe, runs, seconds, transfers=copies, device=split(choice.device)[1])))
+    ran = trtexec.bench(path, recipe, settings.runs, settings.seconds, transfers=settings.copies, device=split(choice.device)[1])
+    return dict(trtexec.measured(ran))
 
 
 def derived(latencies: "Sequence[int]", batch: int, load_ns: int) -> "Dict[str, Any]":

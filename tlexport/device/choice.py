@@ -1,13 +1,10 @@
 """Which runtime runs a bundle here, and why not a better one. Nothing is chosen silently: the reason is always given."""
 
 import importlib
-import os
-import shutil
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from . import onnx_session
-from .errors import InvalidFile, Unsupported
+from .errors import InvalidFile, MissingDependency, Unsupported
 
 if TYPE_CHECKING:
     from typing import Tuple
@@ -16,7 +13,6 @@ if TYPE_CHECKING:
 
 RUNTIMES = ("auto", "onnxruntime", "tensorrt", "trtexec")
 OLDEST_BINDINGS = (8, 5)  # of TensorRT: older ones name tensors by number
-TRTEXEC = "/usr/src/tensorrt/bin/trtexec"  # where JetPack puts it
 
 
 class Choice(NamedTuple):
@@ -85,10 +81,13 @@ def why_no_bindings() -> str:
 
 def why_no_trtexec() -> str:
     """Why trtexec cannot be used here; empty where it can."""
-    asked = os.environ.get("TRTEXEC", "")
-    if asked:
-        return "" if Path(asked).is_file() else f"the environment's TRTEXEC names no file ({asked})"
-    return "" if Path(TRTEXEC).is_file() or shutil.which("trtexec") else f"there is no trtexec ({TRTEXEC}, or in PATH)"
+    from . import trtexec
+
+    try:
+        trtexec.find_trtexec()
+    except MissingDependency as error:
+        return str(error)
+    return ""
 
 
 def better(bundle: "Bundle", choice: Choice) -> str:

@@ -194,8 +194,8 @@ def bench(bundle: "Bundle", options: "Any") -> Result:
     if options.check_only:
         checked = bench_.check_only(bundle, model, choice, options.threads)
         return Result([checked], f"{checked['what']} on {checked['provider']}: {checked['detail']}; nothing was timed")
-    how = options.threads, options.batch, options.runs, options.seconds, not options.no_copies
-    measured = bench_.measure(bundle, model, choice, *how)
+    settings = bench_.Settings(options.threads, options.batch, options.runs, options.seconds, not options.no_copies)
+    measured = bench_.measure(bundle, model, choice, settings)
     return Result([measured], bench_.line(measured))
 
 

@@ -26,11 +26,24 @@ class Timed:
     tables: dict[str, extras.Table | None]
 
 
+@dataclass(frozen=True)
+class Earlier:
+    """What one of the measurements is held against: the same model, measured before. Ratios are of its time now over its time then."""
+
+    p50_ms: float
+    words: str  # "5.0% slower", "no real difference"
+    ratio: float
+    low: float  # of its interval
+    high: float
+    differs: Sequence[str]  # what is not the same about the machines
+
+
 def bench_report(
     what: str,
     measurements: Sequence[Measurement],
     known: Manifest | Checkpoint | None = None,
     *,
+    earlier: Sequence[Earlier] = (),
     on_target: bool = False,
     real_images: bool = False,
     host: str = "",
@@ -42,6 +55,7 @@ def bench_report(
         what: what was measured, as the user named it.
         measurements: one or more.
         known: of the bundle or the checkpoint that the models are of; None: nothing is known of them but what was measured.
+        earlier: what each measurement is held against; none: nothing.
         on_target: the machine that measured is the device that the bundle is for.
         real_images: the models were fed images that they were made for, and not made-up ones; a measurement that says what it was
             fed is believed.
@@ -63,6 +77,8 @@ def bench_report(
         candidates=found,
         pareto=bench_plots.pareto(found),
         timed=timed,
+        earlier=list(zip(timed, earlier, strict=bool(earlier))),
+        differs=sorted({text for one in earlier for text in one.differs}),
         distribution=bench_plots.distribution(names, samples),
         order=bench_plots.in_order(names, samples),
         shown=bench_plots.MOST_LINES,

@@ -8,11 +8,10 @@ from typing import Literal
 
 from tlexport.bundle import Manifest
 from tlexport.measurement import Measurement
-from tlexport.plan import more_than
+from tlexport.plan import more_than, not_as_budgeted
 from tlexport.units import format_bytes, format_mj
 
 Kept = Literal["kept", "broken", "unknown"]
-ENGINES = {"trtexec": "tensorrt"}  # the same engine, timed by NVIDIA's tool
 
 
 @dataclass(frozen=True)
@@ -69,11 +68,7 @@ def _why_not(manifest: Manifest, measured: Measurement | None, own: Sequence[Mea
         return "only several images at a time were measured, and the budget is for one" if own else "it was not measured"
     if not on_target:
         return f"this machine is not {manifest.target}"
-    if (runtime := ENGINES.get(measured.runtime, measured.runtime)) != manifest.profile.runtime:
-        return f"{runtime} was measured, the budget is for {manifest.profile.runtime}"
-    if (manifest.profile.device is not None) != measured.provider.startswith("CUDA"):
-        return f"{measured.provider} was measured, the budget is for {'a GPU' if manifest.profile.device else 'the CPU'}"
-    return ""
+    return not_as_budgeted(manifest.profile, measured.runtime, measured.provider)
 
 
 def _limits(manifest: Manifest, measured: Measurement | None, why: str) -> Iterator[Limit]:

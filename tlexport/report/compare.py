@@ -1,0 +1,83 @@
+"""The report of a comparison: is the difference real, first; then what that rests on."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tlexport.measurement import Environment
+from tlexport.report import bench_plots, extras
+from tlexport.report.page import render
+from tlexport.report.svg import INK, MARKERS, SERIES, Plot, drawing, label
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A model that was timed in turn with the first one; ratios are of its time over that one's."""
+
+    name: str
+    words: str  # "5.0% slower", "no real difference"
+    real: bool
+    ratio: float
+    low: float  # of its interval
+    high: float
+    round_ratios: Sequence[float]  # what the ratio is the median of
+    first_ns: Sequence[int]  # all runs of the first model,
+    runs_ns: Sequence[int]  # and of this one
+
+    @property
+    def answer(self) -> str:
+        """Faster, slower, or neither; as the style sheet has it."""
+        return "unknown" if not self.real else "kept" if self.ratio < 1 else "broken"
+
+    def p50_ms(self) -> tuple[float, float]:
+        """Medians of all runs, ms: of the first model and of this one."""
+        return statistics.median(self.first_ns) / 1e6, statistics.median(self.runs_ns) / 1e6
+
+
+def compare_report(
+    what: str, others: Sequence[Compared], environment: Environment, settings: Mapping[str, object], confidence: float, raw: object
+) -> str:
+    """The page.
+
+    Args:
+        what: the first model, as the user named it.
+        others: each that was held against it.
+        environment: the machine.
+        settings: threads, batch and the like.
+        confidence: of the intervals, 0..1.
+        raw: what the download holds, as JSON has it.
+    """
+    about: dict[str, Any] = environment.model_dump(mode="json")
+    names, samples = [what, *(one.name for one in others)], [others[0].first_ns, *(one.runs_ns for one in others)]
+    return render(
+        "compare.html",
+        what=what,
+        others=others,
+        confidence=confidence,
+        ratios=_ratios(others),
+        distribution=bench_plots.distribution(names, samples),
+        shown=bench_plots.MOST_LINES,
+        count=len(others[0].round_ratios),
+        tables=[table for table in (extras.facts("How they ran", settings), extras.facts("Measured here", about)) if table],
+        raw=raw,
+    )
+
+
+def _ratios(others: Sequence[Compared]) -> Plot:
+    """Each model's interval, and the round that it comes from as a mark of its own."""
+    words = "For each model its time over that of the first: a mark for each round, a line for the interval. At 1 there is no difference."
+    shown = others[: bench_plots.MOST_LINES]
+    with drawing("ratios", "Time over that of the first model", words) as (plot, axes):
+        axes.axvline(1, color=INK, linewidth=0.8, linestyle=":")
+        for place, one in enumerate(shown):
+            colour, marker = SERIES[place], MARKERS[place]
+            axes.plot(one.round_ratios, [place + 0.15] * len(one.round_ratios), marker, color=colour, markersize=4, markerfacecolor="none")
+            axes.plot((one.low, one.high), (place - 0.1, place - 0.1), color=colour, linewidth=2)
+            axes.plot([one.ratio], [place - 0.1], marker, color=colour, markersize=8)
+        axes.set_yticks(range(len(shown)), [label(one.name) for one in shown])
+        axes.set_ylim(len(shown) - 0.4, -0.6)
+        axes.set_xlabel("ratio of times")
+    return plot
