@@ -119,7 +119,7 @@ def test_models_take_turns_in_processes_that_stay(classifier: Path) -> None:
 def test_a_planted_slowdown_is_found_through_the_whole_way(classifier: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 100 %, so that a busy machine does not hide it; benchmarks/bench_quality.py plants 10 % on a quiet one."""
     monkeypatch.setattr(sys, "path", [str(ROOT / "benchmarks"), *sys.path])
-    play = functools.partial(play_round, module="bench_slowed")
+    play = functools.partial(play_round, module="bench_changed")
     pair = [request(classifier, what="as it is"), request(classifier, what="slowed+100%")]
     taken = [play(pair, 4, Turn(runs=15, seconds=0), backwards) for backwards in (False, True)]
     assert all([len(runs) for runs in turns] == [15] * 4 for pair_taken in taken for turns in pair_taken)
