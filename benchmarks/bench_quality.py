@@ -91,7 +91,7 @@ def compared(request: BenchRequest, change: str, schedule: Schedule, settings: B
     """A model with itself, the second one changed; through the same rounds and statistics as ``--compare``."""
     play = functools.partial(play_round, module="bench_changed")
     other = request.model_copy(update={"what": request.what + change})
-    taken = [play([request, other], schedule.turns, schedule.turn(settings), number % 2 == 1) for number in range(schedule.rounds)]
+    taken = [play([request, other], schedule.turns, schedule.turn(settings), number) for number in range(schedule.rounds)]
     return paired([(one, two) for one, two in taken])
 
 

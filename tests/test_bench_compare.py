@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import re
 import sys
 from pathlib import Path
@@ -19,7 +20,7 @@ from test_bench import CLASSIFIER, request
 from tlexport.api.bench_request import BenchSettings
 from tlexport.api.compare import Schedule, compare
 from tlexport.bench.compare import CONFIDENCE, SMALLEST, Turns, paired, round_ratio, unpaired
-from tlexport.bench.turns import Player, Turn, play_round, players
+from tlexport.bench.turns import Player, Turn, play_round, players, shared_core
 from tlexport.errors import InvalidFile, StepFailed
 
 Rounds = list[tuple[Turns, Turns]]
@@ -116,12 +117,24 @@ def test_models_take_turns_in_processes_that_stay(classifier: Path) -> None:
     assert one._child.returncode is not None and two._child.returncode is not None
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system does not let a process choose its cores")
+def test_models_of_one_thread_share_a_core_in_every_round(classifier: Path) -> None:
+    alone, wide = request(classifier, threads=1), request(classifier, threads=2)
+    usable = sorted(os.sched_getaffinity(0))
+    assert [shared_core([alone, alone], number) for number in range(4)] == [(usable[at % len(usable)],) for at in (0, 0, 1, 1)]
+    assert shared_core([alone, wide], 0) == ()
+    cores = shared_core([alone, alone], 2)
+    with players([alone, alone], cores=cores) as ready:
+        assert [os.sched_getaffinity(player._child.pid) for player in ready] == [set(cores)] * 2
+        assert ready[0].turn(Turn(runs=3, seconds=0))
+
+
 def test_a_planted_slowdown_is_found_through_the_whole_way(classifier: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 100 %, so that a busy machine does not hide it; benchmarks/bench_quality.py plants 10 % on a quiet one."""
     monkeypatch.setattr(sys, "path", [str(ROOT / "benchmarks"), *sys.path])
     play = functools.partial(play_round, module="bench_changed")
     pair = [request(classifier, what="as it is"), request(classifier, what="slowed+100%")]
-    taken = [play(pair, 4, Turn(runs=15, seconds=0), backwards) for backwards in (False, True)]
+    taken = [play(pair, 4, Turn(runs=15, seconds=0), number) for number in (0, 1)]
     assert all([len(runs) for runs in turns] == [15] * 4 for pair_taken in taken for turns in pair_taken)
     found = paired([(one, two) for one, two in taken])
     assert 1.5 < found.ratio < 3

@@ -20,7 +20,7 @@ from tlexport.bundle import MANIFEST, read_manifest
 from tlexport.measurement import Environment
 from tlexport.ports import Progress, Silent
 
-PlayRound = Callable[[Sequence[BenchRequest], int, Turn, bool], list[Turns]]
+PlayRound = Callable[[Sequence[BenchRequest], int, Turn, int], list[Turns]]
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,11 @@ class Schedule:
     """How the models take turns. The median of ten rounds is in an interval that two odd rounds cannot move beyond the others.
 
     Turns are short, because what others do on a machine comes and goes within tenths of a second: with turns of 50 ms, six in a round,
-    the ratio of a model to itself scattered three times as much from round to round as with these, on a virtual machine.
+    the ratio of a model to itself scattered five times as much from round to round as with these, on a virtual machine with neighbours.
     """
 
     rounds: int = 10  # in each of which the models are started afresh
-    turns: int = 24  # of each model in a round
+    turns: int = 40  # of each model in a round
     seconds: float = 0.01  # of a turn, at least
 
     def turn(self, settings: BenchSettings) -> Turn:
@@ -118,7 +118,7 @@ def compare(
         rounds, environment = [], describe(requests[0].device)
         with progress.task("comparing", schedule.rounds) as advance:
             for number in range(schedule.rounds):
-                rounds.append(play(requests, schedule.turns, schedule.turn(settings), number % 2 == 1))
+                rounds.append(play(requests, schedule.turns, schedule.turn(settings), number))
                 advance(1)
     return [
         Comparison(requests[0].what, request.what, tuple((taken[0], taken[place]) for taken in rounds), environment)

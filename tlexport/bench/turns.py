@@ -18,7 +18,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from time import perf_counter_ns
 from typing import IO, TYPE_CHECKING, cast
@@ -35,9 +35,9 @@ from tlexport.record import Record
 if TYPE_CHECKING:
     from tlexport.ports import Array, Runner, Runtime
 
-SETTLE_NS = (
-    20_000_000  # at the start of a turn: until the other model's threads have stopped waiting for work and its data has left the caches
-)
+# at the start of a turn: until the other model's data has left the caches, and its threads, where it has several, wait no longer for work
+SETTLE_NS = 20_000_000
+SETTLE_ALONE_NS = 2_000_000  # with one thread
 SETTLE_RUNS = 1  # at least
 
 
@@ -62,12 +62,14 @@ _ANSWER: TypeAdapter[Answer | Failure] = TypeAdapter(Answer | Failure)
 class Player:
     """A model in a process of its own, from the side that tells it when to run."""
 
-    def __init__(self, request: BenchRequest, module: str = "tlexport.bench.turns") -> None:
+    def __init__(self, request: BenchRequest, module: str = "tlexport.bench.turns", cores: Collection[int] = ()) -> None:
         self.what = request.what
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # a pipe that nobody reads would fill up and hold the child
         self._child = subprocess.Popen(
             command(module), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, env=environment(), encoding="utf-8"
         )
+        if cores:
+            os.sched_setaffinity(self._child.pid, cores)
         self._say(request.absolute())
 
     def ready(self) -> Answer:
@@ -108,12 +110,12 @@ class Player:
 
 
 @contextmanager
-def players(requests: Sequence[BenchRequest], module: str = "tlexport.bench.turns") -> Iterator[list[Player]]:
-    """The models of a round, all ready; they are opened and warmed up one after the other."""
+def players(requests: Sequence[BenchRequest], module: str = "tlexport.bench.turns", cores: Collection[int] = ()) -> Iterator[list[Player]]:
+    """The models of a round, all ready; they are opened and warmed up one after the other. ``cores``: the only ones they may use."""
     started: list[Player] = []
     try:
         for request in requests:
-            started.append(Player(request, module))
+            started.append(Player(request, module, cores))
             started[-1].ready()
         yield started
     finally:
@@ -121,28 +123,35 @@ def players(requests: Sequence[BenchRequest], module: str = "tlexport.bench.turn
             player.close()
 
 
-def play_round(
-    requests: Sequence[BenchRequest], turns: int, turn: Turn, backwards: bool, module: str = "tlexport.bench.turns"
-) -> list[Turns]:
+def play_round(requests: Sequence[BenchRequest], turns: int, turn: Turn, number: int, module: str = "tlexport.bench.turns") -> list[Turns]:
     """Start the models afresh, and let them run in turn: A, B, A, B, ...
 
     Args:
         requests: the models.
         turns: of each.
         turn: how long each is.
-        backwards: the last one begins, so that over the rounds no model is always the one that comes second.
+        number: of the round. In every other one the last model begins, so that over the rounds none is always the one that comes second.
         module: what a child runs.
 
     Returns:
         The turns of each model.
     """
     taken: list[list[tuple[int, ...]]] = [[] for _ in requests]
-    with players(requests, module) as ready:
-        order = list(enumerate(ready))[:: -1 if backwards else 1]
+    with players(requests, module, shared_core(requests, number)) as ready:
+        order = list(enumerate(ready))[:: -1 if number % 2 else 1]
         for _ in range(turns):
             for place, player in order:
                 taken[place].append(player.turn(turn))
     return [tuple(turns_of) for turns_of in taken]
+
+
+def shared_core(requests: Sequence[BenchRequest], number: int) -> tuple[int, ...]:
+    """The one core for all models of a round, where each has one thread: cores differ in what shares them, be it another guest of the
+    machine. Every two rounds it is another one. Nothing where there is more than one thread, or the system lets nobody choose."""
+    if any(request.threads != 1 for request in requests) or not hasattr(os, "sched_setaffinity"):
+        return ()
+    usable = sorted(os.sched_getaffinity(0))
+    return (usable[number // 2 % len(usable)],)
 
 
 def main(change: Callable[[Runner, BenchRequest], Runner] = lambda runner, request: runner) -> int:
@@ -171,12 +180,13 @@ def _answers(orders: IO[str], change: Callable[[Runner, BenchRequest], Runner]) 
         yield ready
         for order in orders:
             turn = Turn.model_validate_json(order)
-            yield ready.model_copy(update={"latencies_ns": _run(runner, turns, turn)})
+            settle_ns = SETTLE_ALONE_NS if options.threads == 1 else SETTLE_NS
+            yield ready.model_copy(update={"latencies_ns": _run(runner, turns, turn, settle_ns)})
 
 
-def _run(runner: Runner, turns: Iterator[Mapping[str, Array]], turn: Turn) -> tuple[int, ...]:
+def _run(runner: Runner, turns: Iterator[Mapping[str, Array]], turn: Turn, settle_ns: int) -> tuple[int, ...]:
     begin, settled = perf_counter_ns(), 0
-    while settled < SETTLE_RUNS or perf_counter_ns() - begin < SETTLE_NS:
+    while settled < SETTLE_RUNS or perf_counter_ns() - begin < settle_ns:
         runner.run(next(turns))
         settled += 1
     samples: list[int] = []
