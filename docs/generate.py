@@ -197,6 +197,34 @@ def families_table() -> str:
     return "\n".join(lines)
 
 
+def quality_table() -> str:
+    """What a bench's figures are worth, from benchmarks/results/bench_quality.json."""
+    result = json.loads((RESULTS / "bench_quality.json").read_text(encoding="utf-8"))
+    again, raw, added, where = (result[name] for name in ("repeatability", "agreement", "overhead", "environment"))
+    rows = {
+        f"the same model benched {len(again['p50_ms'])} times: the slowest median above the fastest": ("3 %", f"{again['spread']:.1%}"),
+        "the runner over a raw session, in turn (99 % interval)": (
+            "within 3 %",
+            f"{raw['ratio'] - 1:+.1%} ({raw['low'] - 1:+.1%} to {raw['high'] - 1:+.1%})",
+        ),
+    }
+    for name, what in (("slowdown", "called slower"), ("no_slowdown", "called no difference")):
+        trials = len(result[name]["trials"])
+        rows[f"{result[name]['planted']:.0%} planted: {what}"] = (
+            f"{trials - trials // 20} of {trials}",
+            f"{result[name]['right']} of {trials}",
+        )
+    rows["what measuring adds to a run"] = ("1 %", f"{added['share']:.1%}")
+    lines = ["| | asked | found |", "|---|---:|---:|", *(f"| {what} | {asked} | {found} |" for what, (asked, found) in rows.items())]
+    noisy = sum(bool(text) for text in again["noise"])
+    lines.append(
+        f"\n{result['model']}, {result['threads']} thread, ONNX Runtime {_onnxruntime(where['versions'])}, {where['cpu']} with "
+        f"{where['cores']} cores; {noisy} of the {len(again['noise'])} benches said that the machine was not quiet "
+        "(`python benchmarks/bench_quality.py MODEL`)."
+    )
+    return "\n".join(lines)
+
+
 TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {
         "demo": demo_table,
@@ -207,6 +235,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
     },
     "docs/estimates.md": {"boards": boards_table},
     "docs/quantization.md": {"families": families_table},
+    "docs/bench.md": {"quality": quality_table},
 }
 
 

@@ -214,8 +214,12 @@ class OnnxRunner:
         if accepted != self._accepted:  # the same as last time needs no second look: the check costs as much as a tiny model does
             self._check(feeds)
             self._accepted = accepted
-        with _mapped(self._action):
-            return dict(zip(self._names, self._session.run(self._names, feeds), strict=True))
+        try:
+            found = self._session.run(self._names, feeds)
+        except Exception:
+            with _mapped(self._action):  # entered only here: it would take as long as all else in this method
+                raise
+        return dict(zip(self._names, found, strict=True))
 
     def _check(self, feeds: Mapping[str, Array]) -> None:
         known = [spec.name for spec in self.inputs]
