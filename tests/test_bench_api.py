@@ -190,10 +190,10 @@ def test_the_profile_in_the_bundle_counts_not_one_of_its_name(bundle: Path, meas
 @pytest.mark.usefixtures("here")
 def test_the_budget_of_a_gpu_is_not_met_by_the_cpu(bundle: Path, measured: list[Measurement], tmp_path: Path) -> None:
     assert {m.provider for m in measured} == {"CPUExecutionProvider"}
-    with pytest.raises(Unsupported, match="is for a GPU, and CPUExecutionProvider was measured") as error:
+    with pytest.raises(Unsupported, match="CPUExecutionProvider was measured, and the budget is for a GPU") as error:
         check_budget(changed(bundle, tmp_path, device="cuda", match={"device_tree": None}), measured)
     assert "--device cuda" in error.value.hint
-    with pytest.raises(Unsupported, match="is for the CPU, and CUDAExecutionProvider was measured"):
+    with pytest.raises(Unsupported, match="CUDAExecutionProvider was measured, and the budget is for the CPU"):
         check_budget(bundle, [m.model_copy(update={"provider": "CUDAExecutionProvider"}) for m in measured])
 
 

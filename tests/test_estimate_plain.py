@@ -13,7 +13,10 @@ from tlexport.estimate.boards import work
 from tlexport.estimate.cost import cost_of
 from tlexport.estimate.graph import fused, with_shapes
 from tlexport.estimate.plain import in_fp32
+from tlexport.export.ranges import Ranges
 from tlexport.onnx_graph import copy_of
+from tlexport.ports import QuantizeRequest
+from tlexport.quantizers import int8_onnxruntime
 
 TARGETS = ["cpu-x86", "jetson-xavier-nx", "jetson-orin-nano"]  # uint8 with FP32 scales; int8 likewise; int8 with FP16 scales
 LOWER = ["fp16", "int8"]
@@ -27,6 +30,18 @@ def test_the_work_is_that_of_fp32(checkpoint: Path, target: str, precision: str)
     whole, lower = (with_shapes(exported(checkpoint, target).graph(name), {}, name) for name in ("fp32", precision))
     expected, found = (work(cost_of(fused(in_fp32(model), layout=False))) for model in (whole, lower))
     assert found == pytest.approx(expected, rel=0.04 if (target, precision) == ("cpu-x86", "int8") else 1e-9)
+
+
+def test_pixels_that_the_first_convolution_takes_as_they_are(checkpoint: Path) -> None:
+    """They were never quantized, so that there is no pair to take out. Which layers an export leaves in float depends on the machine."""
+    whole = exported(checkpoint, "cpu-x86").graph("fp32")
+    ranges = Ranges(whole, images(checkpoint, "train")[0][:32]).whole
+    lower = int8_onnxruntime.quantize(QuantizeRequest(whole, ranges, "uint8"))
+    made = {name for node in lower.graph.node if node.op_type == "QuantizeLinear" for name in node.output}
+    constants = {tensor.name for tensor in lower.graph.initializer}
+    assert [node for node in lower.graph.node if node.op_type == "DequantizeLinear" and not {node.input[0]} & (made | constants)]
+    expected, found = (work(cost_of(fused(in_fp32(with_shapes(model, {}, "it")), layout=False))) for model in (whole, lower))
+    assert found == pytest.approx(expected, rel=0.04)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tlexport.ports import Array
 
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16)
+INTEGERS = (TensorProto.UINT8, TensorProto.INT8)
 
 
 def in_fp32(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -30,6 +31,7 @@ def in_fp32(model: onnx.ModelProto) -> onnx.ModelProto:
     inferred = onnx.shape_inference.infer_shapes(model).graph
     types = {value.name: value.type.tensor_type.elem_type for value in (*inferred.value_info, *inferred.input, *inferred.output)}
     same: dict[str, str] = {}  # what a tensor is without what lowers its precision
+    pixels = {value.name for value in graph.input if types[value.name] in INTEGERS}  # and what is made of them: no Q gave them
     weights = {
         name: numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), name)
         if tensor.data_type == TensorProto.FLOAT16
@@ -41,6 +43,8 @@ def in_fp32(model: onnx.ModelProto) -> onnx.ModelProto:
         inputs = [same.get(name, name) for name in node.input]
         if node.op_type == "DequantizeLinear" and node.input[0] in constants:
             weights[node.output[0]] = numpy_helper.from_array(_dequantized(node, constants), node.output[0])
+        elif node.op_type == "DequantizeLinear" and inputs[0] in pixels:
+            nodes.append(helper.make_node("Cast", [inputs[0]], [node.output[0]], name=node.name, to=TensorProto.FLOAT))
         elif node.op_type in ("QuantizeLinear", "DequantizeLinear") or _between_floats(node, types):
             same[node.output[0]] = inputs[0]
         else:
@@ -48,6 +52,8 @@ def in_fp32(model: onnx.ModelProto) -> onnx.ModelProto:
             copy.CopyFrom(node)
             copy.input[:] = inputs
             nodes.append(copy)
+            if pixels & set(inputs):
+                pixels |= {name for name in node.output if types.get(name) in INTEGERS}
     for value in graph.output:  # one that a cast or a DQ gives keeps its name
         if value.name in same:
             nodes.append(helper.make_node("Identity", [same[value.name]], [value.name], name=f"{value.name}_same"))

@@ -216,7 +216,7 @@ class OnnxRunner:
             self._accepted = accepted
         try:
             found = self._session.run(self._names, feeds)
-        except Exception:
+        except _ALL_ERRORS:
             with _mapped(self._action):  # entered only here: it would take as long as all else in this method
                 raise
         return dict(zip(self._names, found, strict=True))
