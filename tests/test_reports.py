@@ -172,6 +172,12 @@ def test_the_download_holds_what_the_page_is_about(name: str) -> None:
         assert Measurement.parse(data[0], "the download") == reports.measurement()
 
 
+@pytest.mark.parametrize("name", [name for name in NAMES if "hostile" in name])
+def test_no_name_turns_the_text_around_it(name: str) -> None:
+    """Within a bdi element too: one that opens an isolate and does not close it takes the end of the element for its own."""
+    assert not re.search("[\u202a-\u202e\u2066-\u2069]", reports.page(name))
+
+
 # --- bench ------------------------------------------------------------------------------------------------------------------------
 
 

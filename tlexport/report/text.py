@@ -7,11 +7,17 @@ import json
 import unicodedata
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+TURNING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # explicit formatting characters of Unicode's UAX #9
 
 
 def plain(text: str) -> str:
-    """Without what neither HTML nor UTF-8 can hold: control characters, and the halves of characters that odd file names bring."""
-    return "".join(REPLACEMENT if unicodedata.category(c) in ("Cc", "Cs") and c not in "\t\n" else c for c in text)
+    """Without what neither HTML nor UTF-8 can hold, control characters and the halves of characters that odd file names bring; and
+    without what turns the direction of the text around it."""
+    return "".join(REPLACEMENT if _unfit(c) else c for c in text)
+
+
+def _unfit(character: str) -> bool:
+    return (unicodedata.category(character) in ("Cc", "Cs") and character not in "\t\n") or character in TURNING
 
 
 def number(value: float | None, digits: int = 3) -> str:
