@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ class Regression:
     before: Measurement
     differs: tuple[str, ...]  # what is not the same about the machines
 
-    @property
+    @cached_property
     def interval(self) -> Interval:
         """Time now over time then."""
         return unpaired(self.before.latencies_ns, self.now.latencies_ns)

@@ -6,6 +6,7 @@ import statistics
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +49,9 @@ class Comparison:
     what: str
     other: str
     rounds: tuple[tuple[Turns, Turns], ...]  # turns of the one and of the other
-
     environment: Environment  # when the first round began
 
-    @property
+    @cached_property
     def interval(self) -> Interval:
         """Time of ``other`` over that of ``what``."""
         return paired(self.rounds)

@@ -26,7 +26,7 @@ from typing import IO, TYPE_CHECKING, cast
 from pydantic import Field, TypeAdapter, ValidationError
 
 from tlexport import plugins
-from tlexport.bench.compare import Turns
+from tlexport.bench.compare import Samples, Turns
 from tlexport.bench.process import BenchRequest, Failure, command, death, environment, feeds_for, run_options
 from tlexport.device.timing import warm_up
 from tlexport.errors import StepFailed, TlxError
@@ -76,7 +76,7 @@ class Player:
         """Wait until the model is open and warm. Raises what the process met."""
         return self._hear()
 
-    def turn(self, turn: Turn) -> tuple[int, ...]:
+    def turn(self, turn: Turn) -> Samples:
         """Let it run; the duration of each run, ns."""
         self._say(turn)
         return self._hear().latencies_ns
@@ -136,7 +136,7 @@ def play_round(requests: Sequence[BenchRequest], turns: int, turn: Turn, number:
     Returns:
         The turns of each model.
     """
-    taken: list[list[tuple[int, ...]]] = [[] for _ in requests]
+    taken: list[list[Samples]] = [[] for _ in requests]
     with players(requests, module, shared_core(requests, number)) as ready:
         order = list(enumerate(ready))[:: -1 if number % 2 else 1]
         for _ in range(turns):
@@ -173,6 +173,7 @@ def _answers(orders: IO[str], change: Callable[[Runner, BenchRequest], Runner]) 
     with runtime.open_model(request.path, options) as opened:
         runner = change(opened, request)
         turns = itertools.cycle(feeds_for(request, opened.inputs)[0])
+        settle_ns = SETTLE_ALONE_NS if options.threads == 1 else SETTLE_NS
         ready = Answer(provider=opened.provider, threads=options.threads or 1)
         gc.collect()
         gc.disable()
@@ -180,11 +181,10 @@ def _answers(orders: IO[str], change: Callable[[Runner, BenchRequest], Runner]) 
         yield ready
         for order in orders:
             turn = Turn.model_validate_json(order)
-            settle_ns = SETTLE_ALONE_NS if options.threads == 1 else SETTLE_NS
             yield ready.model_copy(update={"latencies_ns": _run(runner, turns, turn, settle_ns)})
 
 
-def _run(runner: Runner, turns: Iterator[Mapping[str, Array]], turn: Turn, settle_ns: int) -> tuple[int, ...]:
+def _run(runner: Runner, turns: Iterator[Mapping[str, Array]], turn: Turn, settle_ns: int) -> Samples:
     begin, settled = perf_counter_ns(), 0
     while settled < SETTLE_RUNS or perf_counter_ns() - begin < settle_ns:
         runner.run(next(turns))
