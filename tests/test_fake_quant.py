@@ -93,7 +93,11 @@ def test_the_first_weights_are_rounded_with_the_normalisation_in_them(checkpoint
     known = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in made.graph.initializer}
     conv = next(node for node in made.graph.node if node.op_type == "Conv")
     pair = next(node for node in made.graph.node if node.output[0] == conv.input[1])
-    theirs = known[pair.input[0]] * known[pair.input[1]].reshape(-1, 1, 1, 1)
+    in_blocks = known[pair.input[0]] * known[pair.input[1]].reshape(-1, 1, 1, 1)  # (filter, 2 rows x 2 columns x 3, 2, 2), of 4 x 4 pixels
+    rows = in_blocks.reshape(-1, 2, 2, 3, 2, 2).transpose(0, 3, 4, 1, 5, 2).reshape(-1, 3, 4, 4)
+    assert not rows[:, :, 3].any()
+    assert not rows[..., 3].any()
+    theirs = rows[:, :, :3, :3]
     std = np.array(read_checkpoint(checkpoint).preprocess.std, np.float32)
     first = next(node for node in graph.graph.node if node.op_type == "Conv").input[1]
     weight = torch.tensor(next(onnx.numpy_helper.to_array(tensor) for tensor in graph.graph.initializer if tensor.name == first))

@@ -19,7 +19,7 @@ __all__ = ["METHOD", "PRECISION", "quantize", "weights_alone"]
 
 PRECISION = "int8"
 OPERATORS = {*QLinearOpsRegistry, *QDQRegistry}  # everything that it has integer kernels for
-METHOD = "static, QDQ, per-channel weights; padded depthwise convolutions, pixels as they are, swish in one node, hard sigmoid in integers"
+METHOD = "static, QDQ, per-channel weights; pixels as they are, in blocks; depthwise padded, swish in one node, hard sigmoid in integers"
 
 
 def quantize(request: QuantizeRequest) -> onnx.ModelProto:
