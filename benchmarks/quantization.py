@@ -8,12 +8,16 @@ Each network is fine-tuned on the same images, whole, then goes each way with th
 Checkpoints stay in the folder and are not trained again. What is timed is a model as it is used, one image at a time: this project's
 take pixels and normalise them inside, the others take planes that were normalised before, which their latency does not count. All
 models of all networks are timed by one process, in turn. Results go to benchmarks/results/quantization.json and to a plot beside it.
+A processor with AMX is no board: OpenVINO's convolutions use it, which a second run can keep them from::
+
+    ONEDNN_MAX_CPU_ISA=AVX512_CORE_VNNI python benchmarks/quantization.py ... --result benchmarks/results/quantization_without_amx.json
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -34,11 +38,13 @@ FORMS = {
     "openvino_fp32": "OpenVINO, FP32",
     "nncf": "NNCF, OpenVINO",
 }
+INSTRUCTIONS = ("avx2", "avx_vnni", "avx512_vnni", "amx_int8")  # of the processor, as Linux calls them
 WHAT = (
     "top-1 (0..1) and latency (ms, 1 thread, batch 1, all timed in turn in one process) of each form of each network; drop_points: of "
     "top-1 against fp32; divergence: of the probabilities from those of fp32, Kullback-Leibler, mean over the validation images, nats; "
     "size_ratio: of fp32 to this form; fp32, fp16 and int8 are this project's, take uint8 pixels and normalise them inside, the others "
-    "take normalised planes, which numpy makes in planes_ms (median): that is not in their latency"
+    "take normalised planes, which numpy makes in planes_ms (median): that is not in their latency; onednn_max_cpu_isa: what "
+    "OpenVINO's convolutions were held to"
 )
 
 
@@ -62,6 +68,8 @@ def measure(wanted: Wanted, arguments: argparse.Namespace) -> dict[str, Any]:
     return {
         "what": WHAT,
         "environment": environment,  # in which the models were made
+        "instructions": [name for name in INSTRUCTIONS if name in Path("/proc/cpuinfo").read_text(encoding="utf-8").split()],
+        "onednn_max_cpu_isa": os.environ.get("ONEDNN_MAX_CPU_ISA"),
         "timed_with": answer["versions"],
         "skipped": answer["skipped"],
         "networks": list(entries.values()),

@@ -33,14 +33,18 @@ CHAINS = {
     " m = MaxPool <kernel_shape=[2,2], pads=[1,1,1,1]> (r) p = AveragePool <kernel_shape=[2,2], pads=[1,1,1,1]> (m) y = Conv (p, w6)",
     "classifier": "a = Conv (x, w4, b) r = Relu (a) p = GlobalAveragePool (r) f = Flatten (p) y = Gemm <transB=1> (f, wg)",
     "flattened with its places": "a = Conv (x, w4, b) r = Relu (a) f = Flatten (r) y = Gemm (f, wf)",
+    "two readers": "a = Conv (x, w4, b) c = Conv (a, w6) d = Conv (a, w7) y = Add (c, d)",
+    "residual sum": "a = Conv (x, w4, b) r = Relu (a) c = Conv <pads=[1,1,1,1]> (r, w66) s = Add (c, r) t = Relu (s) y = Conv (t, w6)",
     "two classifiers": "f = Flatten (x) a = Gemm <alpha=0.5, beta=2.0> (f, wx, b) r = Relu (a) y = Gemm <transB=1> (r, wg)",
 }
 UNTOUCHED = {
     "clip": "a = Conv (x, w4, b) r = Clip (a, zero, six) y = Conv (r, w6)",
     "hard swish": "a = Conv (x, w4, b) r = HardSwish (a) y = Conv (r, w6)",
     "sigmoid": "a = Conv (x, w4, b) r = Sigmoid (a) y = Conv (r, w6)",
-    "residual sum": "a = Conv (x, w4, b) r = Relu (a) c = Conv <pads=[1,1,1,1]> (r, w66) y = Add (c, r)",
-    "two readers": "a = Conv (x, w4, b) c = Conv (a, w6) d = Conv (a, w6) y = Add (c, d)",
+    "a sum that is given out": "a = Conv (x, w4, b) r = Relu (a) c = Conv <pads=[1,1,1,1]> (r, w66) y = Add (c, r)",
+    "a sum with what came in": "a = Conv <group=6, pads=[1,1,1,1]> (x6, wd, b) s = Add (a, x6) y = Conv (s, w6)",
+    "a sum of one channel with many": "a = Conv (x, w4, b) c = Conv (x, w1) s = Add (a, c) y = Conv (s, w6)",
+    "two readers of the same weights": "a = Conv (x, w4, b) c = Conv (a, w6) d = Conv (a, w6) y = Add (c, d)",
     "squeeze and excitation": "a = Conv (x, w4, b) p = GlobalAveragePool (a) g = HardSigmoid (p) m = Mul (a, g) y = Conv (m, w6)",
     "its weights are read elsewhere": "a = Conv (x, w4, b) y = Conv (a, w6) unused = Neg (w6)",
     "over other axes": "a = Conv (x, w4, b) f = Flatten <axis=2> (a) y = Gemm (f, places)",
@@ -61,7 +65,7 @@ def chain(body: str, opset: int = 18, seed: int = 0) -> onnx.ModelProto:
         "wg": (5, C),
         "wf": (C * 16, 5),
     }
-    shapes |= {"wx": (4 * 36, C), "places": (16, 5), "b": (C,), "one": (1,)}
+    shapes |= {"wx": (4 * 36, C), "places": (16, 5), "b": (C,), "one": (1,), "w7": (5, C, 3, 3), "w1": (1, 4, 3, 3)}
     entry, last = ("x6", C) if "x6" in body else ("x", 4), "m,n" if "= Gemm" in body.rpartition(" y ")[2] else "m,n,o,p"
     model = onnx.parser.parse_model(
         f'<ir_version: 8, opset_import: ["": {opset}]> g (float[batch,{entry[1]},6,6] {entry[0]}) => (float[{last}] y) {{ {body} }}'
@@ -107,11 +111,13 @@ def scaled(model: onnx.ModelProto, factors: Tensor) -> onnx.ModelProto:
     """The same function, with each channel of the border as many times as large."""
     made = {"w4": factors[:, None, None, None], "wd": factors[:, None, None, None], "wx": factors[None], "b": factors}
     less = 1 / factors
-    read = {"w6": less[None, :, None, None], "wd": less[:, None, None, None], "w3": less.reshape(2, 3).repeat(2, axis=0)[..., None, None]}
-    read |= {"wg": less[None], "wf": less.repeat(16)[:, None]}
+    read = {name: less[None, :, None, None] for name in ("w6", "w7")} | {"wd": less[:, None, None, None]}
+    read |= {"w3": less.reshape(2, 3).repeat(2, axis=0)[..., None, None], "wg": less[None], "wf": less.repeat(16)[:, None]}
+    read["w66"] = factors[:, None, None, None] * less[None, :, None, None]  # makes the channels that it reads
     result = copy_of(model)
-    first, second = (node for node in model.graph.node if node.op_type in ("Conv", "Gemm"))
-    for name, factor in {**{name: made[name] for name in first.input[1:]}, second.input[1]: read[second.input[1]]}.items():
+    first, *others = (node for node in model.graph.node if node.op_type in ("Conv", "Gemm"))
+    changes = {name: made[name] for name in first.input[1:]} | {node.input[1]: read[node.input[1]] for node in others}
+    for name, factor in changes.items():
         constants(result.graph)[name].CopyFrom(numpy_helper.from_array(numbers(model)[name] * factor, name))
     return result
 

@@ -1,4 +1,4 @@
-"""Cross-layer equalization: what a layer makes too large for the others of its channels is scaled down there and up in the next layer.
+"""Cross-layer equalization: what layers make too large for the others of its channels is scaled down there and up where it is read.
 
 Section 4.1 of Nagel et al. 2019, "Data-Free Quantization Through Weight Equalization and Bias Correction" (arXiv:1906.04721).
 """
@@ -6,17 +6,17 @@ Section 4.1 of Nagel et al. 2019, "Data-Free Quantization Through Weight Equaliz
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
-from tlexport.onnx_graph import constants, copy_of
+from tlexport.onnx_graph import constants, copy_of, readers_of
 
 Values = npt.NDArray[np.float64]
-Pair = tuple[onnx.NodeProto, onnx.NodeProto]  # two weighted nodes, and only homogeneous ones between them
 
 SCALED = ("Conv", "Gemm")
 # f(s x) = s f(x) for every s > 0 of a channel; a clip at 6, a hard swish or a sigmoid is none, so that a chain ends there
@@ -27,30 +27,32 @@ SETTLED = 0.01  # largest change of a scale in the last round, natural logarithm
 
 
 def equalized(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same function, in which neighbouring layers share out what each channel multiplies by.
+    """The same function, in which layers that share channels share out what each channel multiplies by.
 
     For a channel between two layers, with r1 the largest absolute weight that makes it and r2 the largest that reads it, the first
     layer's weights and bias are divided by s = sqrt(r1 / r2) and the second's are multiplied by it: both then have sqrt(r1 r2). That is
-    repeated along chains until nothing changes. Other than in the paper, which absorbs high biases later on, a bias counts in r1 in
-    proportion to the layer's others: a channel that is all bias and hardly weights would become the largest of all.
+    repeated until nothing changes. Other than in the paper, which absorbs high biases later on, a bias counts in r1 in proportion to
+    the layer's others: a channel that is all bias and hardly weights would become the largest of all. And other than there, a channel
+    may be made by several layers, whose outputs are added, and read by several, as in residual networks: all are scaled alike, and r1
+    and r2 are the largest of all.
 
-    With one scale for each output channel of the weights, the first layer's do not gain, but the activation between the two does, which
-    has a single scale for all channels, and so do the second layer's, which have one for all channels that they read. Scales by the
+    With one scale for each output channel of the weights, the first layers' do not gain, but the activation between does, which has a
+    single scale for all channels, and so do the second layers', which have one for all channels that they read. Scales by the
     activations' ranges on images instead (s = r**a / r2**(1 - a), as in SmoothQuant, arXiv:2211.10438) did no better on trained networks
     nor on deliberately unbalanced ones, and need images.
 
-    Convolutions of any grouping and ``Gemm`` are equalized where what is between them has a single reader each and is in
-    :data:`HOMOGENEOUS`, and where no other node reads their weights. All else stays as it is.
+    Convolutions of any grouping and ``Gemm`` are equalized where all that is between them is in :data:`HOMOGENEOUS` or a sum, and where
+    no other node reads their weights. All else stays as it is.
 
     Args:
         model: FP32, BatchNorm folded; left as it is.
     """
     model = copy_of(model)
     tensors = constants(model.graph)
-    pairs = list(_pairs(model.graph))
-    names = {name for pair in pairs for node in pair for name in node.input[1:] if name}
+    streams = [stream for stream in _streams(model.graph) if stream.scalable(tensors)]
+    names = {name for stream in streams for node in (*stream.makers, *stream.readers) for name in node.input[1:] if name}
     values: dict[str, Values] = {name: numpy_helper.to_array(tensors[name]).astype(np.float64) for name in names}
-    borders = [_Border(first, second, values) for first, second in pairs]
+    borders = [_Border(stream, values) for stream in streams]
     for _ in range(ROUNDS):
         if max([border.equalize() for border in borders], default=0.0) < SETTLED:
             break
@@ -59,49 +61,82 @@ def equalized(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-class _Border:
-    """What makes the channels between two layers, and what reads them: views of the layers' weights and bias, scaled in place."""
+@dataclass
+class _Stream:
+    """Activations with the same channels: each is computed from others of them, channel by channel, in proportion."""
 
-    def __init__(self, first: onnx.NodeProto, second: onnx.NodeProto, values: dict[str, Values]) -> None:
-        self.made = _rows(first, values[first.input[1]])
-        self.read = _columns(second, values[second.input[1]], len(self.made))
-        self.bias = values[first.input[2]].reshape(-1) if len(first.input) > 2 and first.input[2] else np.zeros(len(self.made))
-        self.counts = np.abs(self.made).max() / max(np.abs(self.bias).max(), np.finfo(np.float32).tiny)  # a bias, beside weights
+    makers: list[onnx.NodeProto] = field(default_factory=list)  # weighted nodes that give one of them
+    readers: list[onnx.NodeProto] = field(default_factory=list)  # weighted nodes that take one of them
+    fixed: bool = False  # something else gives or takes one of them
+
+    def scalable(self, tensors: Mapping[str, onnx.TensorProto]) -> bool:
+        """Whether layers of the same number of channels are all that is around."""
+        counts = {len(_rows(node, numpy_helper.to_array(tensors[node.input[1]]))) for node in self.makers}
+        return not self.fixed and len(counts) == 1 and bool(self.readers)
+
+
+def _streams(graph: onnx.GraphProto) -> list[_Stream]:
+    """All activations of a graph, by which others they share their channels with."""
+    known, readers = constants(graph), readers_of(graph)
+    of: dict[str, _Stream] = {}
+
+    def stream(*names: str) -> _Stream:
+        parts = list({id(part): part for part in (of.setdefault(name, _Stream()) for name in names)}.values())
+        joined = parts[0]
+        for part in parts[1:]:
+            joined.makers += part.makers
+            joined.readers += part.readers
+            joined.fixed |= part.fixed
+            of.update({name: joined for name, found in of.items() if found is part})
+        return joined
+
+    for node in graph.node:
+        activations = [name for name in node.input if name and name not in known]
+        if node.op_type in SCALED and len(activations) == 1 and _own_weights(node, known, readers):
+            stream(activations[0]).readers.append(node)
+            stream(node.output[0]).makers.append(node)
+        elif node.op_type in HOMOGENEOUS and len(activations) == len(node.output) == 1 and _option(node, "axis", 1) == 1:
+            stream(activations[0], node.output[0])
+        elif node.op_type == "Add" and len(activations) == 2:
+            stream(*activations, node.output[0])
+        else:
+            for name in (*activations, *node.output):
+                stream(name).fixed = True
+    for border in (*graph.input, *graph.output):
+        stream(border.name).fixed = True
+    return list({id(found): found for found in of.values()}.values())
+
+
+def _own_weights(node: onnx.NodeProto, known: Mapping[str, onnx.TensorProto], readers: Mapping[str, list[onnx.NodeProto]]) -> bool:
+    """Whether a node's weights can be scaled by the channels that they make and read."""
+    own = all(name in known and len(readers[name]) == 1 for name in node.input[1:] if name)
+    return own and not _option(node, "transA", 0) and _bias_is_of_channels(node, known)
+
+
+class _Border:
+    """What makes the channels of a stream, and what reads them: views of the layers' weights and biases, scaled in place."""
+
+    def __init__(self, stream: _Stream, values: dict[str, Values]) -> None:
+        self.made = [_rows(node, values[node.input[1]]) for node in stream.makers]
+        self.read = [_columns(node, values[node.input[1]], len(self.made[0])) for node in stream.readers]
+        self.biases = [values[node.input[2]].reshape(-1) for node in stream.makers if len(node.input) > 2 and node.input[2]]
+        largest = max((np.abs(bias).max() for bias in self.biases), default=0.0)
+        self.counts = max(np.abs(rows).max() for rows in self.made) / max(largest, np.finfo(np.float32).tiny)  # a bias, beside weights
 
     def equalize(self) -> float:
         """Bring what makes a channel and what reads it to the same size; the largest change, as a logarithm."""
-        made = np.maximum(np.abs(self.made).max(axis=1), np.abs(self.bias) * self.counts)
-        read = np.abs(self.read).max(axis=(1, 3)).reshape(-1)
+        sizes = [np.abs(rows).max(axis=1) for rows in self.made] + [np.abs(bias) * self.counts for bias in self.biases]
+        made = np.maximum.reduce(sizes)
+        read = np.maximum.reduce([np.abs(columns).max(axis=(1, 3)).reshape(-1) for columns in self.read])
         alive = (made > DEAD * made.max()) & (read > DEAD * read.max())
         scale = np.sqrt(np.divide(made, read, out=np.ones_like(made), where=alive))
-        self.made /= scale[:, None]
-        self.bias /= scale
-        self.read *= scale.reshape(len(self.read), 1, -1, 1)
+        for rows in self.made:
+            rows /= scale[:, None]
+        for bias in self.biases:
+            bias /= scale
+        for columns in self.read:
+            columns *= scale.reshape(len(columns), 1, -1, 1)
         return float(np.abs(np.log(scale)).max())
-
-
-def _pairs(graph: onnx.GraphProto) -> Iterator[Pair]:
-    """Each weighted node, and the next one that alone reads what it makes."""
-    known, outputs = constants(graph), {value.name for value in graph.output}
-    readers: dict[str, list[onnx.NodeProto]] = {}
-    for node in graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
-
-    def scalable(node: onnx.NodeProto) -> bool:
-        own = all(name in known and len(readers[name]) == 1 for name in node.input[1:] if name)
-        return node.op_type in SCALED and own and not _option(node, "transA", 0) and _bias_is_of_channels(node, known)
-
-    def next_of(node: onnx.NodeProto) -> onnx.NodeProto | None:
-        alone = len(node.output) == 1 and node.output[0] not in outputs and len(readers.get(node.output[0], ())) == 1
-        return readers[node.output[0]][0] if alone else None
-
-    for first in filter(scalable, graph.node):
-        second = next_of(first)
-        while second is not None and second.op_type in HOMOGENEOUS and _option(second, "axis", 1) == 1:
-            second = next_of(second)
-        if second is not None and scalable(second):
-            yield first, second
 
 
 def _option(node: onnx.NodeProto, name: str, default: int) -> int:
@@ -109,7 +144,7 @@ def _option(node: onnx.NodeProto, name: str, default: int) -> int:
     return next((attribute.i for attribute in node.attribute if attribute.name == name), default)
 
 
-def _bias_is_of_channels(node: onnx.NodeProto, known: dict[str, onnx.TensorProto]) -> bool:
+def _bias_is_of_channels(node: onnx.NodeProto, known: Mapping[str, onnx.TensorProto]) -> bool:
     """A Gemm's may be a single number for all."""
     weights = known[node.input[1]].dims
     channels = weights[1] if node.op_type == "Gemm" and not _option(node, "transB", 0) else weights[0]
