@@ -35,12 +35,13 @@ from bench_changed import RAW, raw_session
 from tlexport import plugins
 from tlexport.api.bench_request import BenchSettings, requests_for
 from tlexport.api.compare import Schedule
-from tlexport.bench.compare import Interval, paired
+from tlexport.bench.compare import paired
 from tlexport.bench.environment import describe
 from tlexport.bench.noise import noise
 from tlexport.bench.process import BenchRequest, command, environment, feeds_for, measure, run_options
 from tlexport.bench.turns import play_round
 from tlexport.device.timing import time_runs
+from tlexport.measurement import Interval
 from tlexport.ports import RunOptions, Runtime, Silent
 
 RESULT = Path(__file__).parent / "results" / "bench_quality.json"

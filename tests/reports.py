@@ -21,7 +21,7 @@ from tlexport.artifact import Artifact, Mixed, Sensitivity
 from tlexport.bundle import Golden, Manifest, Model, Rejected
 from tlexport.checkpoint import Checkpoint, Frozen
 from tlexport.contract import Preprocess, TensorSpec, image_input
-from tlexport.measurement import Environment, Measurement
+from tlexport.measurement import Environment, Interval, Measurement
 from tlexport.recipe import Recipe
 from tlexport.report.bench import Earlier, bench_report
 from tlexport.report.training import Validated, finetune_report
@@ -218,8 +218,8 @@ def _full_bench() -> str:
 def _against() -> str:
     """A model that became slower on another machine, and one that is as it was."""
     slower, same = (
-        Earlier(0.8, "12.5% slower", 1.125, 1.1, 1.15, ("cpu was x, is y",)),
-        Earlier(0.4, "no real difference", 1.0, 0.99, 1.01, ()),
+        Earlier(0.8, Interval(1.125, 1.1, 1.15), ("cpu was x, is y",)),
+        Earlier(0.4, Interval(1.0, 0.99, 1.01), ()),
     )
     return bench_report("bundle", [measurement(), measurement("int8")], manifest(), earlier=[slower, same], on_target=True)
 

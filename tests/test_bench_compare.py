@@ -19,9 +19,10 @@ from test_bench import CLASSIFIER, request
 
 from tlexport.api.bench_request import BenchSettings
 from tlexport.api.compare import Schedule, compare
-from tlexport.bench.compare import CONFIDENCE, SMALLEST, Turns, paired, round_ratio, unpaired
+from tlexport.bench.compare import CONFIDENCE, Turns, paired, round_ratio, unpaired
 from tlexport.bench.turns import Player, Turn, play_round, players, shared_core
 from tlexport.errors import InvalidFile, StepFailed
+from tlexport.measurement import SMALLEST
 
 Rounds = list[tuple[Turns, Turns]]
 

@@ -1,14 +1,18 @@
-"""Measurement: one timing of one artifact on one machine. Statistics are derived from the raw samples, never stored."""
+"""Measurement: one timing of one artifact on one machine, and what two say of each other. Statistics are derived, never stored."""
 
 from __future__ import annotations
 
 import math
 import statistics
+from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import Field, JsonValue, NonNegativeInt, PositiveInt
 
 from tlexport.record import Record
+
+# Smaller differences are never called real: where a process's memory happens to lie makes as much (Mytkowicz et al., ASPLOS 2009)
+SMALLEST = 0.01  # of a ratio
 
 
 class Environment(Record):
@@ -182,3 +186,23 @@ class Measurement(Record):
             "stages_ms": self.stages and self.stages.medians_ms(),
             **self.model_dump(mode="json", include=_AS_IT_IS),
         }
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A ratio of medians; above 1 the second one is slower."""
+
+    ratio: float
+    low: float
+    high: float
+
+    @property
+    def real(self) -> bool:
+        """Whether there is a difference: the interval leaves 1 out, and the ratio is worth a word."""
+        return not self.low <= 1 <= self.high and abs(self.ratio - 1) >= SMALLEST
+
+    def in_words(self) -> str:
+        """What it says of the second one."""
+        if not self.real:
+            return "no real difference"
+        return f"{abs(self.ratio - 1):.1%} {'slower' if self.ratio > 1 else 'faster'}"

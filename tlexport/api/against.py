@@ -10,9 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tlexport.bench.compare import CONFIDENCE, Interval, unpaired
+from tlexport.bench.compare import CONFIDENCE, unpaired
 from tlexport.errors import InvalidFile, OverBudget, UsageError
-from tlexport.measurement import Environment, Measurement
+from tlexport.measurement import Environment, Interval, Measurement
 
 
 def read_previous(path: Path) -> list[Measurement]:

@@ -96,14 +96,11 @@ def write_comparison(path: Path, comparisons: Sequence[Comparison], settings: Be
 
 
 def _compared(one: Comparison) -> Compared:
-    found = one.interval
-    ratios = [round_ratio(*pair) for pair in one.rounds]
-    return Compared(one.other, found.in_words(), found.real, found.ratio, found.low, found.high, ratios, *one.runs_ns())
+    return Compared(one.other, one.interval, [round_ratio(*pair) for pair in one.rounds], *one.runs_ns())
 
 
 def _earlier(one: Regression) -> Earlier:
-    found = one.interval
-    return Earlier(one.before.percentile_ms(50), found.in_words(), found.ratio, found.low, found.high, one.differs)
+    return Earlier(one.before.percentile_ms(50), one.interval, one.differs)
 
 
 def _known(what: Path) -> Manifest | Checkpoint | None:

@@ -13,12 +13,12 @@ from typing import Any
 from tlexport.api.bench_request import BenchSettings, requests_for
 from tlexport.api.open_bundle import open_bundle
 from tlexport.artifact import Precision
-from tlexport.bench.compare import CONFIDENCE, Interval, Samples, Turns, paired
+from tlexport.bench.compare import CONFIDENCE, Samples, Turns, paired
 from tlexport.bench.environment import describe
 from tlexport.bench.process import BenchRequest
 from tlexport.bench.turns import Turn, play_round
 from tlexport.bundle import MANIFEST, read_manifest
-from tlexport.measurement import Environment
+from tlexport.measurement import Environment, Interval
 from tlexport.ports import Progress, Silent
 
 PlayRound = Callable[[Sequence[BenchRequest], int, Turn, int], list[Turns]]

@@ -8,39 +8,18 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from tlexport.measurement import Interval
+
 RESAMPLES = 5000
 CONFIDENCE = 0.99  # of the interval that decides: a difference that is not there is to be called real once in a hundred times
-# Smaller differences are never called real: where a process's memory happens to lie makes as much (Mytkowicz et al., ASPLOS 2009)
-SMALLEST = 0.01
 BLOCKS = 10  # of one measurement, each of runs that follow each other
 
 Samples = tuple[int, ...]  # ns
 Turns = tuple[Samples, ...]  # of one model in a round
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A ratio of medians; above 1 the second one is slower."""
-
-    ratio: float
-    low: float
-    high: float
-
-    @property
-    def real(self) -> bool:
-        """Whether there is a difference: the interval leaves 1 out, and the ratio is worth a word."""
-        return not self.low <= 1 <= self.high and abs(self.ratio - 1) >= SMALLEST
-
-    def in_words(self) -> str:
-        """What it says of the second one."""
-        if not self.real:
-            return "no real difference"
-        return f"{abs(self.ratio - 1):.1%} {'slower' if self.ratio > 1 else 'faster'}"
 
 
 def round_ratio(one: Turns, other: Turns) -> float:

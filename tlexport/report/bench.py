@@ -9,7 +9,7 @@ from typing import Any
 from tlexport.artifact import Artifact
 from tlexport.bundle import Manifest
 from tlexport.checkpoint import Checkpoint
-from tlexport.measurement import Measurement
+from tlexport.measurement import Interval, Measurement
 from tlexport.report import bench_plots, extras
 from tlexport.report.candidates import candidates
 from tlexport.report.page import render
@@ -31,10 +31,7 @@ class Earlier:
     """What one of the measurements is held against: the same model, measured before. Ratios are of its time now over its time then."""
 
     p50_ms: float
-    words: str  # "5.0% slower", "no real difference"
-    ratio: float
-    low: float  # of its interval
-    high: float
+    interval: Interval
     differs: Sequence[str]  # what is not the same about the machines
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tlexport.measurement import Environment
+from tlexport.measurement import Environment, Interval
 from tlexport.report import bench_plots, extras
 from tlexport.report.page import render
 from tlexport.report.svg import INK, MARKERS, SERIES, Plot, drawing, label
@@ -18,11 +18,7 @@ class Compared:
     """A model that was timed in turn with the first one; ratios are of its time over that one's."""
 
     name: str
-    words: str  # "5.0% slower", "no real difference"
-    real: bool
-    ratio: float
-    low: float  # of its interval
-    high: float
+    interval: Interval
     round_ratios: Sequence[float]  # what the ratio is the median of
     first_ns: Sequence[int]  # all runs of the first model,
     runs_ns: Sequence[int]  # and of this one
@@ -30,7 +26,7 @@ class Compared:
     @property
     def answer(self) -> str:
         """Faster, slower, or neither; as the style sheet has it."""
-        return "unknown" if not self.real else "kept" if self.ratio < 1 else "broken"
+        return "unknown" if not self.interval.real else "kept" if self.interval.ratio < 1 else "broken"
 
     def p50_ms(self) -> tuple[float, float]:
         """Medians of all runs, ms: of the first model and of this one."""
@@ -75,8 +71,8 @@ def _ratios(others: Sequence[Compared]) -> Plot:
         for place, one in enumerate(shown):
             colour, marker = SERIES[place], MARKERS[place]
             axes.plot(one.round_ratios, [place + 0.15] * len(one.round_ratios), marker, color=colour, markersize=4, markerfacecolor="none")
-            axes.plot((one.low, one.high), (place - 0.1, place - 0.1), color=colour, linewidth=2)
-            axes.plot([one.ratio], [place - 0.1], marker, color=colour, markersize=8)
+            axes.plot((one.interval.low, one.interval.high), (place - 0.1, place - 0.1), color=colour, linewidth=2)
+            axes.plot([one.interval.ratio], [place - 0.1], marker, color=colour, markersize=8)
         axes.set_yticks(range(len(shown)), [label(one.name) for one in shown])
         axes.set_ylim(len(shown) - 0.4, -0.6)
         axes.set_xlabel("ratio of times")
