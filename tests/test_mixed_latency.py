@@ -26,7 +26,7 @@ class Opened:
     """What a clock would be asked about."""
 
     cost: float
-    luck: float = 1.0
+    luck: list[float]
     left: bool = False
 
     def __enter__(self) -> Opened:
@@ -44,9 +44,8 @@ class Clock:
     border: float
     threads: int | None = 1
     opened: list[Opened] = field(default_factory=list)
-    noise: dict[int, float] = field(
-        default_factory=dict
-    )  # which model, in the order they are opened -> how much faster it looks when it is tried
+    # which model, in the order they are opened -> what share of its time it seems to take the first times that it is tried
+    noise: dict[int, list[float]] = field(default_factory=dict)
 
     def cost(self, kept: Nodes) -> float:
         floats = [block <= kept for block in BLOCKS]
@@ -54,11 +53,11 @@ class Clock:
         return sum(cost if is_float else 1.0 for cost, is_float in zip(self.in_float, floats, strict=True)) + self.border * borders
 
     def open(self, kept: Nodes) -> Opened:
-        self.opened.append(Opened(self.cost(kept), self.noise.get(len(self.opened), 1.0)))
+        self.opened.append(Opened(self.cost(kept), list(self.noise.get(len(self.opened), ()))))
         return self.opened[-1]
 
     def ratio(self, candidate: Opened, best: Opened) -> float:
-        return candidate.luck * candidate.cost / best.cost
+        return (candidate.luck.pop(0) if candidate.luck else 1.0) * candidate.cost / best.cost
 
 
 @pytest.fixture(autouse=True)
@@ -95,7 +94,16 @@ def test_what_only_looked_faster_is_in_int8_after_all() -> None:
     lucky = 1 + min(6, len(BLOCKS)) + 2  # after that with nothing in float and those at the input
     costs = [1.0] * len(BLOCKS)
     costs[0] = 0.5
-    assert search(Clock(costs, 0.0, noise={lucky: 0.9}, threads=3)) == BLOCKS[0]
+    assert search(Clock(costs, 0.0, noise={lucky: [0.9, 0.9]}, threads=3)) == BLOCKS[0]
+
+
+def test_nor_does_bad_luck_of_one_look_keep_it_in_float() -> None:
+    """Taken for faster, and then once for slower without it; once is not enough."""
+    starts = min(6, len(BLOCKS))
+    lucky, second_look = 1 + starts + 2, 1 + starts + len(BLOCKS) + 1  # of blocks 2 and 0, the first of which is looked at last
+    costs = [1.0] * len(BLOCKS)
+    costs[0] = 0.5
+    assert search(Clock(costs, 0.0, noise={lucky: [0.9, 0.9], second_look: [1.05]}, threads=4)) == BLOCKS[0]
 
 
 def test_is_found_once_for_a_structure_a_form_of_int8_and_a_number_of_threads() -> None:

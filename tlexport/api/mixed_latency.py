@@ -22,13 +22,12 @@ from tlexport.ports import Progress
 if TYPE_CHECKING:
     import onnx
 
-    from tlexport.ports import Runner
-
 Quantize = Callable[[Nodes], "onnx.ModelProto"]
 
 FASTER = 0.98  # a choice is kept where it takes at most this share of the time of the best so far, twice: noise is about as large
-AS_FAST = 1.01  # what is in float for nothing: without it, the model takes less than this share of the time that it took with all of it
+SLOWER = 1.01  # a block stays in float where the model without it takes at least this share of its time with it, twice
 FIRST = 6  # blocks at the input that are tried in float together: few channels, many pixels
+TWICE = 2  # how often a choice is timed before it counts
 SECONDS = 90.0  # for all; what was found until then is used
 
 
@@ -58,7 +57,7 @@ def _key(graph: onnx.ModelProto, how: str, threads: int | None) -> dict[str, obj
     nodes = [(n.op_type, [shapes.get(name, name) for name in n.input], [str(a) for a in n.attribute]) for n in graph.graph.node]
     where = describe("cpu")
     return {
-        "kind": "blocks in float for speed, each confirmed",
+        "kind": "blocks in float for speed, each shown twice",
         "quantizer": how,
         "graph": hashlib.sha256(repr(nodes).encode()).hexdigest(),
         "cpu": where.cpu,
@@ -69,7 +68,7 @@ def _key(graph: onnx.ModelProto, how: str, threads: int | None) -> dict[str, obj
 
 
 def _search(blocks: Sequence[Nodes], quantize: Quantize, timing: QuickTiming, progress: Progress) -> Nodes:
-    """What lies at the input, then each block alone: whatever makes it faster stays. Then what does nothing for that goes again.
+    """What lies at the input, then each block alone: whatever makes it faster stays. Then each must show once more that it does.
 
     Among dozens of tries noise alone makes one look faster now and then, and float costs the file's size.
     """
@@ -85,18 +84,15 @@ def _search(blocks: Sequence[Nodes], quantize: Quantize, timing: QuickTiming, pr
             if time.perf_counter() > end:
                 continue
             other = timing.open(quantize(candidate))
-            if _below(FASTER, other, runner, timing):
+            if all(timing.ratio(other, runner) < FASTER for _ in range(TWICE)):
                 best, runner, other = candidate, other, runner
             other.__exit__(None, None, None)
         for tried in blocks:
             advance(1)
             if tried <= best:
-                with timing.open(quantize(best - tried)) as other:
-                    best = best - tried if _below(AS_FAST, other, runner, timing) else best
+                other = timing.open(quantize(best - tried))
+                if not all(timing.ratio(other, runner) >= SLOWER for _ in range(TWICE)):
+                    best, runner, other = best - tried, other, runner
+                other.__exit__(None, None, None)
     runner.__exit__(None, None, None)
     return best
-
-
-def _below(limit: float, candidate: Runner, best: Runner, timing: QuickTiming) -> bool:
-    """Whether a candidate takes less than this share of the time of another, twice."""
-    return timing.ratio(candidate, best) < limit and timing.ratio(candidate, best) < limit
