@@ -25,11 +25,17 @@ Pair = tuple[int, int]
 
 
 def request(
-    conv: str = PLAIN, kind: str = "uint8", mean: float = 120.0, kernel: Pair = (3, 3), sides: Pair = (12, 11), filters: Pair = (8, 3)
+    conv: str = PLAIN,
+    kind: str = "uint8",
+    mean: float = 120.0,
+    kernel: Pair = (3, 3),
+    sides: Pair = (12, 11),
+    filters: Pair = (8, 3),
+    opset: int = 17,
 ) -> QuantizeRequest:
     image = f"{kind}[batch,{sides[0]},{sides[1]},3] image"
     model = onnx.parser.parse_model(
-        f'<ir_version: 8, opset_import: ["": 17]> g ({image}) => (float[batch,n] y) {{ {BODY.format(conv=conv)} }}'
+        f'<ir_version: 8, opset_import: ["": {opset}]> g ({image}) => (float[batch,n] y) {{ {BODY.format(conv=conv)} }}'
     )
     for node in model.graph.node:
         node.name = f"the_{node.output[0]}"
@@ -96,6 +102,16 @@ def test_what_a_stride_goes_over_is_one_pixel(kernel: Pair, strides: Pair, pads:
     assert next(tuple(tensor.dims[1:]) for tensor in graph.initializer if tensor.name == conv.input[1]) == shape
     steps = next(tuple(attribute.ints) for attribute in conv.attribute if attribute.name == "strides")
     assert steps == ((1, 1) if shape[0] > 3 else strides)
+
+
+@pytest.mark.parametrize("opset", [13, 17, 18, 21])
+def test_every_opset_has_what_it_takes(opset: int) -> None:
+    asked = request("v = Conv <kernel_shape=[3,3], strides=[2,2], pads=[1,1,1,1]> (a, w, b)", opset=opset)
+    model = int8_onnxruntime.quantize(asked)
+    onnx.checker.check_model(model, full_check=True)
+    assert "Split" in operators(model)
+    whole = run(asked.model, PIXELS)
+    assert np.abs(run(model, PIXELS) - whole).max() < 0.02 * np.abs(whole).max()
 
 
 def test_a_mean_between_two_pixels_is_off_by_half_a_pixel_at_the_border_alone() -> None:

@@ -124,10 +124,11 @@ def _in_blocks(graph: onnx.GraphProto, image: str, reading: _Reading) -> list[on
     rows, columns = height // high, width // wide
     apart = _constant(graph, "blocks_rows_shape", np.array([0, rows, high, width * 3], np.int64))
     whole = _constant(graph, "blocks_row_shape", np.array([0, rows, columns, wide * 3], np.int64))
+    singly = _constant(graph, "blocks_split_lengths", np.ones(high, np.int64))  # an input from opset 13 on; left out, 18 wants an attribute
     parts = [f"blocks_row{row}" for row in range(high)]
     return [
         helper.make_node("Reshape", [image, apart], ["blocks_rows"], name="blocks_rows"),
-        helper.make_node("Split", ["blocks_rows"], [f"{name}_flat" for name in parts], name="blocks_split", axis=2),
+        helper.make_node("Split", ["blocks_rows", singly], [f"{name}_flat" for name in parts], name="blocks_split", axis=2),
         *(helper.make_node("Reshape", [f"{name}_flat", whole], [name], name=name) for name in parts),
         helper.make_node("Concat", parts, [BLOCKS], name=BLOCKS, axis=3),
     ]
