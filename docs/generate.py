@@ -182,6 +182,28 @@ def quantization_table() -> str:
     return "\n".join(lines)
 
 
+def peers_table() -> str:
+    """How many times as long the peers' INT8 takes, from benchmarks/results/quantization.json and quantization_without_amx.json."""
+    runs = [json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8")) for name in ("quantization", "quantization_without_amx")]
+    lines = [
+        "| | `quantize_static` | NNCF, OpenVINO | kept from AMX: `quantize_static` | NNCF, OpenVINO |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for networks in zip(*(run["networks"] for run in runs), strict=True):
+        ratios = []
+        for forms in (network["forms"] for network in networks):
+            static = min(forms[name]["p50_ms"] for name in ("onnxruntime", "onnxruntime_defaults"))
+            ratios += [static / forms["int8"]["p50_ms"], forms["nncf"]["p50_ms"] / forms["int8"]["p50_ms"]]
+        lines.append(f"| {networks[0]['backbone']} | " + " | ".join(f"{ratio:.2f}" for ratio in ratios) + " |")
+    first, second = runs
+    where = f"{first['environment']['cpu']} with {first['environment']['cores']} cores ({', '.join(first['instructions'])})"
+    lines.append(
+        f"\nTime over that of this project's INT8, {first['networks'][0]['image_size']} pixels, one thread, all timed in turn; two runs of "
+        f"`python benchmarks/quantization.py` on {where}, the second with `ONEDNN_MAX_CPU_ISA={second['onednn_max_cpu_isa']}`."
+    )
+    return "\n".join(lines)
+
+
 def families_table() -> str:
     """INT8 against FP32 for a network of each family, from benchmarks/results/int8_families.json."""
     result = json.loads((RESULTS / "int8_families.json").read_text(encoding="utf-8"))
@@ -234,7 +256,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
         "calibrated": calibrated_table,
     },
     "docs/estimates.md": {"boards": boards_table},
-    "docs/quantization.md": {"families": families_table},
+    "docs/quantization.md": {"families": families_table, "peers": peers_table},
     "docs/bench.md": {"quality": quality_table},
 }
 
