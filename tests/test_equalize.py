@@ -13,7 +13,7 @@ import pytest
 from exports import images, run
 from onnx import numpy_helper
 
-from tlexport.export.equalize import equalized
+from tlexport.export.equalize import ODD, equalized
 from tlexport.export.ranges import Ranges
 from tlexport.export.rewrite import lower
 from tlexport.onnx_graph import constants, copy_of
@@ -33,9 +33,11 @@ CHAINS = {
     " m = MaxPool <kernel_shape=[2,2], pads=[1,1,1,1]> (r) p = AveragePool <kernel_shape=[2,2], pads=[1,1,1,1]> (m) y = Conv (p, w6)",
     "classifier": "a = Conv (x, w4, b) r = Relu (a) p = GlobalAveragePool (r) f = Flatten (p) y = Gemm <transB=1> (f, wg)",
     "flattened with its places": "a = Conv (x, w4, b) r = Relu (a) f = Flatten (r) y = Gemm (f, wf)",
+    "two classifiers": "f = Flatten (x) a = Gemm <alpha=0.5, beta=2.0> (f, wx, b) r = Relu (a) y = Gemm <transB=1> (r, wg)",
+}
+SHARED = {  # by more than two layers
     "two readers": "a = Conv (x, w4, b) c = Conv (a, w6) d = Conv (a, w7) y = Add (c, d)",
     "residual sum": "a = Conv (x, w4, b) r = Relu (a) c = Conv <pads=[1,1,1,1]> (r, w66) s = Add (c, r) t = Relu (s) y = Conv (t, w6)",
-    "two classifiers": "f = Flatten (x) a = Gemm <alpha=0.5, beta=2.0> (f, wx, b) r = Relu (a) y = Gemm <transB=1> (r, wg)",
 }
 UNTOUCHED = {
     "clip": "a = Conv (x, w4, b) r = Clip (a, zero, six) y = Conv (r, w6)",
@@ -131,6 +133,24 @@ def test_however_channels_were_scaled_they_end_alike(name: str) -> None:
     expected = numbers(equalized(plain))
     for key, values in numbers(equalized(other)).items():
         np.testing.assert_allclose(values, expected[key], rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_odd_channels_that_several_layers_share_become_like_the_others(name: str) -> None:
+    """The others stay as they are."""
+    plain = chain(SHARED[name])
+    for key in ("w4", "b"):
+        values = numbers(plain)[key]
+        even = values / np.abs(values).reshape(C, -1).max(axis=1).reshape(-1, *[1] * (values.ndim - 1))
+        constants(plain.graph)[key].CopyFrom(numpy_helper.from_array(even, key))
+    assert equalized(plain) == plain
+    factors = np.array([60, 1, 1 / 60, 1, 1, 1.5], np.float32)
+    result = equalized(scaled(plain, factors))
+    check_same(plain, result)
+    left = np.abs(numbers(result)["w4"]).max(axis=(1, 2, 3))  # 1 before it was scaled
+    common = np.median(left[[1, 3, 4]])
+    assert np.all(np.abs(np.log(left / common)) < np.log(ODD**2))
+    np.testing.assert_allclose(left[[1, 3, 4]], common, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", UNTOUCHED)
