@@ -179,6 +179,9 @@ def quantization_table() -> str:
         f"by one process; ONNX Runtime {_onnxruntime(versions)}{peers}, {where['cpu']} with {where['cores']} cores "
         "(`python benchmarks/quantization.py`)."
     )
+    mixed = [network["backbone"] for network in networks if "in float" in network["forms"]["int8"]["made_by"]]
+    if mixed:
+        lines.append(f"\nFor speed, INT8 has layers in float in {', '.join(mixed)}.")
     return "\n".join(lines)
 
 
