@@ -65,10 +65,11 @@ def measure(wanted: Wanted, arguments: argparse.Namespace) -> dict[str, Any]:
         entry["forms"] = {name: row | against(row, rows["fp32"]) for name, row in rows.items()}
         for name, made in entry.pop("made").items():
             entry["forms"][name] |= made
+    flags = set(Path("/proc/cpuinfo").read_text(encoding="utf-8").split())
     return {
         "what": WHAT,
         "environment": environment,  # in which the models were made
-        "instructions": [name for name in INSTRUCTIONS if name in Path("/proc/cpuinfo").read_text(encoding="utf-8").split()],
+        "instructions": [name for name in INSTRUCTIONS if name in flags],
         "onednn_max_cpu_isa": os.environ.get("ONEDNN_MAX_CPU_ISA"),
         "timed_with": answer["versions"],
         "skipped": answer["skipped"],

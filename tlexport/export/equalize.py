@@ -6,15 +6,14 @@ Section 4.1 of Nagel et al. 2019, "Data-Free Quantization Through Weight Equaliz
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
-from tlexport.onnx_graph import constants, copy_of, readers_of
+from tlexport.onnx_graph import ChannelGroups, Channels, constants, copy_of, readers_of
 
 Values = npt.NDArray[np.float64]
 
@@ -52,7 +51,7 @@ def equalized(model: onnx.ModelProto) -> onnx.ModelProto:
     """
     model = copy_of(model)
     tensors = constants(model.graph)
-    streams = [stream for stream in _streams(model.graph) if stream.scalable(tensors)]
+    streams = list(_streams(model.graph))
     names = {name for stream in streams for node in (*stream.makers, *stream.readers) for name in node.input[1:] if name}
     values: dict[str, Values] = {name: numpy_helper.to_array(tensors[name]).astype(np.float64) for name in names}
     borders = [_Border(stream, values) for stream in streams]
@@ -64,50 +63,25 @@ def equalized(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-@dataclass
-class _Stream:
-    """Activations with the same channels: each is computed from others of them, channel by channel, in proportion."""
-
-    makers: list[onnx.NodeProto] = field(default_factory=list)  # weighted nodes that give one of them
-    readers: list[onnx.NodeProto] = field(default_factory=list)  # weighted nodes that take one of them
-    fixed: bool = False  # something else gives or takes one of them
-
-    def scalable(self, tensors: Mapping[str, onnx.TensorProto]) -> bool:
-        """Whether layers of the same number of channels are all that is around."""
-        counts = {len(_rows(node, numpy_helper.to_array(tensors[node.input[1]]))) for node in self.makers}
-        return not self.fixed and len(counts) == 1 and bool(self.readers)
-
-
-def _streams(graph: onnx.GraphProto) -> list[_Stream]:
-    """All activations of a graph, by which others they share their channels with."""
+def _streams(graph: onnx.GraphProto) -> Iterator[Channels]:
+    """Activations that layers of the same number of channels alone give and take, and in proportion."""
     known, readers = constants(graph), readers_of(graph)
-    of: dict[str, _Stream] = {}
-
-    def stream(*names: str) -> _Stream:
-        parts = list({id(part): part for part in (of.setdefault(name, _Stream()) for name in names)}.values())
-        joined = parts[0]
-        for part in parts[1:]:
-            joined.makers += part.makers
-            joined.readers += part.readers
-            joined.fixed |= part.fixed
-            of.update({name: joined for name, found in of.items() if found is part})
-        return joined
-
+    found = ChannelGroups(graph)
     for node in graph.node:
         activations = [name for name in node.input if name and name not in known]
         if node.op_type in SCALED and len(activations) == 1 and _own_weights(node, known, readers):
-            stream(activations[0]).readers.append(node)
-            stream(node.output[0]).makers.append(node)
+            found.join(activations[0]).readers.append(node)
+            found.join(node.output[0]).makers.append(node)
         elif node.op_type in HOMOGENEOUS and len(activations) == len(node.output) == 1 and _option(node, "axis", 1) == 1:
-            stream(activations[0], node.output[0])
+            found.join(activations[0], node.output[0])
         elif node.op_type == "Add" and len(activations) == 2:
-            stream(*activations, node.output[0])
+            found.join(*activations, node.output[0])
         else:
-            for name in (*activations, *node.output):
-                stream(name).fixed = True
-    for border in (*graph.input, *graph.output):
-        stream(border.name).fixed = True
-    return list({id(found): found for found in of.values()}.values())
+            found.fix((*activations, *node.output))
+    for group in found.all():
+        counts = {_channels_made(node, known) for node in group.makers}
+        if not group.fixed and len(counts) == 1 and group.readers:
+            yield group
 
 
 def _own_weights(node: onnx.NodeProto, known: Mapping[str, onnx.TensorProto], readers: Mapping[str, list[onnx.NodeProto]]) -> bool:
@@ -119,7 +93,7 @@ def _own_weights(node: onnx.NodeProto, known: Mapping[str, onnx.TensorProto], re
 class _Border:
     """What makes the channels of a stream, and what reads them: views of the layers' weights and biases, scaled in place."""
 
-    def __init__(self, stream: _Stream, values: dict[str, Values]) -> None:
+    def __init__(self, stream: Channels, values: dict[str, Values]) -> None:
         self.made = [_rows(node, values[node.input[1]]) for node in stream.makers]
         self.read = [_columns(node, values[node.input[1]], len(self.made[0])) for node in stream.readers]
         self.biases = [values[node.input[2]].reshape(-1) for node in stream.makers if len(node.input) > 2 and node.input[2]]
@@ -153,9 +127,13 @@ def _option(node: onnx.NodeProto, name: str, default: int) -> int:
 
 def _bias_is_of_channels(node: onnx.NodeProto, known: Mapping[str, onnx.TensorProto]) -> bool:
     """A Gemm's may be a single number for all."""
+    return all(math.prod(known[name].dims) == _channels_made(node, known) for name in node.input[2:] if name)
+
+
+def _channels_made(node: onnx.NodeProto, known: Mapping[str, onnx.TensorProto]) -> int:
+    """How many channels a weighted node gives."""
     weights = known[node.input[1]].dims
-    channels = weights[1] if node.op_type == "Gemm" and not _option(node, "transB", 0) else weights[0]
-    return all(math.prod(known[name].dims) == channels for name in node.input[2:] if name)
+    return int(weights[1] if node.op_type == "Gemm" and not _option(node, "transB", 0) else weights[0])
 
 
 def _rows(node: onnx.NodeProto, weights: Values) -> Values:

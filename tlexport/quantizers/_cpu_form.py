@@ -6,14 +6,13 @@ What each gains was measured with ONNX Runtime 1.31 on AVX512-VNNI, one thread (
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
-from tlexport.onnx_graph import constants, copy_of, readers_of, without_unused
+from tlexport.onnx_graph import ChannelGroups, Channels, constants, copy_of, readers_of, without_unused
 
 BLOCK = 16  # channels; its INT8 depthwise kernel does so many at once, and what is left over one by one, three to four times slower
 VENDOR = "com.microsoft"  # domain of ONNX Runtime's own operators
@@ -90,17 +89,6 @@ def swish_in_one(model: onnx.ModelProto) -> onnx.ModelProto:
     return result
 
 
-@dataclass
-class _Channels:
-    """Activations that must have the same number of channels, since each is computed from another channel by channel."""
-
-    names: set[str] = field(default_factory=set)
-    makers: list[onnx.NodeProto] = field(default_factory=list)  # dense convolutions that give one of them
-    readers: list[onnx.NodeProto] = field(default_factory=list)  # dense convolutions that take one of them
-    depthwise: list[onnx.NodeProto] = field(default_factory=list)
-    fixed: bool = False  # something else gives or takes one of them
-
-
 def pad_depthwise(model: onnx.ModelProto, block: int = BLOCK) -> onnx.ModelProto:
     """Channels of depthwise convolutions, and of all that goes along with them, filled up to a multiple of ``block``.
 
@@ -127,47 +115,28 @@ def pad_depthwise(model: onnx.ModelProto, block: int = BLOCK) -> onnx.ModelProto
     return onnx.shape_inference.infer_shapes(without_unused(result))
 
 
-def _groups(model: onnx.ModelProto) -> Sequence[_Channels]:
+def _groups(model: onnx.ModelProto) -> Sequence[Channels]:
     """All activations, by which others they share their channels with."""
     graph = model.graph
     weights = {tensor.name: tensor.dims for tensor in graph.initializer}
     shapes = {v.name: [axis.dim_value for axis in v.type.tensor_type.shape.dim] for v in (*graph.value_info, *graph.input, *graph.output)}
-    of: dict[str, _Channels] = {}
-
-    def group(*names: str) -> _Channels:
-        joined = _Channels()
-        for name in names:
-            found = of.get(name) or _Channels({name})
-            if found is joined:
-                continue
-            joined.names |= found.names
-            joined.makers += found.makers
-            joined.readers += found.readers
-            joined.depthwise += found.depthwise
-            joined.fixed = joined.fixed or found.fixed
-            for member in found.names:
-                of[member] = joined
-        return joined
-
+    found = ChannelGroups(graph)
     for node in graph.node:
         activations = [name for name in node.input if name and name not in weights]
         groups = next((attribute.i for attribute in node.attribute if attribute.name == "group"), 1)
         wide = weights.get(node.input[1], [0])[0] if node.op_type == "Conv" else 0
         if node.op_type == "Conv" and len(activations) == 1 and groups == 1:
-            group(activations[0]).readers.append(node)
-            group(node.output[0]).makers.append(node)
+            found.join(activations[0]).readers.append(node)
+            found.join(node.output[0]).makers.append(node)
         elif node.op_type == "Conv" and len(activations) == 1 and groups == wide == shapes.get(activations[0], [0, 0])[1]:
-            group(activations[0], node.output[0]).depthwise.append(node)
+            found.join(activations[0], node.output[0]).depthwise.append(node)
         elif node.op_type in CHANNELWISE and len(activations) == 1:
-            group(activations[0], node.output[0])
+            found.join(activations[0], node.output[0])
         elif node.op_type in ("Add", "Mul") and len({tuple(shapes.get(name, ())[1:2]) or name for name in node.input}) == 1:
-            group(*activations, node.output[0])
+            found.join(*activations, node.output[0])
         else:
-            for name in (*activations, *node.output):
-                group(name).fixed = True
-    for border in (*graph.input, *graph.output):
-        group(border.name).fixed = True
-    return list({id(found): found for found in of.values()}.values())
+            found.fix((*activations, *node.output))
+    return found.all()
 
 
 def _widened(graph: onnx.GraphProto, weights: dict[str, onnx.TensorProto], name: str, axis: int, extra: int) -> str:

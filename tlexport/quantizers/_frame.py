@@ -89,7 +89,7 @@ def without_padding(
 def _framed(graph: onnx.GraphProto, colour: Colour, reading: _Reading) -> list[onnx.NodeProto]:
     """Nodes that put a frame around the images; none where it has no pixels."""
     top, left, bottom, right = reading.frame
-    if not any(reading.frame):
+    if not any((top, left, bottom, right)):
         return []
     image, (height, width) = graph.input[0].name, (reading.shape[0], reading.sides[1])
     ends = [_constant(graph, f"frame_{end}", np.array([end], np.int64)) for end in (0, 1)]
