@@ -113,7 +113,10 @@ def test_no_tar_gets_out_of_its_folder(files: list[tuple[str, bytes, bytes, str,
 @EXAMPLES
 @given(seed=st.integers(0, 2**32))
 def test_damaged_archives(archives: Path, tiny: Path, kind: str, seed: int) -> None:
-    """A tar is damaged below gzip, whose checksum would find everything at once."""
+    """Every file that the manifest has a hash of is as it was, or the archive is refused. The manifest itself is what a signature is for.
+
+    A tar is damaged below gzip, whose checksum would find everything at once.
+    """
     draw = random.Random(seed)
     packed = (archives / f"a.{kind}").read_bytes()
     content = bytearray(packed if kind == "zip" else gzip.decompress(packed))
@@ -124,7 +127,7 @@ def test_damaged_archives(archives: Path, tiny: Path, kind: str, seed: int) -> N
         else:
             content[place] = draw.choice([0, 255, 0x80, 0x2F, 0x2E, draw.randrange(256)])
     found = unpacked(bytes(content) if kind == "zip" else gzip.compress(bytes(content), 1), kind)
-    if found is None or found == tree(tiny):
+    if found is None or {**found, MANIFEST: b""} == {**tree(tiny), MANIFEST: b""}:
         return
     with tempfile.TemporaryDirectory() as place:  # it could be unpacked, and is another: that must be seen
         path = Path(place) / f"a.{kind}"

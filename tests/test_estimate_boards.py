@@ -123,9 +123,10 @@ def test_the_precisions_of_a_bundle_hold_the_same_work(real: dict[str, GraphCost
     for precision, found in real.items():
         amounts = work(found)
         for kind in ("conv3x3", "conv", "pointwise", "depthwise"):
-            # INT8 for ONNX Runtime has channels of zeros more where depthwise convolutions want multiples of 16
-            expected = pytest.approx(whole.get(kind), rel=0.04) if precision == "int8" and kind in whole else whole.get(kind)
-            assert amounts.get(kind) == expected, (precision, kind)
+            # INT8 for ONNX Runtime has channels of zeros more where depthwise convolutions want multiples of 16, and the filters
+            # of the first convolution, 3 x 3 with a stride of 2, are filled up to 4 x 4 where it is not left in float
+            most = (1.04 * (16 / 9 if kind == "conv" else 1)) if precision == "int8" else 1
+            assert whole.get(kind, 0) <= amounts.get(kind, 0) <= most * whole.get(kind, 0), (precision, kind)
         assert 0.9 < amounts["weights"] / whole["weights"] < 1.1
         assert 0.7 < amounts[boards.LAUNCHES] / whole[boards.LAUNCHES] < 1.3
 

@@ -19,6 +19,7 @@ def in_fp32(model: onnx.ModelProto) -> onnx.ModelProto:
 
     An activation that only the range of a Q does goes with it: fused into its convolution it costs nothing. Left as it was, the graph would
     hold more than it costs: ONNX Runtime's CPU provider takes what it has no FP16 kernel for apart, which no device that has one does.
+    Zeros that an INT8 graph for CPUs multiplies by stay: channels, and what the first convolution's filters are filled up with.
 
     Args:
         model: with fixed shapes; it is not changed. One in FP32 comes back as it is.
