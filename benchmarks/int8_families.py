@@ -27,7 +27,7 @@ from random_network import random_network
 from torchvision import models
 
 from tlexport import plugins
-from tlexport.api.mixed_latency import fastest
+from tlexport.api.mixed_latency import Choice, fastest
 from tlexport.api.quick_timing import QuickTiming
 from tlexport.bench.environment import describe
 from tlexport.ports import QuantizeRequest, Runner, Silent
@@ -44,16 +44,17 @@ def smallest(family: str) -> str:
     return min(variants, key=lambda name: min(weights.meta["num_params"] for weights in models.get_model_weights(name)))
 
 
-def forms(backbone: str, size: int, folder: Path) -> tuple[dict[str, onnx.ModelProto], int]:
-    """The network in FP32, in INT8, and in INT8 with blocks in float; how many nodes those are."""
+def forms(backbone: str, size: int, folder: Path) -> tuple[dict[str, onnx.ModelProto], Choice]:
+    """The network in FP32, in INT8, and in INT8 as it is fastest; how that is."""
     whole, ranges, pixels = random_network(backbone, size, load_profile("cpu-x86"))
     timing = QuickTiming(pixels[:1], 1, folder)
 
-    def quantize(kept: frozenset[str]) -> onnx.ModelProto:
-        return int8_onnxruntime.quantize(QuantizeRequest(whole, ranges.whole, "uint8", kept))
+    def quantize(choice: Choice) -> onnx.ModelProto:
+        return int8_onnxruntime.quantize(QuantizeRequest(whole, ranges.whole, "uint8", choice.kept, choice.variant))
 
-    kept = fastest(whole, quantize, int8_onnxruntime.METHOD, timing, Silent())
-    return {"fp32": whole, "int8": quantize(frozenset()), "mixed": quantize(kept)}, len(kept)
+    variants = int8_onnxruntime.VARIANTS
+    found = fastest(whole, variants, quantize, int8_onnxruntime.METHOD, timing, Silent())
+    return {"fp32": whole, "int8": quantize(Choice(variants[0], frozenset())), "mixed": quantize(found)}, found
 
 
 def time_in_turn(made: dict[str, onnx.ModelProto], size: int, rounds: int, seconds: float, folder: Path) -> dict[str, float]:
@@ -88,9 +89,10 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for backbone in options.backbones or [smallest(family) for family in plugins.names("backbones")]:
         with tempfile.TemporaryDirectory() as folder:
-            made, kept = forms(backbone, options.size, Path(folder))
+            made, found = forms(backbone, options.size, Path(folder))
             times = time_in_turn(made, options.size, options.rounds, options.seconds, Path(folder))
-        row = {"backbone": backbone, **times, "nodes_in_float": kept, "speedup": round(times["fp32_ms"] / times["mixed_ms"], 3)}
+        how = {"nodes_in_float": len(found.kept), "variant": found.variant}
+        row = {"backbone": backbone, **times, **how, "speedup": round(times["fp32_ms"] / times["mixed_ms"], 3)}
         print(row, file=sys.stderr, flush=True)
         rows.append(row)
     result = {"what": WHAT, "size": options.size, "environment": describe("cpu").model_dump(), "networks": rows}

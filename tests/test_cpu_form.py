@@ -101,6 +101,15 @@ def test_a_swish_is_one_node(order: str) -> None:
     assert [node.op_type for node in model.graph.node] == ["Sigmoid", "Mul"]
 
 
+def test_of_several_swishes_only_those_that_are_asked_for_are_one_node() -> None:
+    model = graph("s = Sigmoid (x) a = Mul (x, s) t = Sigmoid (a) y = Mul (a, t)")
+    for node in model.graph.node:
+        node.name = f"node_{node.output[0]}"
+    one = swish_in_one(model, {"node_y", "node_t"})
+    assert [node.op_type for node in one.graph.node] == ["Sigmoid", "Mul", "QuickGelu"]
+    np.testing.assert_allclose(run(one, PLANES), run(model, PLANES), atol=1e-6)
+
+
 @pytest.mark.parametrize(
     "body",
     [

@@ -19,7 +19,7 @@ from tlexport.export.checks import precision_of
 from tlexport.export.ranges import Ranges
 from tlexport.ports import QuantizeRequest, RunOptions
 from tlexport.quantizers import int8_onnxruntime, int8_tensorrt
-from tlexport.quantizers._gates import integer_gates
+from tlexport.quantizers._gates import gates_in_rows, integer_gates
 from tlexport.quantizers._static import border_nodes, quantize_int8
 from tlexport.runtimes.onnxruntime import _weights_alone, open_model, ort
 
@@ -77,6 +77,60 @@ def test_gates_run_in_integers_and_answer_as_in_float(kind: str, activations: An
     assert reference.std(axis=0).max() > 0.01  # the images are told apart
     np.testing.assert_allclose(run(quantized, PIXELS), reference, atol=0.02)
     np.testing.assert_allclose(run(quantized, PIXELS, as_written=True), reference, atol=0.02)
+
+
+@pytest.mark.parametrize("variant", int8_onnxruntime.VARIANTS)
+@pytest.mark.parametrize("kept", [frozenset(), frozenset({"node_g", "node_f"})])
+def test_a_swish_runs_in_the_form_that_was_asked_for(variant: str, kept: frozenset[str], tmp_path: Path) -> None:
+    """In float it is one node in both."""
+    model = classifier("g = Sigmoid (e) f = Mul (e, g)")
+    quantized = int8_onnxruntime.quantize(QuantizeRequest(model, Ranges(model, PIXELS).whole, "uint8", kept, variant))
+    runs = set(fused(quantized, tmp_path))
+    table, node = {"QLinearSigmoid", "QLinearMul"}, {"QuickGelu"}
+    expected = node if kept or variant == int8_onnxruntime.VARIANTS[0] else table
+    assert runs & (table | node) == expected
+    np.testing.assert_allclose(run(quantized, PIXELS), run(model, PIXELS), atol=0.02)
+
+
+def gated(side: int, gate: str = "u") -> tuple[onnx.ModelProto, onnx.ModelProto]:
+    """A QDQ graph in which a gate of 16 channels scales ``side`` x ``side`` pixels, and the one before it was quantized."""
+    model = onnx.parser.parse_model(
+        f"""<ir_version: 8, opset_import: ["": 17]> g (float[batch,16,{side},{side}] x, float[batch,16,1,1] u) => (float[a,b,c,d] y) {{
+            x1 = QuantizeLinear (x, s, z)  x2 = DequantizeLinear (x1, s, z)
+            u1 = QuantizeLinear (u, s, z)  u2 = DequantizeLinear (u1, s, z)
+            f = Mul ({gate})  f1 = QuantizeLinear (f, s, z)  y = DequantizeLinear (f1, s, z)
+        }}"""
+    )
+    constants = {"s": np.asarray(np.float32(0.01)), "z": np.asarray(np.uint8(0))}
+    model.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in constants.items())
+    for node in model.graph.node:
+        node.name = f"node_{node.output[0]}"
+    before = onnx.shape_inference.infer_shapes(model)
+    before.graph.value_info.extend(before.graph.input)  # in a whole network they are no inputs
+    return model, before
+
+
+@pytest.mark.parametrize("order", ["x2, u2", "u2, x2"])
+def test_a_gate_in_rows_multiplies_the_same(order: str, tmp_path: Path) -> None:
+    model, before = gated(32, order)
+    rows = gates_in_rows(model, before)
+    onnx.checker.check_model(rows, full_check=True)
+    assert [node.op_type for node in rows.graph.node].count("Tile") == 1
+    assert "Tile" not in [node.op_type for node in model.graph.node]
+    draw = np.random.default_rng(0)
+    feeds = {"x": draw.random((2, 16, 32, 32), np.float32) * 3, "u": draw.random((2, 16, 1, 1), np.float32)}
+    answers = []
+    for each in (model, rows):
+        session = ort.InferenceSession(each.SerializeToString(), providers=["CPUExecutionProvider"])
+        answers.append(session.run(None, feeds)[0])
+    np.testing.assert_array_equal(*answers)
+    assert "QLinearMul" in fused(rows, tmp_path)
+
+
+def test_gates_of_few_pixels_and_products_of_like_shapes_stay() -> None:
+    for side, order in ((16, "x2, u2"), (32, "x2, x2")):
+        model, before = gated(side, order)
+        assert "Tile" not in [node.op_type for node in gates_in_rows(model, before).graph.node]
 
 
 def test_a_gate_is_no_further_off_than_its_steps() -> None:

@@ -13,7 +13,7 @@ import pytest
 from test_quantizers import noise, request_for, small
 
 from tlexport.api.mixed import Nodes, blocks_of
-from tlexport.api.mixed_latency import fastest
+from tlexport.api.mixed_latency import Choice, fastest
 from tlexport.api.quick_timing import QuickTiming
 from tlexport.ports import QuantizeRequest, Silent
 from tlexport.quantizers import int8_onnxruntime
@@ -46,14 +46,16 @@ class Clock:
     opened: list[Opened] = field(default_factory=list)
     # which model, in the order they are opened -> what share of its time it seems to take the first times that it is tried
     noise: dict[int, list[float]] = field(default_factory=dict)
+    variants: dict[str, float] = field(default_factory=lambda: {"": 0.0})  # what each adds
 
-    def cost(self, kept: Nodes) -> float:
-        floats = [block <= kept for block in BLOCKS]
+    def cost(self, choice: Choice) -> float:
+        floats = [block <= choice.kept for block in BLOCKS]
         borders = sum(a != b for a, b in zip([True, *floats], [*floats, True], strict=True))
-        return sum(cost if is_float else 1.0 for cost, is_float in zip(self.in_float, floats, strict=True)) + self.border * borders
+        blocks = sum(cost if is_float else 1.0 for cost, is_float in zip(self.in_float, floats, strict=True))
+        return blocks + self.border * borders + self.variants[choice.variant]
 
-    def open(self, kept: Nodes) -> Opened:
-        self.opened.append(Opened(self.cost(kept), list(self.noise.get(len(self.opened), ()))))
+    def open(self, choice: Choice) -> Opened:
+        self.opened.append(Opened(self.cost(choice), list(self.noise.get(len(self.opened), ()))))
         return self.opened[-1]
 
     def ratio(self, candidate: Opened, best: Opened) -> float:
@@ -65,9 +67,13 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TLX_CACHE", str(tmp_path / "cache"))
 
 
+def chosen(clock: Clock, how: str = "as now") -> Choice:
+    choose: Callable[[Choice], Any] = lambda choice: choice  # noqa: E731 -- the clock is told the choice itself
+    return fastest(small(), list(clock.variants), choose, how, cast(QuickTiming, clock), Silent())
+
+
 def search(clock: Clock, how: str = "as now") -> Nodes:
-    choose: Callable[[Nodes], Any] = lambda kept: kept  # noqa: E731 -- the clock is told the choice itself
-    return fastest(small(), choose, how, cast(QuickTiming, clock), Silent())
+    return chosen(clock, how).kept
 
 
 def test_what_is_slow_in_int8_stays_in_float() -> None:
@@ -115,16 +121,34 @@ def test_is_found_once_for_a_structure_a_form_of_int8_and_a_number_of_threads() 
     assert all(opened.left for opened in first.opened)
 
 
+@pytest.mark.parametrize(("second", "expected"), [(-1.0, "second"), (-0.01, "first"), (1.0, "first")])
+def test_the_variant_that_is_faster_is_taken_and_blocks_are_tried_in_it(second: float, expected: str) -> None:
+    costs = [0.3] + [2.0] * (len(BLOCKS) - 1)
+    clock = Clock(costs, 0.0, variants={"first": 1.0, "second": 1.0 + second})
+    assert chosen(clock) == Choice(expected, BLOCKS[0])
+    again = Clock(costs, 0.0, variants={"first": 1.0, "second": 1.0 + second})
+    assert chosen(again) == Choice(expected, BLOCKS[0])
+    assert not again.opened
+
+
+def test_a_variant_that_changes_nothing_is_not_timed() -> None:
+    clock = Clock([2.0] * len(BLOCKS), 0.0, variants={"first": 0.0, "second": 0.0})
+    choose: Callable[[Choice], Any] = lambda choice: Choice("first", choice.kept)  # noqa: E731 -- the clock is told the choice itself
+    assert fastest(small(), list(clock.variants), choose, "as now", cast(QuickTiming, clock), Silent()).variant == "first"
+    blocks = len(BLOCKS)
+    assert len(clock.opened) == 1 + min(6, blocks) + blocks
+
+
 def test_with_a_real_clock_the_answer_is_a_choice_of_blocks_that_runs(tmp_path: Path) -> None:
     request = request_for(small(), noise(4), "uint8")
 
-    def quantize(kept: Nodes) -> onnx.ModelProto:
-        return int8_onnxruntime.quantize(QuantizeRequest(request.model, request.ranges, "uint8", kept))
+    def quantize(choice: Choice) -> onnx.ModelProto:
+        return int8_onnxruntime.quantize(QuantizeRequest(request.model, request.ranges, "uint8", choice.kept, choice.variant))
 
     timing = QuickTiming(noise(1), 1, tmp_path)
-    kept = fastest(small(), quantize, "as now", timing, Silent())
-    assert all(block <= kept or not block & kept for block in BLOCKS)
-    assert 0 < timing.milliseconds(quantize(kept)) < 1000
+    found = fastest(small(), int8_onnxruntime.VARIANTS, quantize, "as now", timing, Silent())
+    assert all(block <= found.kept or not block & found.kept for block in BLOCKS)
+    assert 0 < timing.milliseconds(quantize(found)) < 1000
     assert not list(tmp_path.glob("*.onnx"))
 
 

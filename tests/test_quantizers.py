@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -134,6 +135,15 @@ def test_answers_as_before_on_real_digits(quantized: onnx.ModelProto, fp32: onnx
     assert same.mean() >= 0.9
     assert same[reference.max(axis=1) > 0.7].all()
     np.testing.assert_allclose(outputs.sum(axis=1), 1, atol=1e-3)
+
+
+def test_every_variant_computes_the_same_but_for_rounding(quantizer: Any) -> None:
+    request = request_for(small(), noise(4))
+    whole = quantizer.quantize(request)
+    for place, variant in enumerate(getattr(quantizer, "VARIANTS", ())):
+        made = quantizer.quantize(replace(request, variant=variant))
+        assert place or made == whole  # the first is what is taken unless another is asked for
+        np.testing.assert_allclose(run(made, noise(4), as_written=True), run(whole, noise(4), as_written=True), atol=0.02)
 
 
 def test_is_deterministic(quantizer: Quantizer) -> None:

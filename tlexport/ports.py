@@ -128,12 +128,15 @@ class QuantizeRequest:
     ranges: Mapping[str, Range]  # of every float activation, on training images; 0 is in each
     activations: Literal["uint8", "int8"]  # type of quantized activations, as the profile's runtime wants it
     kept: frozenset[str] = frozenset()  # names of nodes that stay in float, whatever else does
+    variant: str = ""  # one of the quantizer's; "" is the first
 
 
 class Quantizer(Protocol):
     """``tlexport/quantizers/<name>.py``.
 
     Where its runtime can compute in float with INT8 weights, the module also holds ``weights_alone``: an FP32 graph in, that one out.
+    Where it has forms of which the machine says which is quicker, it holds ``VARIANTS``: what the record calls them, and first the one
+    that is taken where no machine can be asked.
     """
 
     PRECISION: str

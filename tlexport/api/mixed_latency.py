@@ -1,4 +1,4 @@
-"""Which blocks of an INT8 model stay in float for speed: found by timing on this machine, and remembered for it.
+"""Which form of an INT8 model is fastest, and which of its blocks stay in float: found by timing on this machine, and remembered for it.
 
 What is quick in INT8 is not what has many MACs: each border between INT8 and float costs conversions, some kernels have no INT8 form or
 a slow one, and the best choice is not monotone in how much is left in float. So nothing is assumed; every choice is run.
@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,12 +18,21 @@ from tlexport.api.mixed import Nodes, blocks_of
 from tlexport.api.quick_timing import QuickTiming
 from tlexport.bench.environment import describe
 from tlexport.cache import ArrayCache, cache_folder
-from tlexport.ports import Progress
+from tlexport.ports import Progress, Task
 
 if TYPE_CHECKING:
     import onnx
 
-Quantize = Callable[[Nodes], "onnx.ModelProto"]
+
+@dataclass(frozen=True)
+class Choice:
+    """What an INT8 graph is made like."""
+
+    variant: str  # of the quantizer
+    kept: Nodes  # stay in float
+
+
+Quantize = Callable[[Choice], "onnx.ModelProto"]
 
 FASTER = 0.98  # a choice is kept where it takes at most this share of the time of the best so far, twice: noise is about as large
 SLOWER = 1.01  # a block stays in float where the model without it takes at least this share of its time with it, twice
@@ -31,24 +41,31 @@ TWICE = 2  # how often a choice is timed before it counts
 SECONDS = 90.0  # for all; what was found until then is used
 
 
-def fastest(graph: onnx.ModelProto, quantize: Quantize, how: str, timing: QuickTiming, progress: Progress) -> Nodes:
-    """Nodes that stay in float for the shortest latency here.
+def fastest(
+    graph: onnx.ModelProto, variants: Sequence[str], quantize: Quantize, how: str, timing: QuickTiming, progress: Progress
+) -> Choice:
+    """What has the shortest latency here.
 
     Args:
         graph: FP32.
-        quantize: gives the INT8 graph in which these nodes stay in float.
+        variants: of the quantizer.
+        quantize: gives the INT8 graph.
         how: what it does, in words: what was found for one form of INT8 does not hold for another.
         timing: how graphs are timed.
         progress: where to tell what happens.
     """
     names = [node.name for node in graph.graph.node]
-    cache, key = ArrayCache(cache_folder() / "mixed"), _key(graph, how, timing.threads)
-    known = cache.get(key)
-    if known is not None and known.shape == (len(names),):
-        return frozenset(name for name, kept in zip(names, known, strict=True) if kept)
-    kept = _search(list(blocks_of(graph).values()), quantize, timing, progress)
-    cache.keep(key, np.array([name in kept for name in names], np.uint8))
-    return kept
+    cache, key = ArrayCache(cache_folder() / "mixed"), _key(graph, f"{how}: {variants}", timing.threads)
+    known = cache.get(key)  # (node + 1,): whether each is kept, and the place of the variant
+    if known is not None and known.shape == (len(names) + 1,):
+        return Choice(variants[known[-1]], frozenset(name for name, kept in zip(names, known[:-1], strict=True) if kept))
+    search = _Search(quantize, timing, Choice(variants[0], frozenset()))
+    blocks = list(blocks_of(graph).values())
+    with progress.task("timing what stays in float", len(variants) + 2 * len(blocks)) as advance:
+        search.run(variants, blocks, advance)
+    found = search.best
+    cache.keep(key, np.array([*(name in found.kept for name in names), variants.index(found.variant)], np.uint8))
+    return found
 
 
 def _key(graph: onnx.ModelProto, how: str, threads: int | None) -> dict[str, object]:
@@ -67,32 +84,51 @@ def _key(graph: onnx.ModelProto, how: str, threads: int | None) -> dict[str, obj
     }
 
 
-def _search(blocks: Sequence[Nodes], quantize: Quantize, timing: QuickTiming, progress: Progress) -> Nodes:
-    """What lies at the input, then each block alone: whatever makes it faster stays. Then each must show once more that it does.
+class _Search:
+    """The best so far, and what is tried against it until the time is over."""
 
-    Among dozens of tries noise alone makes one look faster now and then, and float costs the file's size.
-    """
-    starts = [frozenset().union(*blocks[:count]) for count in range(1, min(FIRST, len(blocks)) + 1)]
-    end = time.perf_counter() + SECONDS
-    best: Nodes = frozenset()
-    runner = timing.open(quantize(best))
-    with progress.task("timing what stays in float", len(starts) + 2 * len(blocks)) as advance:
-        for tried in [*starts, *blocks]:
+    def __init__(self, quantize: Quantize, timing: QuickTiming, start: Choice) -> None:
+        self.best = start
+        self._quantize, self._timing = quantize, timing
+        self._model = quantize(start)
+        self._runner = timing.open(self._model)
+        self._end = time.perf_counter() + SECONDS
+
+    def run(self, variants: Sequence[str], blocks: Sequence[Nodes], advance: Task) -> None:
+        """The variants; what lies at the input; each block alone: whatever is faster stays. Then each must show once more that it is.
+
+        Among dozens of tries noise alone makes one look faster now and then, and float costs the file's size.
+        """
+        for variant in variants[1:]:
+            self._try(replace(self.best, variant=variant))
             advance(1)
+        for count in range(1, min(FIRST, len(blocks)) + 1):
+            self._try(replace(self.best, kept=frozenset().union(*blocks[:count])))
+        advance(1)
+        for block in blocks:
             # a block that is in float already is tried in INT8
-            candidate = best - tried if tried <= best else best | tried
-            if time.perf_counter() > end:
-                continue
-            other = timing.open(quantize(candidate))
-            if all(timing.ratio(other, runner) < FASTER for _ in range(TWICE)):
-                best, runner, other = candidate, other, runner
-            other.__exit__(None, None, None)
-        for tried in blocks:
+            self._try(replace(self.best, kept=self.best.kept - block if block <= self.best.kept else self.best.kept | block))
             advance(1)
-            if tried <= best:
-                other = timing.open(quantize(best - tried))
-                if not all(timing.ratio(other, runner) >= SLOWER for _ in range(TWICE)):
-                    best, runner, other = best - tried, other, runner
-                other.__exit__(None, None, None)
-    runner.__exit__(None, None, None)
-    return best
+        for block in blocks:
+            if block <= self.best.kept:
+                self._doubt(replace(self.best, kept=self.best.kept - block))
+            advance(1)
+        self._runner.__exit__(None, None, None)
+
+    def _try(self, candidate: Choice) -> None:
+        """It becomes the best where it is faster, both times."""
+        if time.perf_counter() > self._end:
+            return
+        model = self._quantize(candidate)
+        if model != self._model:  # of variants, a network may have nothing that they differ in
+            self._meet(candidate, model, lambda ratios: all(ratio < FASTER for ratio in ratios))
+
+    def _doubt(self, candidate: Choice) -> None:
+        """It becomes the best unless it is slower, both times."""
+        self._meet(candidate, self._quantize(candidate), lambda ratios: not all(ratio >= SLOWER for ratio in ratios))
+
+    def _meet(self, candidate: Choice, model: onnx.ModelProto, wins: Callable[[Iterable[float]], bool]) -> None:
+        other = self._timing.open(model)
+        if wins(self._timing.ratio(other, self._runner) for _ in range(TWICE)):
+            self.best, self._model, self._runner, other = candidate, model, other, self._runner
+        other.__exit__(None, None, None)

@@ -15,7 +15,7 @@ from tlexport.accuracy import Probabilities, probabilities, score
 from tlexport.api.evaluate import BATCH
 from tlexport.api.ladder import Form, Ladder
 from tlexport.api.mixed import Judged, Nodes
-from tlexport.api.mixed_latency import fastest
+from tlexport.api.mixed_latency import Choice, fastest
 from tlexport.api.quick_timing import QuickTiming
 from tlexport.artifact import Calibration, Mixed, Precision, Rung, Tried
 from tlexport.dataset import Dataset, Sample
@@ -104,24 +104,29 @@ class Quantization:
     def _name(self, precision: Precision) -> str:
         return self.profile.int8.quantizer if precision == "int8" and self.profile.int8 else precision
 
-    def _request(self, form: Form) -> QuantizeRequest:
+    def _request(self, form: Form, variant: str = "") -> QuantizeRequest:
         activations = self.profile.int8.activations if self.profile.int8 else "uint8"
-        return QuantizeRequest(form.graph, form.ranges.by(form.method), activations, form.kept)
+        return QuantizeRequest(form.graph, form.ranges.by(form.method), activations, form.kept, variant)
 
     def _int8(self, quantizer: Quantizer, how: str) -> Quantized:
-        """As few nodes in float as is fastest here; where that loses more than it may, up the ladder."""
-        kept = self._kept_for_speed(quantizer)
+        """The variant, and as few nodes in float, as is fastest here; where that loses more than it may, up the ladder."""
+        fast = self._fastest(quantizer)
+        kept = fast.kept
+        how += f"; {fast.variant}" if fast.variant else ""
         if not self.choosing:
             few = len(self.calibrating)
             if few < FEW:
                 self.progress.note(f"only {few} training images to calibrate INT8 with; {FEW} or more give steadier ranges")
-            model = quantizer.quantize(self._request(Form(self.graph, self._ranges, "minmax", kept)))
+            model = quantizer.quantize(self._request(Form(self.graph, self._ranges, "minmax", kept), fast.variant))
             return Quantized(model, f"{how}; ranges by minmax{_in_float(kept)}", provenance(self.calibrating, "minmax"))
 
         weights_alone = getattr(quantizer, "weights_alone", None)
 
         def judge(form: Form) -> Judged:
-            model = weights_alone(form.graph) if form.weights_alone and weights_alone else quantizer.quantize(self._request(form))
+            if form.weights_alone and weights_alone:
+                model = weights_alone(form.graph)
+            else:
+                model = quantizer.quantize(self._request(form, fast.variant))
             return Judged(model, self._tried(form.method, model))
 
         retrain = self._retrain
@@ -144,15 +149,16 @@ class Quantization:
         record = provenance(self.calibrating, best.form.method, climbed.tried)
         return Quantized(best.judged.model, how, record, best.mixed, climbed.rungs)
 
-    def _kept_for_speed(self, quantizer: Quantizer) -> Nodes:
-        """Nodes that are left in float because that is faster, where this machine can tell."""
+    def _fastest(self, quantizer: Quantizer) -> Choice:
+        """What is fastest where this machine can tell."""
+        variants: Sequence[str] = getattr(quantizer, "VARIANTS", ("",))
         if self._timing is None:
-            return frozenset()
+            return Choice(variants[0], frozenset())
 
-        def quantize(kept: Nodes) -> onnx.ModelProto:
-            return quantizer.quantize(self._request(Form(self.graph, self._ranges, "minmax", kept)))
+        def quantize(choice: Choice) -> onnx.ModelProto:
+            return quantizer.quantize(self._request(Form(self.graph, self._ranges, "minmax", choice.kept), choice.variant))
 
-        return fastest(self.graph, quantize, quantizer.METHOD, self._timing, self.progress)
+        return fastest(self.graph, variants, quantize, quantizer.METHOD, self._timing, self.progress)
 
     def _retraining(self) -> tuple[Pixels, list[int]]:
         """Training images and labels, but for those that judge."""

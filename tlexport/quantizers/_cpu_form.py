@@ -5,7 +5,7 @@ What each gains was measured with ONNX Runtime 1.31 on AVX512-VNNI, one thread (
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -64,10 +64,14 @@ def _of_channels(node: onnx.NodeProto, known: Mapping[str, onnx.TensorProto]) ->
     return found[0].reshape(-1) if fits else None
 
 
-def swish_in_one(model: onnx.ModelProto) -> onnx.ModelProto:
+def swish_in_one(model: onnx.ModelProto, among: Container[str] | None = None) -> onnx.ModelProto:
     """``x * Sigmoid(x)`` -> ONNX Runtime's ``QuickGelu`` with alpha 1, which is the same (its contrib operators' documentation).
 
-    As two nodes a quantized swish is a table and a product, or in float two kernels that each dequantize ``x``.
+    As two nodes a quantized swish is a table and a product; in float they are two kernels that each dequantize ``x``.
+
+    Args:
+        model: FP32.
+        among: names of products; others stay. All, where it is left out.
     """
     result = copy_of(model)
     readers = readers_of(result.graph)
@@ -76,7 +80,7 @@ def swish_in_one(model: onnx.ModelProto) -> onnx.ModelProto:
         read_by = readers.get(gate.output[0], [])
         if gate.op_type != "Sigmoid" or [reader.op_type for reader in read_by] != ["Mul"]:
             continue
-        if set(read_by[0].input) == {gate.input[0], gate.output[0]}:
+        if set(read_by[0].input) == {gate.input[0], gate.output[0]} and (among is None or read_by[0].name in among):
             swishes[gate.output[0]] = read_by[0].output[0]
     for node in list(result.graph.node):
         if node.op_type == "Sigmoid" and node.output[0] in swishes:

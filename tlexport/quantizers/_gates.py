@@ -4,6 +4,8 @@
 quantized with the scale 1 / (255 alpha) and the zero point 255 beta, and the integers are read as if their scale were 1/255 and their
 zero point 0 (on ARM, whose integers are signed, 128 less for both). Where a convolution gives ``x`` for this alone, that costs nothing:
 it rounds its sums with these in place of its own. Measured with ONNX Runtime 1.31: benchmarks/quantization.py.
+
+And gates of channels in the shape that it multiplies by fastest.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from tlexport.onnx_graph import constants, copy_of, readers_of, without_unused
 from tlexport.ports import WEIGHTED
 
 STEPS = 255.0  # of 8 bits, between 0 and 1
+MANY = 1000  # pixels, for which repeating a gate costs less than it saves
 
 
 def integer_gates(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -32,6 +35,46 @@ def integer_gates(model: onnx.ModelProto) -> onnx.ModelProto:
         elif graph.alone(pair) and _saturates(node):
             graph.saturate(node, pair, readers[0])
     return without_unused(result)
+
+
+def gates_in_rows(model: onnx.ModelProto, before: onnx.ModelProto) -> onnx.ModelProto:
+    """``x * gate`` with one value of the gate for each channel -> the gate repeated for a row of pixels, which computes the same.
+
+    ONNX Runtime has the channels last, and takes such a product apart into one for each pixel. With rows it is one for each row: of 32
+    channels of 112 x 112 pixels, half the time.
+
+    Args:
+        model: the QDQ graph.
+        before: the one that it was made from, with the shapes of its activations, (image, channel, row, column).
+    """
+    result = copy_of(model)
+    graph = result.graph
+    makers = {name: node for node in graph.node for name in node.output}
+    shapes = {value.name: [axis.dim_value for axis in value.type.tensor_type.shape.dim] for value in before.graph.value_info}
+    for node in [node for node in graph.node if node.op_type == "Mul"]:
+        rows, columns = (*shapes.get(node.output[0], ()), 0, 0, 0, 0)[2:4]
+        pairs = [makers[name] for name in node.input if name in makers and makers[name].op_type == "DequantizeLinear"]
+        if rows * columns < MANY or len(pairs) != 2:
+            continue
+        for place, pair in enumerate(pairs):
+            quantize = makers.get(pair.input[0])
+            if quantize is not None and shapes.get(quantize.input[0], [])[2:] == [1, 1]:
+                node.input[place] = _in_rows(graph, node, pair, columns)
+    return without_unused(result)
+
+
+def _in_rows(graph: onnx.GraphProto, product: onnx.NodeProto, pair: onnx.NodeProto, columns: int) -> str:
+    """Puts before a product what repeats a quantized gate along the rows; gives the name of that, dequantized."""
+    name = f"{product.name}_gate_in_rows"
+    graph.initializer.append(numpy_helper.from_array(np.array([1, 1, 1, columns], np.int64), f"{name}_repeats"))
+    nodes = [
+        helper.make_node("Tile", [pair.input[0], f"{name}_repeats"], [f"{name}_8bit"], name=f"{name}_8bit"),
+        helper.make_node("DequantizeLinear", [f"{name}_8bit", *pair.input[1:]], [name], name=name),
+    ]
+    place = list(graph.node).index(product)
+    for offset, new in enumerate(nodes):
+        graph.node.insert(place + offset, new)
+    return name
 
 
 def _line(node: onnx.NodeProto) -> tuple[float, float]:
