@@ -4,7 +4,7 @@
     python benchmarks/int8_families.py --backbones vgg11,regnet_y_400mf --size 224
 
 Weights do not change how long a network takes. Each goes the way of ``tlx export --target cpu-x86``: image contract, rewrites, INT8,
-and what stays in float for speed is searched for by timing. The two forms are then timed in turn with one thread, one image at a
+and the form and what stays in float for speed are searched for by timing. The two forms are then timed in turn with one thread, one image at a
 time. A form that is slower than FP32 is not chosen by ``tlx export``, so that what a user gets is never slower than FP32. JSON goes to
 benchmarks/results/int8_families.json.
 """
@@ -35,7 +35,10 @@ from tlexport.quantizers import int8_onnxruntime
 from tlexport.target import load_profile
 
 RESULT = Path(__file__).resolve().parent / "results" / "int8_families.json"
-WHAT = "median latency, ms, of FP32, of INT8 throughout, and of INT8 with what the search left in float; all timed in turn in one process"
+WHAT = (
+    "median latency, ms, of FP32, of INT8 throughout, and of INT8 in the variant and with what in float the search found fastest; "
+    "all timed in turn in one process"
+)
 
 
 def smallest(family: str) -> str:
