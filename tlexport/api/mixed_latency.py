@@ -7,9 +7,11 @@ a slow one, and the best choice is not monotone in how much is left in float. So
 from __future__ import annotations
 
 import hashlib
+import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice, repeat
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -37,7 +39,8 @@ Quantize = Callable[[Choice], "onnx.ModelProto"]
 FASTER = 0.98  # a choice is kept where it takes at most this share of the time of the best so far, twice: noise is about as large
 SLOWER = 1.01  # a block stays in float where the model without it takes at least this share of its time with it, twice
 FIRST = 6  # blocks at the input that are tried in float together: few channels, many pixels
-TWICE = 2  # how often a choice is timed before it counts
+TWICE = 2  # how often blocks in float are timed before they count
+LOOKS = 5  # at a variant, which costs no size: the middle one counts
 SECONDS = 90.0  # for all; what was found until then is used
 
 
@@ -74,7 +77,7 @@ def _key(graph: onnx.ModelProto, how: str, threads: int | None) -> dict[str, obj
     nodes = [(n.op_type, [shapes.get(name, name) for name in n.input], [str(a) for a in n.attribute]) for n in graph.graph.node]
     where = describe("cpu")
     return {
-        "kind": "blocks in float for speed, each shown twice",
+        "kind": "the fastest variant, and blocks in float, each shown twice",
         "quantizer": how,
         "graph": hashlib.sha256(repr(nodes).encode()).hexdigest(),
         "cpu": where.cpu,
@@ -90,8 +93,7 @@ class _Search:
     def __init__(self, quantize: Quantize, timing: QuickTiming, start: Choice) -> None:
         self.best = start
         self._quantize, self._timing = quantize, timing
-        self._model = quantize(start)
-        self._runner = timing.open(self._model)
+        self._runner = timing.open(quantize(start))
         self._end = time.perf_counter() + SECONDS
 
     def run(self, variants: Sequence[str], blocks: Sequence[Nodes], advance: Task) -> None:
@@ -100,7 +102,7 @@ class _Search:
         Among dozens of tries noise alone makes one look faster now and then, and float costs the file's size.
         """
         for variant in variants[1:]:
-            self._try(replace(self.best, variant=variant))
+            self._look(replace(self.best, variant=variant))
             advance(1)
         for count in range(1, min(FIRST, len(blocks)) + 1):
             self._try(replace(self.best, kept=frozenset().union(*blocks[:count])))
@@ -115,20 +117,24 @@ class _Search:
             advance(1)
         self._runner.__exit__(None, None, None)
 
+    def _look(self, candidate: Choice) -> None:
+        """Another variant becomes the best where it is faster; a network may have nothing that they differ in."""
+        model = self._quantize(candidate)
+        if model != self._quantize(self.best):
+            self._meet(candidate, model, lambda ratios: statistics.median(islice(ratios, LOOKS)) < FASTER)
+
     def _try(self, candidate: Choice) -> None:
         """It becomes the best where it is faster, both times."""
-        if time.perf_counter() > self._end:
-            return
-        model = self._quantize(candidate)
-        if model != self._model:  # of variants, a network may have nothing that they differ in
-            self._meet(candidate, model, lambda ratios: all(ratio < FASTER for ratio in ratios))
+        if time.perf_counter() < self._end:
+            self._meet(candidate, self._quantize(candidate), lambda ratios: all(ratio < FASTER for ratio in islice(ratios, TWICE)))
 
     def _doubt(self, candidate: Choice) -> None:
         """It becomes the best unless it is slower, both times."""
-        self._meet(candidate, self._quantize(candidate), lambda ratios: not all(ratio >= SLOWER for ratio in ratios))
+        self._meet(candidate, self._quantize(candidate), lambda ratios: not all(ratio >= SLOWER for ratio in islice(ratios, TWICE)))
 
-    def _meet(self, candidate: Choice, model: onnx.ModelProto, wins: Callable[[Iterable[float]], bool]) -> None:
+    def _meet(self, candidate: Choice, model: onnx.ModelProto, wins: Callable[[Iterator[float]], bool]) -> None:
+        """A candidate is opened, and becomes the best where the ratios of its time to that of the best say so."""
         other = self._timing.open(model)
-        if wins(self._timing.ratio(other, self._runner) for _ in range(TWICE)):
-            self.best, self._model, self._runner, other = candidate, model, other, self._runner
+        if wins(self._timing.ratio(other, self._runner) for _ in repeat(None)):
+            self.best, self._runner, other = candidate, other, self._runner
         other.__exit__(None, None, None)
