@@ -131,6 +131,13 @@ def test_the_variant_that_is_faster_is_taken_and_blocks_are_tried_in_it(second: 
     assert not again.opened
 
 
+@pytest.mark.parametrize(("looks", "second"), [([1.5, 1.2], -1.0), ([0.5, 0.6], 0.5)])
+def test_two_looks_of_five_do_not_decide_about_a_variant(looks: list[float], second: float) -> None:
+    """Bad luck does not leave it, nor good luck take it."""
+    clock = Clock([2.0] * len(BLOCKS), 0.0, noise={1: looks}, variants={"first": 1.0, "second": 1.0 + second})
+    assert chosen(clock).variant == ("second" if second < 0 else "first")
+
+
 def test_a_variant_that_changes_nothing_is_not_timed() -> None:
     clock = Clock([2.0] * len(BLOCKS), 0.0, variants={"first": 0.0, "second": 0.0})
     choose: Callable[[Choice], Any] = lambda choice: Choice("first", choice.kept)  # noqa: E731 -- the clock is told the choice itself
