@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 from pathlib import Path
 
@@ -13,10 +12,6 @@ from tlexport import __version__
 from tlexport.cli import options
 from tlexport.errors import INTERRUPTED, TlxError
 
-# how often a thread of libgomp, which torch computes with on Linux, looks whether the others are done before it lets go of its core. Its
-# own figure is 300,000, but 1,000 where there are more threads than cores (libgomp's manual, GOMP_SPINCOUNT): what it does not see is that
-# another program wants a core. Then training took more than ten times as long (benchmarks/finetune_busy.py)
-SPINS = "1000"
 SHARED = ("__init__", "main", "options", "output", "bench_table")
 
 
@@ -57,8 +52,6 @@ def main() -> None:
 
 def run(arguments: list[str]) -> int:
     """Run one command line; returns the exit code. Errors of ours and of usage are printed; bugs keep their traceback."""
-    if "OMP_WAIT_POLICY" not in os.environ:  # libgomp reads both when torch is imported, which no command has done yet
-        os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
     try:
         code = tlx.main(arguments, prog_name="tlx", standalone_mode=False)
         return code if isinstance(code, int) else 0
