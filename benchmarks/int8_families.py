@@ -3,9 +3,9 @@
     python benchmarks/int8_families.py
     python benchmarks/int8_families.py --backbones vgg11,regnet_y_400mf --size 224
 
-Weights do not change how long a network takes. Each goes the way of ``tlx export --target cpu-x86``: image contract, rewrites, INT8,
-and the form and what stays in float for speed are searched for by timing. The two forms are then timed in turn with one thread, one image at a
-time. A form that is slower than FP32 is not chosen by ``tlx export``, so that what a user gets is never slower than FP32. JSON goes to
+Weights do not change how long a network takes. Each goes the way of ``tlx export --target cpu-x86``: image contract, rewrites, INT8; the
+form and what stays in float for speed are searched for by timing. All are then timed in turn with one thread, one image at a time. INT8
+that is slower than FP32 is not chosen by ``tlx export``, so that what a user gets is never slower than FP32. JSON goes to
 benchmarks/results/int8_families.json.
 """
 
