@@ -20,6 +20,12 @@ def constants(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
     return {tensor.name: tensor for tensor in graph.initializer}
 
 
+def shapes_of(graph: onnx.GraphProto) -> dict[str, list[int]]:
+    """Name -> shape of each activation whose type the graph holds; 0 for an axis that is free."""
+    values = (*graph.value_info, *graph.input, *graph.output)
+    return {value.name: [axis.dim_value for axis in value.type.tensor_type.shape.dim] for value in values}
+
+
 def readers_of(graph: onnx.GraphProto) -> dict[str, list[onnx.NodeProto]]:
     """The nodes that read each tensor, by its name; a node that reads it twice is there twice."""
     found: dict[str, list[onnx.NodeProto]] = {}

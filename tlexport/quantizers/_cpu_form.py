@@ -12,7 +12,7 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
-from tlexport.onnx_graph import ChannelGroups, Channels, constants, copy_of, readers_of, without_unused
+from tlexport.onnx_graph import ChannelGroups, Channels, constants, copy_of, readers_of, shapes_of, without_unused
 
 BLOCK = 16  # channels; its INT8 depthwise kernel does so many at once, and what is left over one by one, three to four times slower
 VENDOR = "com.microsoft"  # domain of ONNX Runtime's own operators
@@ -123,7 +123,7 @@ def _groups(model: onnx.ModelProto) -> Sequence[Channels]:
     """All activations, by which others they share their channels with."""
     graph = model.graph
     weights = {tensor.name: tensor.dims for tensor in graph.initializer}
-    shapes = {v.name: [axis.dim_value for axis in v.type.tensor_type.shape.dim] for v in (*graph.value_info, *graph.input, *graph.output)}
+    shapes = shapes_of(graph)
     found = ChannelGroups(graph)
     for node in graph.node:
         activations = [name for name in node.input if name and name not in weights]

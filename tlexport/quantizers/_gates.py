@@ -10,11 +10,13 @@ And gates of channels in the shape that it multiplies by fastest.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from tlexport.onnx_graph import constants, copy_of, readers_of, without_unused
+from tlexport.onnx_graph import constants, copy_of, readers_of, shapes_of, without_unused
 from tlexport.ports import WEIGHTED
 
 STEPS = 255.0  # of 8 bits, between 0 and 1
@@ -50,7 +52,7 @@ def gates_in_rows(model: onnx.ModelProto, before: onnx.ModelProto) -> onnx.Model
     result = copy_of(model)
     graph = result.graph
     makers = {name: node for node in graph.node for name in node.output}
-    shapes = {value.name: [axis.dim_value for axis in value.type.tensor_type.shape.dim] for value in before.graph.value_info}
+    shapes = shapes_of(before.graph)
     for node in [node for node in graph.node if node.op_type == "Mul"]:
         rows, columns = (*shapes.get(node.output[0], ()), 0, 0, 0, 0)[2:4]
         pairs = [makers[name] for name in node.input if name in makers and makers[name].op_type == "DequantizeLinear"]
@@ -71,10 +73,14 @@ def _in_rows(graph: onnx.GraphProto, product: onnx.NodeProto, pair: onnx.NodePro
         helper.make_node("Tile", [pair.input[0], f"{name}_repeats"], [f"{name}_8bit"], name=f"{name}_8bit"),
         helper.make_node("DequantizeLinear", [f"{name}_8bit", *pair.input[1:]], [name], name=name),
     ]
-    place = list(graph.node).index(product)
+    _put_before(graph, product, nodes)
+    return name
+
+
+def _put_before(graph: onnx.GraphProto, node: onnx.NodeProto, nodes: Sequence[onnx.NodeProto]) -> None:
+    place = list(graph.node).index(node)
     for offset, new in enumerate(nodes):
         graph.node.insert(place + offset, new)
-    return name
 
 
 def _line(node: onnx.NodeProto) -> tuple[float, float]:
@@ -129,10 +135,8 @@ class _Graph:
             helper.make_node("DequantizeLinear", [f"{name}_gate_8bit", *outside], [f"{name}_gate"], name=f"{name}_gate"),
             helper.make_node("Mul", [node.input[0], f"{name}_gate"], list(node.output), name=name),
         ]
-        place = list(self.graph.node).index(node)
+        _put_before(self.graph, node, nodes)
         self.graph.node.remove(node)
-        for offset, new in enumerate(nodes):
-            self.graph.node.insert(place + offset, new)
 
     def _gate(self, node: onnx.NodeProto, pair: onnx.NodeProto) -> tuple[tuple[str, str], tuple[str, str], list[str]]:
         """Scale and zero point that saturate, those that are read, and what rounding the zero point left over, as a constant."""
