@@ -73,7 +73,9 @@ def test_nested_folders_belong_to_their_class_and_the_extension_may_be_upper_cas
 
 def test_what_is_no_image_is_skipped_and_counted(pets: Path) -> None:
     images.write(pets / "cat", {"notes.txt": b"x", "more.txt": b"x", ".hidden.png": b"x", "LICENSE": b"x"})
-    images.write(pets / "dog" / ".thumbnails", {"t.png": b"x"})
+    for folder in (".thumbnails", ".ipynb_checkpoints", "__MACOSX", "@eaDir"):
+        images.write(pets / "dog" / folder, {"t.png": b"x"})
+        images.write(pets / folder / "dog", {"t.png": b"x"})
     listing = read_source(str(pets))
     assert len(listing.entries) == 5
     assert listing.skipped == 4

@@ -12,13 +12,10 @@ from tlexport.cache import cache_folder
 from tlexport.data.demo import digits_folder
 from tlexport.data.table import PARTS, SUFFIXES, few, read_table
 from tlexport.dataset import Part
+from tlexport.device.image_files import is_ignored, is_image
 from tlexport.errors import InvalidFile, UsageError
 from tlexport.record import nearest
 
-# the usual names of the formats that device/image.py reads
-EXTENSIONS = frozenset(
-    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".gif", ".bmp", ".dib", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm")
-)
 SHAPES = (
     "DATA is a folder of class folders (DATA/cat/1.jpg), a folder with train/ and val/ (and test/) of that shape, "
     "or a .csv or .jsonl table with path,label[,split]"
@@ -156,9 +153,9 @@ def _read_folder(root: Path, found: _Found) -> None:
 
 def _children(folder: Path) -> tuple[list[Path], int]:
     """The visible folders directly in a folder, sorted, and the number of visible images beside them."""
-    visible = sorted(item for item in folder.iterdir() if not item.name.startswith("."))
+    visible = sorted(item for item in folder.iterdir() if not is_ignored(item.name))
     folders = [item for item in visible if item.is_dir()]
-    return folders, sum(item.suffix.lower() in EXTENSIONS and not item.is_dir() for item in visible)
+    return folders, sum(is_image(item.name) and not item.is_dir() for item in visible)
 
 
 def _read_classes(root: Path, folder: Path, part: Part | None, found: _Found) -> None:
@@ -189,11 +186,11 @@ def _images(folder: Path, found: _Found) -> Iterator[Path]:
             folders.clear()
             continue
         seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = sorted(name for name in folders if not is_ignored(name))
         for name in files:
             path = Path(here, name)
             # a dangling link stays in the list, so that decoding reports it; a pipe or a socket would block
-            if name.startswith(".") or path.suffix.lower() not in EXTENSIONS or (path.exists() and not path.is_file()):
-                found.skipped["hidden" if name.startswith(".") else path.suffix.lower()] += 1
+            if not is_image(name) or (path.exists() and not path.is_file()):
+                found.skipped["hidden" if is_ignored(name) else path.suffix.lower()] += 1
             else:
                 yield path
