@@ -19,9 +19,10 @@ from pathlib import Path
 
 import numpy as np
 
-from tlexport.errors import StepFailed
+from tlexport.errors import InvalidFile, StepFailed
 from tlexport.files import new_file, sha256_of
 from tlexport.ports import Array, Pixels
+from tlexport.untrusted import read_npy, read_object
 
 LIMIT_BYTES = 10 * 10**9  # default bound; $TLX_CACHE_GB replaces it
 
@@ -86,9 +87,9 @@ class ArrayCache:
             return None
         array, record = self._paths(key)
         try:
-            expected = json.loads(record.read_text(encoding="utf-8"))["sha256"]
+            expected = read_object(record)["sha256"]
             found = sha256_of(array)
-        except (OSError, ValueError, KeyError, TypeError):
+        except (InvalidFile, OSError, KeyError):
             return None
         if found != expected:
             self._remove(record)
@@ -96,10 +97,9 @@ class ArrayCache:
         with contextlib.suppress(OSError):
             os.utime(array)  # the time of last use decides what goes first
         try:
-            loaded: Array = np.load(array, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError):
+            return read_npy(array)
+        except InvalidFile:
             return None
-        return loaded
 
     def keep(self, key: Mapping[str, object], value: Array) -> None:
         """Keep an array, making room first. One larger than the bound, or a disk that is full, is not an error: it is not kept."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -23,6 +23,8 @@ class Sample(Record):
 
 class Dataset(Record):
     """A labelled set of images, split. Kept in the checkpoint, so that export calibrates on the training part alone."""
+
+    LARGEST: ClassVar[int] = 10**9  # bytes; a sample takes about 200
 
     format: Literal[1] = 1
     source: str = Field(description="DATA as the user gave it")

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision import models
 
@@ -18,6 +17,7 @@ from tlexport.contract import Preprocess
 from tlexport.errors import InvalidFile, UsageError
 from tlexport.ports import Backbone, Traits
 from tlexport.record import nearest
+from tlexport.untrusted import read_safetensors
 
 
 def backbone_names() -> tuple[str, ...]:
@@ -145,7 +145,7 @@ def load_network(path: Path, checkpoint: Checkpoint) -> Network:
         InvalidFile: a parameter or a statistic is not finite.
     """
     network = build(checkpoint.recipe.backbone, len(checkpoint.classes))
-    state = load_file(path / WEIGHTS)
+    state = read_safetensors(path / WEIGHTS, "copy the checkpoint again")
     for name, values in state.items():
         if bad := int((~torch.isfinite(values)).sum()):
             raise InvalidFile(

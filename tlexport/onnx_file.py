@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import mmap
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tlexport.errors import InvalidFile
+from tlexport.untrusted import regular_file
+
+if TYPE_CHECKING:
+    import onnx
 
 
 def check_onnx_file(path: Path) -> None:
@@ -20,7 +24,7 @@ def check_onnx_file(path: Path) -> None:
     if not path.is_file():
         raise InvalidFile(f"{path} {'is not a file' if path.exists() else 'does not exist'}; an ONNX file was expected")
     try:
-        with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        with regular_file(path, "ONNX") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
             suspect = content.find(b"location") >= 0  # the key that every reference to another file has
     except ValueError:
         raise InvalidFile(f"{path} is empty; an ONNX file was expected") from None
@@ -28,18 +32,27 @@ def check_onnx_file(path: Path) -> None:
         raise InvalidFile(f"{path} cannot be read: {error.strerror or error}") from None
     if not suspect:
         return
-    import onnx  # only where it is needed: it costs 0.1 s and memory that a measurement would count
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-
-    try:
-        external = _external(onnx.load_model(path, load_external_data=False))
-    except DecodeError as error:
-        raise InvalidFile(f"{path} is not an ONNX file: {error}") from None
-    if external:
+    if _external(read_onnx(path)):
         raise InvalidFile(
             f"{path} keeps its weights in other files (ONNX external data); one file that holds everything was expected",
             "join them in Python: onnx.save(onnx.load('model.onnx'), 'joined.onnx')",
         )
+
+
+def read_onnx(path: Path) -> onnx.ModelProto:
+    """The graph of an ONNX file, with the weights that are inside it; other files would be followed wherever their names lead.
+
+    Raises:
+        InvalidFile: not a regular file, not to be read, or not ONNX.
+    """
+    import onnx  # only where it is needed: it costs 0.1 s and memory that a measurement would count
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+    with regular_file(path, "ONNX") as stream:
+        try:
+            return onnx.load_model(stream, format="protobuf", load_external_data=False)
+        except (DecodeError, OSError, ValueError, TypeError, RuntimeError, RecursionError) as error:
+            raise InvalidFile(f"{path} is not an ONNX file: {error}") from None
 
 
 def _external(message: Any) -> bool:

@@ -14,13 +14,14 @@ from typing import Any, NamedTuple
 from tlexport.errors import InvalidFile, UsageError
 from tlexport.profile import NAME, Profile
 from tlexport.profile_schema import as_written
-from tlexport.recipe import read_toml
 from tlexport.record import Mistake, nearest
 from tlexport.toml_lines import KeyLines
+from tlexport.untrusted import LARGEST_TOML, read_text, read_toml
 
 Table = dict[str, Any]
 Where = tuple[int | str, ...]
 Find = Callable[[str, Path], tuple[Path, str | None]]  # (what `extends` says, the file that says it) -> the file, and its mode
+LONGEST_CHAIN = 16  # files that extend one another
 FACT = ("value", "source", "status")
 OF_ONE_FILE = ("calibration", "sharpened")  # found out on one machine, in one power mode: nothing that extends it is that
 
@@ -127,7 +128,7 @@ class ProfileFile:
         return next((file.path for file in self.chain() if keys and _missing(file.written, keys) is None), None)
 
     def _invalid(self, wrong: list[_Wrong]) -> InvalidFile:
-        lines = {file.path: KeyLines(file.path.read_text(encoding="utf-8")) for file in self.chain()}
+        lines = {file.path: KeyLines(read_text(file.path, "TOML", LARGEST_TOML)) for file in self.chain()}
         shown: dict[Mistake, tuple[bool, int, str]] = {}
         for path, mistake in wrong:
             line = lines[path].of(mistake.where)
@@ -152,11 +153,13 @@ def read_profile_file(path: Path, find: Find, below: tuple[Path, ...] = ()) -> P
     if not isinstance(extends, str):
         return ProfileFile(path, written, None, None)
     names = " -> ".join([*(file.stem for file in (*below, path)), extends])
-    line = KeyLines(path.read_text(encoding="utf-8")).of(("extends",))
+    line = KeyLines(read_text(path, "TOML", LARGEST_TOML)).of(("extends",))
     try:
         parent_path, mode = find(extends, path)
         if parent_path.resolve() in [file.resolve() for file in (*below, path)]:
             raise UsageError(f"goes in a circle: {names}", "take one of them out")
+        if len(below) >= LONGEST_CHAIN:
+            raise UsageError(f"more than {LONGEST_CHAIN} files extend one another")
         if not parent_path.is_file():
             raise UsageError(f"there is no file {parent_path}")
         parent = read_profile_file(parent_path, find, (*below, path))

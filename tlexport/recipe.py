@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import tomllib
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from tlexport.errors import InvalidFile
 from tlexport.record import Record
+from tlexport.untrusted import read_toml
 
 Strategy = Literal["head", "partial", "gradual", "full"]
 Level = Annotated[int, Field(ge=0, le=255)]
@@ -71,15 +70,3 @@ class Recipe(Record):
         data = self.model_dump(exclude_none=True)
         # every value is a string, number, bool or list of numbers: for these JSON's notation is TOML's, save for one character
         return "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in data.items()).replace("\x7f", "\\u007f")
-
-
-def read_toml(path: Path) -> dict[str, object]:
-    """A TOML file as plain data. Raises InvalidFile when it is missing or not TOML (with line and column)."""
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InvalidFile(f"{path} does not exist") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InvalidFile(f"{path} cannot be read as TOML: {error}") from None
-    except RecursionError:
-        raise InvalidFile(f"{path} cannot be read as TOML: it is nested too deeply") from None

@@ -6,12 +6,13 @@ import difflib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Self, get_args
+from typing import Any, ClassVar, NamedTuple, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tlexport.errors import InvalidFile
 from tlexport.files import new_file
+from tlexport.untrusted import LARGEST_JSON, read_object
 
 
 class Mistake(NamedTuple):
@@ -29,6 +30,7 @@ class Record(BaseModel):
     """Base of every noun: frozen, no unknown keys, no silent conversion of types."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    LARGEST: ClassVar[int] = LARGEST_JSON  # bytes of its file
 
     @classmethod
     def parse(cls, data: Mapping[str, Any], where: str) -> Self:
@@ -60,29 +62,12 @@ class Record(BaseModel):
     @classmethod
     def read(cls, path: Path) -> Self:
         """Read from a JSON file. Raises InvalidFile when it is missing, not JSON, or not this record."""
-        return cls.parse(read_json(path), str(path))
+        return cls.parse(read_object(path, largest=cls.LARGEST), str(path))
 
     def write(self, path: Path) -> None:
         """Write as JSON beside ``path``, then rename."""
         with new_file(path) as temporary:
             temporary.write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file.
-
-    Raises:
-        InvalidFile: no such file, not UTF-8, not JSON, or not an object.
-    """
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InvalidFile(f"{path} does not exist") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise InvalidFile(f"{path} cannot be read as JSON: {error}") from None
-    if not isinstance(data, dict):
-        raise InvalidFile(f"{path} holds a JSON {type(data).__name__}, an object was expected")
-    return data
 
 
 def nearest(word: str, known: list[str]) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
+
+from tlexport.untrusted import toml_statements
 
 Path = tuple[str, ...]
 
@@ -20,16 +21,11 @@ class Statement(NamedTuple):
 
 
 def statements(text: str) -> Iterator[Statement]:
-    """The statements of a valid TOML text, in order. One after the other is given to the parser, which says where it ends."""
-    statement, start = "", 1
-    for number, line in enumerate(re.findall(r"[^\n]*\n|[^\n]+", text), 1):
-        statement += line
-        try:
-            defined = tomllib.loads(statement)
-        except tomllib.TOMLDecodeError:  # a string or a list that goes on in the next line
-            continue
-        yield Statement(statement, start, statement.lstrip().startswith("["), defined)
-        statement, start = "", number + 1
+    """The statements of a valid TOML text, in order."""
+    line = 1
+    for statement in toml_statements(text):
+        yield Statement(statement, line, statement.lstrip().startswith("["), tomllib.loads(statement))
+        line += statement.count("\n")
 
 
 class KeyLines:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any
 from tlexport.bench.compare import CONFIDENCE, unpaired
 from tlexport.errors import InvalidFile, OverBudget, UsageError
 from tlexport.measurement import Environment, Interval, Measurement
+from tlexport.untrusted import read_json
 
 
 def read_previous(path: Path) -> list[Measurement]:
@@ -21,12 +21,7 @@ def read_previous(path: Path) -> list[Measurement]:
     Raises:
         InvalidFile: it holds no measurements.
     """
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InvalidFile(f"{path} does not exist", f"write it with: tlx bench WHAT --json > {path}") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise InvalidFile(f"{path} cannot be read as JSON: {error}") from None
+    found = read_json(path, f"write it with: tlx bench WHAT --json > {path}")
     rows = found if isinstance(found, list) else [found]
     measurements = [_measurement(path, row) for row in rows]
     if not measurements:

@@ -18,6 +18,7 @@ from tlexport.bundle import MANIFEST, read_manifest
 from tlexport.errors import InvalidFile, Unsupported, UsageError, VerificationFailed
 from tlexport.files import sha256_of
 from tlexport.ports import Progress, Runtime
+from tlexport.untrusted import read_npy
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ def _golden(subject: Subject, inputs: Path) -> tuple[Path, ...]:
         path = folder / name
         if not path.is_file() or sha256_of(path) != manifest.files[name]:
             raise VerificationFailed(f"{path} is not the file that the bundle was made with", f"check with: tlx verify {folder}")
-    np.save(inputs, np.load(folder / manifest.golden.inputs, allow_pickle=False).astype(dtype), allow_pickle=False)
+    np.save(inputs, read_npy(folder / manifest.golden.inputs).astype(dtype), allow_pickle=False)
     return tuple(folder / name for name in manifest.golden.images)
 
 

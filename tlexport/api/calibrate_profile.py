@@ -48,7 +48,7 @@ class Place:
     def text(self) -> str:
         """What the file holds, now, or what a new one will hold."""
         if self.base is None:
-            return self.path.read_bytes().decode("utf-8")
+            return self.path.read_bytes().decode("utf-8-sig")
         return profile_text(self.path.stem, load_profile(self.base), self.path.parent)
 
     def write(self, new: Sequence[CalibratedModel | Sharpened], files: dict[str, bytes]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from tlexport.api.graphs import precision_of
 from tlexport.errors import InvalidFile, Unsupported, UsageError
 from tlexport.files import sha256_of
+from tlexport.onnx_file import read_onnx
 from tlexport.record import nearest
 
 ENGINES = (".engine", ".plan", ".trt")
@@ -112,13 +113,7 @@ def _text(axes: Sequence[Axis]) -> str:
 
 def _declared(path: Path) -> tuple[dict[str, Sequence[Axis] | None], str, tuple[str, ...]]:
     """Axes of each input, the precision, and what the user should be told."""
-    import onnx
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-
-    try:
-        model = onnx.load_model(path, load_external_data=False)  # other files would be followed wherever their names lead
-    except (DecodeError, OSError) as error:
-        raise InvalidFile(f"{path} is not an ONNX file: {error}") from None
+    model = read_onnx(path)
     constants = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in constants]
     if not inputs:

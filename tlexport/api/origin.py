@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from typing import Literal
 
@@ -12,6 +11,7 @@ from tlexport.checkpoint import Checkpoint
 from tlexport.dataset import Dataset
 from tlexport.recipe import Recipe
 from tlexport.train.weights import EMBEDDED
+from tlexport.untrusted import read_object
 
 CODE = Terms(spdx="Apache-2.0", note="tlexport's own")
 # every backbone is built by torchvision, whose licence this is (LICENSE of pytorch/vision)
@@ -53,6 +53,6 @@ def _weights(recipe: Recipe) -> Terms:
     if kind == "imagenet":
         return IMAGENET
     if kind == "embedded":
-        record = json.loads((EMBEDDED / f"{recipe.backbone}.json").read_text(encoding="utf-8"))
+        record = read_object(EMBEDDED / f"{recipe.backbone}.json")
         return Terms(spdx=record["licence"], note=f"tlexport's own, trained on {record['trained_on']}")
     return Terms(spdx=None, note="from a file of the user's" if kind == "file" else "none: training started from random weights")

@@ -9,7 +9,7 @@ from tlexport.errors import InvalidFile, UsageError
 from tlexport.files import new_file
 from tlexport.profile_schema import json_schema
 from tlexport.profile_template import expect_name, load_parent, profile_text
-from tlexport.record import read_json
+from tlexport.untrusted import read_object
 
 
 def new_profile(name: str, parent: str, folder: Path) -> Path:
@@ -42,7 +42,7 @@ def write_schema(path: Path) -> None:
     schema = json_schema()
     if path.exists():
         try:
-            known = read_json(path).get("title") == schema["title"]
+            known = read_object(path).get("title") == schema["title"]
         except InvalidFile:
             known = False
         if not known:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -26,6 +25,7 @@ from tlexport.measurement import Environment
 from tlexport.profile import Profile
 from tlexport.record import Record
 from tlexport.target import Target, resolve
+from tlexport.untrusted import read_json
 
 
 class _Median(Record):
@@ -96,12 +96,7 @@ def sharpen_profile(
 
 def _runs(file: Path) -> Iterator[_Run]:
     again = "write it on the device: tlx bench WHAT --json > FILE"
-    try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InvalidFile(f"{file} does not exist", again) from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise InvalidFile(f"{file} cannot be read as JSON: {error}", again) from None
+    data = read_json(file, again)
     entries = data if isinstance(data, list) else [data]
     if not entries or not all(isinstance(entry, dict) and "artifact_sha256" in entry for entry in entries):
         raise InvalidFile(f"{file} is not what tlx bench --json prints", again)

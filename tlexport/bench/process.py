@@ -31,6 +31,7 @@ from tlexport.errors import InvalidFile, StepFailed, TlxError, Unsupported
 from tlexport.measurement import Measurement
 from tlexport.ports import RunOptions
 from tlexport.record import Record
+from tlexport.untrusted import read_npy
 
 if TYPE_CHECKING:
     from tlexport.contract import TensorSpec
@@ -254,10 +255,7 @@ def batches(path: Path, batch: int, specs: tuple[TensorSpec, ...]) -> list[dict[
     """
     if len(specs) != 1:
         raise Unsupported(f"{path} is for models with one input; this one has {len(specs)}: {', '.join(spec.name for spec in specs)}")
-    try:
-        images = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise InvalidFile(f"{path} cannot be read as a .npy array: {error}") from None
+    images = read_npy(path)
     [spec] = specs
     if images.dtype != spec.dtype or images.ndim != len(spec.shape) or not len(images):
         raise InvalidFile(f"{path} holds {images.dtype} {images.shape}; the model's input '{spec.name}' takes {spec.dtype} {spec.shape}")

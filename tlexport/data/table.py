@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, TextIO
 from tlexport.dataset import Part
 from tlexport.errors import InvalidFile
 from tlexport.record import nearest
+from tlexport.untrusted import parse_json
 
 SUFFIXES = (".csv", ".jsonl")
 COLUMNS = ("path", "label", "split")
@@ -107,10 +107,7 @@ def _jsonl_lines(table: Path, stream: TextIO) -> Iterator[tuple[int, dict[str, A
     for line, text in enumerate(stream, start=1):
         if not text.strip():
             continue
-        try:
-            row = json.loads(text)
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise InvalidFile(f"{table}, line {line} is not JSON: {error}", "a .jsonl holds one object on each line") from None
+        row = parse_json(text, f"{table}, line {line} is not JSON", "a .jsonl holds one object on each line")
         if not isinstance(row, dict):
             found = f"{table}, line {line} holds a JSON {type(row).__name__}, an object was expected"
             raise InvalidFile(found, 'write {"path": "cat/1.jpg", "label": "cat"}')

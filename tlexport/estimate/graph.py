@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from tlexport import plugins
 from tlexport.errors import InvalidFile, UsageError
-from tlexport.onnx_file import check_onnx_file
+from tlexport.onnx_file import check_onnx_file, read_onnx
 
 LARGE = 1_500_000_000  # bytes of weights, beyond which protobuf cannot hold the graph in one message
 
@@ -28,10 +27,7 @@ def read(path: Path, shapes: Mapping[str, Sequence[int]] | None = None) -> onnx.
         UsageError: an axis is free and no shape is given; a shape does not fit.
     """
     check_onnx_file(path)
-    try:
-        model = onnx.load(path, load_external_data=False)
-    except (OSError, DecodeError, ValueError) as error:
-        raise InvalidFile(f"{path} cannot be read as ONNX: {error}") from None
+    model = read_onnx(path)
     if not model.graph.node:
         raise InvalidFile(f"{path} is not an ONNX model: it has no nodes")
     return with_shapes(model, shapes or {}, str(path))

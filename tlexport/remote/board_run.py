@@ -24,6 +24,7 @@ from tlexport.machine import Machine, this_machine
 from tlexport.ports import Progress, Task
 from tlexport.remote import on_board
 from tlexport.remote.ssh import Connection, Ended, Host
+from tlexport.untrusted import parse_json
 
 RUNNER = "run.py"
 IMAGES = "images"  # folder beside that of the bundle
@@ -95,8 +96,8 @@ class Board:
         if not answered:
             raise self._error(verb, ended)
         try:
-            return json.loads(ended.out)
-        except json.JSONDecodeError:
+            return parse_json(ended.out, f"{self.host.name} cannot be understood")
+        except InvalidFile:
             raise self.odd(verb, ended.out) from None
 
     def odd(self, verb: str, found: object) -> StepFailed:

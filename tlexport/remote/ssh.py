@@ -9,7 +9,6 @@ goes when the network fails or this process is killed.
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import shlex
 import shutil
@@ -24,6 +23,7 @@ from typing import IO, Any, Self
 
 from tlexport.errors import MissingDependency, StepFailed, UsageError
 from tlexport.remote import on_board
+from tlexport.untrusted import parse_json
 
 OLDEST = (3, 6)  # Python that the runner of a bundle works with
 LONGEST_FOLDER = 60  # characters: the name of a socket may have about 100 (sun_path in unix(7)), and ssh adds to it while it makes one
@@ -182,7 +182,7 @@ class Connection:
         stream = _of(self._keeper.stdout)
         for line in stream:
             if line.rstrip() == on_board.BEGIN.encode():
-                about: dict[str, Any] = json.loads(stream.readline())
+                about: dict[str, Any] = parse_json(stream.readline(), f"{self.host.name} cannot be understood")
                 return about
         code, name = self._keeper.wait(), self.host.name
         self._listener.join(1)

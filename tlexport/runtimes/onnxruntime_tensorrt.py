@@ -10,9 +10,9 @@ import re
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
-from tlexport.errors import InvalidFile, Unsupported
+from tlexport.errors import Unsupported
+from tlexport.onnx_file import read_onnx
 from tlexport.ports import RunOptions
 from tlexport.runtimes.onnxruntime import OnnxRunner, open_with
 
@@ -44,12 +44,7 @@ def open_model(path: Path, options: RunOptions) -> OnnxRunner:
 
 def _allowed(path: Path) -> dict[str, str]:
     """The provider's settings for the precisions that are in a graph."""
-    if not path.is_file():
-        raise InvalidFile(f"{path} does not exist; an ONNX file was expected")
-    try:
-        graph = onnx.load_model(path, load_external_data=False).graph
-    except DecodeError as error:
-        raise InvalidFile(f"{path} is not an ONNX file: {error}") from None
+    graph = read_onnx(path).graph
     operators = {node.op_type for node in graph.node}
     types = {tensor.data_type for tensor in graph.initializer}
     return {

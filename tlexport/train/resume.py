@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import pickle
 import shutil
 import time
 from pathlib import Path
@@ -16,7 +15,7 @@ from tlexport.dataset import Dataset
 from tlexport.errors import InvalidFile, UsageError
 from tlexport.files import new_file
 from tlexport.recipe import Recipe
-from tlexport.record import read_json
+from tlexport.untrusted import read_object, read_torch
 
 INTERVAL_S = 5.0  # between two states; what lies between is computed again, to the same bits
 REQUEST, STATE = "request.json", "state.pt"
@@ -43,7 +42,7 @@ def read_request(out: Path) -> tuple[str, Recipe]:
     folder = resume_folder(out)
     if not (folder / REQUEST).is_file():
         raise UsageError(f"there is nothing to resume for {out}: it was finished, or never begun", "leave out --resume")
-    request = read_json(folder / REQUEST)
+    request = read_object(folder / REQUEST)
     if not isinstance(request.get("data"), str) or not isinstance(request.get("recipe"), dict):
         raise InvalidFile(f"{folder / REQUEST} is not the request of a run", "start anew without --resume")
     return request["data"], Recipe.parse(request["recipe"], str(folder / REQUEST))
@@ -86,10 +85,9 @@ class Saver:
         path = self.folder / STATE
         if not path.is_file():
             return None
-        try:
-            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-            raise InvalidFile(f"{path} is damaged: {str(error).splitlines()[0]}", "start anew without --resume") from None
+        state = read_torch(path, "the state of a run", "start anew without --resume")
+        if not isinstance(state, dict):
+            raise InvalidFile(f"{path} holds no state of a run", "start anew without --resume")
         changed = [key for key, value in self.identity.items() if state.get("identity", {}).get(key) != value]
         if changed:
             raise UsageError(

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import pickle
 import sys
 import urllib.error
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 from torchvision import models
 
@@ -22,6 +18,7 @@ from tlexport.files import sha256_of
 from tlexport.network import Network, build, traits_of
 from tlexport.recipe import Recipe
 from tlexport.train.frozen import frozen_state
+from tlexport.untrusted import read_object, read_safetensors, read_torch
 
 EMBEDDED = Path(__file__).parent.parent / "embedded"
 
@@ -40,7 +37,7 @@ def preprocess_for(recipe: Recipe) -> Preprocess:
         UsageError: no embedded weights for this backbone, or an ``image_size`` that it cannot take.
     """
     if recipe.weights == "embedded":
-        record = json.loads(_embedded(recipe.backbone).with_suffix(".json").read_text(encoding="utf-8"))
+        record = read_object(_embedded(recipe.backbone).with_suffix(".json"))
         size, resize, interpolation = record["image_size"], record["image_size"], "bilinear"
         mean, std = record["mean"], record["std"]
     else:
@@ -71,7 +68,7 @@ def initial_network(recipe: Recipe, num_classes: int) -> Network:
     if recipe.weights == "imagenet":
         state = _imagenet(recipe.backbone)
     elif recipe.weights == "embedded":
-        state = load_file(_embedded(recipe.backbone))
+        state = read_safetensors(_embedded(recipe.backbone))
     else:
         state = read_weights(Path(recipe.weights))
     _load(network, state, recipe.weights)
@@ -122,18 +119,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise InvalidFile(
             f"--weights {path}: no such file", "known words: imagenet, embedded, none; else the path of a .safetensors or .pth file"
         )
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise InvalidFile(
-            f"{path} is no file of weights, or holds more than weights and is not opened, since opening it could run code",
-            "save its state_dict alone: torch.save(model.state_dict(), FILE), or as safetensors",
-        ) from error
-    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, LookupError) as error:  # LookupError: torch on a text file
-        reason = next(iter(str(error).splitlines()), "it is empty or cut off")
-        raise InvalidFile(f"{path} cannot be read as weights: {reason}", "give a .safetensors or .pth file") from error
+    hint = "give a .safetensors file, or save the state_dict alone: torch.save(model.state_dict(), FILE)"
+    if path.suffix == ".safetensors":
+        return read_safetensors(path, hint)
+    loaded = read_torch(path, "weights", hint)
     for wrapper in ("state_dict", "model", "model_state_dict"):
         if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
             loaded = loaded[wrapper]
