@@ -190,10 +190,10 @@ def test_an_empty_folder_and_empty_class_folders(tmp_path: Path) -> None:
 
 
 def test_one_class_and_where_the_classes_may_be(tmp_path: Path) -> None:
-    images.class_folders(tmp_path / "photos", {"cat": 1, "dog": 1})
+    images.class_folders(tmp_path / "pets", {"cat": 1, "dog": 1})
     error = refused(tmp_path)
-    assert "one class, 'photos'" in error.message
-    assert str(tmp_path.resolve() / "photos") in error.hint
+    assert "one class, 'pets'" in error.message
+    assert str(tmp_path.resolve() / "pets") in error.hint
 
 
 def test_a_path_that_does_not_exist_names_the_nearest(pets: Path) -> None:

@@ -97,7 +97,10 @@ def decode_all(
         raise InvalidFile(message, "repair or remove them, or leave them out with --on-error skip")
     kept = [index for index, reason in enumerate(reasons) if not reason]
     left = replace(listing, entries=tuple(listing.entries[index] for index in kept))
-    _check_classes(left, bad)
+    if listing.to_train:
+        _check_classes(left, bad)
+    elif not kept:
+        raise InvalidFile(f"none of the {len(reasons)} images can be read:{_listed(bad)}", "repair or replace them")
     return Decoded(left, _compact(pixels, kept), tuple(hashes[index] for index in kept), bad)
 
 

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tlexport.cache import cache_folder
+from tlexport.class_names import name_fault, normal
 from tlexport.data.demo import digits_folder
-from tlexport.data.table import PARTS, SUFFIXES, few, read_table
+from tlexport.data.layout import SHAPES, find_layout
+from tlexport.data.table import SUFFIXES, few, read_table
+from tlexport.data.tree import Seen, read_tree
 from tlexport.dataset import Part
-from tlexport.device.image_files import is_ignored, is_image
 from tlexport.errors import InvalidFile, UsageError
 from tlexport.record import nearest
-
-SHAPES = (
-    "DATA is a folder of class folders (DATA/cat/1.jpg), a folder with train/ and val/ (and test/) of that shape, "
-    "or a .csv or .jsonl table with path,label[,split]"
-)
 
 
 @dataclass(frozen=True)
@@ -41,6 +36,7 @@ class Listing:
     entries: tuple[Entry, ...]  # sorted by part, label, path
     skipped: int  # files beside the images: hidden, or no images by their names
     notes: tuple[str, ...]  # what the user should know
+    to_train: bool = True  # a class without training images is an error
 
     def file(self, entry: Entry) -> Path:
         """Where an entry's file lies."""
@@ -51,16 +47,17 @@ class Listing:
 class _Found:
     """What reading has come across so far."""
 
-    images: list[tuple[str, str, Part | None]] = field(default_factory=list)  # path, class, part
-    skipped: Counter[str] = field(default_factory=Counter)  # extension -> files
-    notes: list[str] = field(default_factory=list)
+    images: list[tuple[str, str, Part | None]]  # path, class, part
+    notes: list[str]
+    seen: Seen = field(default_factory=Seen)
 
 
-def read_source(data: str) -> Listing:
+def read_source(data: str, to_train: bool = True) -> Listing:
     """List the images that DATA names.
 
     Args:
         data: a folder, a ``.csv`` or ``.jsonl`` table, or ``demo:digits``.
+        to_train: two classes are needed, and training images of each. False, for evaluation: one class or part is enough.
 
     Raises:
         InvalidFile: no such file, none of the known shapes, fewer than two classes, a class without training images, or a
@@ -70,24 +67,43 @@ def read_source(data: str) -> Listing:
     if data.startswith("demo:"):
         if data != "demo:digits":
             raise UsageError(f"there is no {data}{nearest(data, ['demo:digits'])}", "known: demo:digits")
-        return replace(read_source(str(digits_folder(cache_folder() / "digits"))), source=data)
-    found = _Found()
+        return replace(read_source(str(digits_folder(cache_folder() / "digits")), to_train), source=data)
     try:
         if not data or not Path(data).exists():
             raise _missing(data)
         path = Path(data).resolve()
         if path.is_dir():
-            _read_folder(path, found)
-        elif path.suffix.lower() in SUFFIXES:
-            rows, found.notes = read_table(path)
-            found.images = [(row.path, row.label, row.part) for row in rows]
-        else:
+            return _listing(data, path, _read_folder(path, to_train), to_train)
+        if path.suffix.lower() not in SUFFIXES or not path.is_file():
             raise InvalidFile(f"{data} is a file, but not a table", SHAPES)
+        rows, notes = read_table(path)
+        return _listing(data, path.parent, _Found([(row.path, row.label, row.part) for row in rows], notes), to_train)
     except OSError as error:
         raise InvalidFile(
             f"{error.filename or data} cannot be read: {error.strerror or error}", "check the path and its permissions"
         ) from None
-    return _listing(data, path if path.is_dir() else path.parent, found)
+
+
+def _read_folder(root: Path, to_train: bool) -> _Found:
+    seen = Seen()
+    tree = read_tree(root, seen)
+    try:
+        layout = find_layout(str(root), tree, to_train)
+    except InvalidFile as error:
+        tables = [str(item) for item in sorted(root.iterdir()) if item.suffix.lower() in SUFFIXES and item.is_file()]
+        if tables and not error.hint.startswith("merge"):
+            raise InvalidFile(error.message, f"give the table if it lists the images ({few(tables)}); or {error.hint}") from None
+        raise
+    images = []
+    spellings: dict[str, set[str]] = {}
+    for folder, part in layout.classes:
+        name = normal(folder.place[-1])
+        spellings.setdefault(name, set()).add(folder.place[-1])
+        images += [("/".join((*folder.place, *names)), name, part) for names in folder.images]
+    merged = [name for name, spelled in spellings.items() if len(spelled) > 1]
+    notes = seen.notes + layout.notes
+    notes += [f"folders whose names differ in Unicode form alone are one class: {few(merged)}"] if merged else []
+    return _Found(images, notes, seen)
 
 
 def _missing(data: str) -> InvalidFile:
@@ -96,101 +112,50 @@ def _missing(data: str) -> InvalidFile:
     return InvalidFile(f"'{data}' does not exist{nearest(path.name, beside)}", SHAPES + "; or demo:digits")
 
 
-def _listing(data: str, root: Path, found: _Found) -> Listing:
+def _listing(data: str, root: Path, found: _Found, to_train: bool) -> Listing:
     if not found.images:
         raise InvalidFile(f"{data} holds no images", SHAPES)
     for path, name, _ in found.images:
         _check_text(path, name)
-    trained = {name for _, name, part in found.images if part in (None, "train")}
-    if not trained:
-        raise InvalidFile(f"{data} has a split, but nothing in train", "give the images to train on the split 'train'")
-    if untrained := {name for _, name, _ in found.images} - trained:
-        raise InvalidFile(f"classes in val or test, but not in train: {few(sorted(untrained))}", "add training images, or remove the class")
-    classes = tuple(sorted(trained))
-    if len(classes) < 2:
-        deeper = all(part is None and path.startswith(f"{name}/") and path.count("/") > 1 for path, name, part in found.images)
-        hint = f"if the classes are the folders inside it, give {root / classes[0]}" if deeper else SHAPES
-        raise InvalidFile(f"{data} has one class, '{classes[0]}'; at least two are needed", hint)
+    classes = tuple(sorted({name for _, name, _ in found.images}))
+    if to_train:
+        _check_trained(data, root, found.images)
+    folded = Counter(name.casefold() for name in classes)
+    if alike := [name for name in classes if folded[name.casefold()] > 1]:
+        found.notes.append(f"classes whose names differ in case alone: {few(alike)}")
     label = {name: index for index, name in enumerate(classes)}
     order: tuple[Part | None, ...] = (None, "train", "val", "test")
     entries = [Entry(path, label[name], part) for path, name, part in found.images]
     entries.sort(key=lambda entry: (order.index(entry.part), entry.label, entry.path))
-    if found.skipped:
-        kinds = few(f"{kind or 'no extension'} ({count})" for kind, count in sorted(found.skipped.items()))
-        found.notes.append(f"left out {found.skipped.total()} files that are not images by their names: {kinds}")
-    return Listing(data, root, classes, tuple(entries), found.skipped.total(), tuple(found.notes))
+    skipped = found.seen.skipped
+    if skipped:
+        kinds = few(f"{kind or 'no extension'} ({count})" for kind, count in sorted(skipped.items()))
+        found.notes.append(f"left out {skipped.total()} files that are not images by their names: {kinds}")
+    return Listing(data, root, classes, tuple(entries), skipped.total(), tuple(found.notes), to_train)
+
+
+def _check_trained(data: str, root: Path, images: list[tuple[str, str, Part | None]]) -> None:
+    """Two classes at least, and training images of each."""
+    trained = sorted({name for _, name, part in images if part in (None, "train")})
+    if not trained:
+        raise InvalidFile(f"{data} has a split, but nothing in train", "give the images to train on the split 'train'")
+    if untrained := sorted({name for _, name, _ in images} - set(trained)):
+        folded = {name.casefold(): name for name in trained}
+        near = [f"'{name}' is '{folded[name.casefold()]}' in train" for name in untrained if name.casefold() in folded]
+        advice = f"give the class one name in all parts: {few(near)}" if near else "add training images, or remove the class"
+        raise InvalidFile(f"classes in val or test, but not in train: {few(untrained)}", advice)
+    if len(trained) < 2:
+        (only,) = trained
+        deeper = all(part is None and path.startswith(f"{only}/") and path.count("/") > 1 for path, _, part in images)
+        hint = f"if the classes are the folders inside it, give {root / only}" if deeper else SHAPES
+        raise InvalidFile(f"{data} has one class, '{only}'; at least two are needed", hint)
 
 
 def _check_text(path: str, name: str) -> None:
     """Refuse names that records (UTF-8) and labels.txt (one class a line) cannot hold."""
     try:
-        (path + name).encode()
+        path.encode()
     except UnicodeEncodeError:
         raise InvalidFile(f"the name {path!r} is not valid text", "rename the file") from None
-    if len(name.splitlines()) != 1 or name != name.strip():
-        raise InvalidFile(f"the class name {name!r} is empty, has several lines, or starts or ends with a space", "rename the class")
-
-
-def _read_folder(root: Path, found: _Found) -> None:
-    folders, _ = _children(root)
-    parts = {folder: PARTS[folder.name.lower()] for folder in folders if folder.name.lower() in PARTS}
-    listed = few(folder.name for folder in parts)
-    if len(parts) < len(folders):
-        if "train" in parts.values() and len(set(parts.values())) > 1:
-            others = few(folder.name for folder in folders if folder not in parts)
-            raise InvalidFile(f"{root} holds {listed} and also {others}", f"move the ones or the others away; {SHAPES}")
-        found.notes += [f"the folder '{folder.name}' is taken as a class, since other class folders lie beside it" for folder in parts]
-        parts = {}
-    if not parts:
-        _read_classes(root, root, None, found)
-    elif len(set(parts.values())) < len(parts):
-        raise InvalidFile(f"{root} holds two folders for one part: {listed}", "keep one of them")
-    elif "train" not in parts.values():
-        raise InvalidFile(f"{root} holds {listed}, but no train", SHAPES)
-    for folder, part in parts.items():
-        _read_classes(root, folder, part, found)
-
-
-def _children(folder: Path) -> tuple[list[Path], int]:
-    """The visible folders directly in a folder, sorted, and the number of visible images beside them."""
-    visible = sorted(item for item in folder.iterdir() if not is_ignored(item.name))
-    folders = [item for item in visible if item.is_dir()]
-    return folders, sum(is_image(item.name) and not item.is_dir() for item in visible)
-
-
-def _read_classes(root: Path, folder: Path, part: Part | None, found: _Found) -> None:
-    classes, loose = _children(folder)
-    if not classes:
-        what = f"{loose} images, but no class folders" if loose else "neither class folders nor images"
-        raise InvalidFile(f"{folder} holds {what}", f"give each class a folder; {SHAPES}")
-    if loose:
-        found.notes.append(f"left out {loose} images that lie directly in {folder}, outside any class folder")
-    for class_folder in classes:
-        images = [path.relative_to(root).as_posix() for path in _images(class_folder, found)]
-        found.images += [(image, class_folder.name, part) for image in images]
-        if not images:
-            found.notes.append(f"left out the class folder {class_folder.relative_to(root).as_posix()}: it holds no images")
-
-
-def _images(folder: Path, found: _Found) -> Iterator[Path]:
-    """The images in a class folder and below. Links are followed; each directory is read once, and none that lies above."""
-
-    def refuse(error: OSError) -> None:
-        raise error
-
-    top, seen = folder.resolve(), set[Path]()
-    for here, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
-        real = Path(here).resolve()
-        if real in seen or real in top.parents:
-            found.notes.append(f"did not follow {here}: it leads to {real}, which is read already or lies above")
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not is_ignored(name))
-        for name in files:
-            path = Path(here, name)
-            # a dangling link stays in the list, so that decoding reports it; a pipe or a socket would block
-            if not is_image(name) or (path.exists() and not path.is_file()):
-                found.skipped["hidden" if is_ignored(name) else path.suffix.lower()] += 1
-            else:
-                yield path
+    if fault := name_fault(name):
+        raise InvalidFile(f"the class name {name[:80]!r} {fault}", "rename the class")

@@ -1,0 +1,120 @@
+"""Names of the parts of a split (train, val, test) as people write them, in any case: ``Training``, ``seg_test``, ``dev``, ``test_set``."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from tlexport.dataset import Part
+
+WORDS: dict[str, Part] = {
+    **dict.fromkeys(("training", "train", "trn"), "train"),
+    **dict.fromkeys(("validation", "validating", "validate", "valid", "val", "development", "devel", "dev", "evaluation", "eval"), "val"),
+    **dict.fromkeys(("testing", "test", "tst"), "test"),
+}
+KNOWN = (
+    "train, training, val, valid, validation, dev, eval, test, testing; also as train_set, test-images, seg_train and the like, in any case"
+)
+
+# words that say nothing about which part or class it is
+_CONTENTS = [
+    "datasets",
+    "dataset",
+    "data",
+    "images",
+    "image",
+    "imgs",
+    "img",
+    "pictures",
+    "pics",
+    "photos",
+    "samples",
+    "files",
+    "folder",
+    "raw",
+]
+_FILLERS = [*_CONTENTS, "seg", "sets", "set", "cls", "part", "split"]
+_BESIDE = ["masks", "labels", "annotations"]  # what lies beside the images of other tasks
+# words of a split that name neither of the three parts
+_OTHERS = [
+    "holdout",
+    "heldout",
+    "predictions",
+    "prediction",
+    "predict",
+    "pred",
+    "unlabelled",
+    "unlabeled",
+    "nolabels",
+    "inference",
+    "submission",
+]
+_NUMBERED = ["kfolds", "kfold", "folds", "fold", "cv", "split", "subset", "partition", "part", "batch", "shard", "chunk", "group", "set"]
+
+
+def _any_of(words: Iterable[str]) -> str:
+    return "|".join(sorted(words, key=len, reverse=True))
+
+
+_TOKEN = re.compile(f"(?:{_any_of((*WORDS, *_FILLERS))})+")
+_PIECE = re.compile(_any_of((*WORDS, *_FILLERS)))
+_NUMBER = re.compile(r"\d+|[a-z]")
+_FOLD = re.compile(rf"(?:{_any_of(_NUMBERED)})[\W_]*(?:\d+|[a-z])")
+_DOMAIN = re.compile(f"(?:{_any_of(WORDS)})[ab]")  # trainA and trainB of image-to-image translation
+
+
+class _Name(NamedTuple):
+    parts: tuple[Part, ...]  # those that words of the name stand for
+    rest: tuple[str, ...]  # other words and numbers
+    odd: bool  # made of words of a split and numbers alone
+
+
+def part_of(name: str) -> Part | None:
+    """The part that a name stands for: words of one part and fillers alone. None: it names no part."""
+    parsed = _parse(name)
+    return parsed.parts[0] if len(set(parsed.parts)) == 1 and not parsed.rest else None
+
+
+def parts_of(names: Iterable[str]) -> dict[str, Part]:
+    """The names that stand for a part. ``birds_train`` and ``birds_test`` do when all names differ by such a word alone."""
+    parsed = {name: _parse(name) for name in names}
+    shared = len({item.rest for item in parsed.values()}) == 1 and len(parsed) > 1
+    found = {name: item for name, item in parsed.items() if len(set(item.parts)) == 1 and (shared or not item.rest)}
+    if shared and len(found) < len(parsed):
+        found = {name: item for name, item in found.items() if not item.rest}
+    return {name: item.parts[0] for name, item in found.items()}
+
+
+def resembles_part(name: str) -> bool:
+    """Whether a name is made of words of a split, but is none that is known: ``test1``, ``train_val``, ``seg_pred``, ``trainA``."""
+    return part_of(name) is None and _parse(name).odd
+
+
+def is_numbered(name: str) -> bool:
+    """Whether a name is one of a series of folds or batches: ``fold1``, ``split_a``."""
+    return bool(_FOLD.fullmatch(_plain(name)))
+
+
+def is_filler(name: str) -> bool:
+    """Whether a name says nothing about what its images show: ``images``, ``data``, ``masks``."""
+    tokens = re.findall(r"[^\W_]+", _plain(name))
+    return bool(tokens) and all(re.fullmatch(f"(?:{_any_of((*_CONTENTS, *_BESIDE))})+", token) for token in tokens)
+
+
+def _plain(name: str) -> str:
+    return unicodedata.normalize("NFKC", name).casefold()
+
+
+def _parse(name: str) -> _Name:
+    parts: list[Part] = []
+    rest, odd, split = [], True, False
+    for token in re.findall(r"[^\W\d_]+|\d+", re.sub(r"(held|hold)[\W_]+out", "holdout", _plain(name))):
+        if _TOKEN.fullmatch(token):
+            parts += [WORDS[piece] for piece in _PIECE.findall(token) if piece in WORDS]
+            continue
+        rest.append(token)
+        split = split or token in _OTHERS or bool(_DOMAIN.fullmatch(token))
+        odd = odd and (token in _OTHERS or bool(_NUMBER.fullmatch(token)) or bool(_DOMAIN.fullmatch(token)))
+    return _Name(tuple(parts), tuple(rest), odd and (bool(parts) or split))
