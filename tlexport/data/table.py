@@ -1,22 +1,34 @@
-"""Tables of images: ``.csv`` or ``.jsonl`` with path, label and, if wanted, split."""
+"""Tables of images: ``.csv``, ``.tsv`` or ``.jsonl`` with path, label and, if wanted, split."""
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterable, Iterator
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
+from tlexport.class_names import normal
+from tlexport.data.part_names import KNOWN, WORDS, part_of
+from tlexport.data.table_lines import CSV_SUFFIXES, JSON_SUFFIXES, read_lines
 from tlexport.dataset import Part
+from tlexport.device.image_files import EXTENSIONS
 from tlexport.errors import InvalidFile
 from tlexport.record import nearest
-from tlexport.untrusted import parse_json
 
-SUFFIXES = (".csv", ".jsonl")
-COLUMNS = ("path", "label", "split")
-PARTS: dict[str, Part] = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+SUFFIXES = (*CSV_SUFFIXES, *JSON_SUFFIXES)
 SHOWN = 10  # how many of many are named in a message
+
+# names of columns that mean the same, the first one before all others; case, spaces, hyphens and underscores do not matter
+_MEANINGS = {
+    "path": (
+        *("path", "filepath", "relativepath", "relpath", "file", "files", "filename"),
+        *("image", "images", "imagepath", "imagefile", "imagename", "img", "imgpath", "imgname"),
+    ),
+    "label": ("label", "labels", "labelname", "class", "classname", "classlabel", "category", "categoryname", "target"),
+    "split": ("split", "datasplit", "subset", "partition", "set"),
+}
 
 
 @dataclass(frozen=True)
@@ -24,7 +36,7 @@ class Row:
     """One image of a table."""
 
     path: str  # relative to the table's folder with forward slashes, or absolute where the file lies outside
-    label: str
+    label: str  # in Unicode form NFC
     part: Part | None  # None: the split is empty, or there is no such column
 
 
@@ -39,8 +51,8 @@ def read_table(table: Path) -> tuple[list[Row], list[str]]:
     """Read a table. Files are looked for, not opened.
 
     Args:
-        table: absolute path of a ``.csv`` file (the first line names the columns) or a ``.jsonl`` file (one object a line);
-            UTF-8, with or without a byte order mark.
+        table: absolute path of a ``.csv`` or ``.tsv`` file (the first line names the columns; separated by commas, semicolons,
+            tabs or bars) or a ``.jsonl`` file (one object a line); UTF-8 or UTF-16.
 
     Returns:
         One row an image, in the table's order, and notes for the user.
@@ -49,88 +61,117 @@ def read_table(table: Path) -> tuple[list[Row], list[str]]:
         InvalidFile: names the line, what was found and what was expected.
     """
     first: dict[str, tuple[int, Row]] = {}
-    missing, repeated, unused = [], 0, set()
-    for line, cells in _lines(table):
-        unused |= cells.keys() - set(COLUMNS)
-        text = _text(table, line, cells, "path")
-        row = Row(_inside(table.parent, text), _text(table, line, cells, "label"), _part(table, line, cells))
+    missing: list[tuple[int, str]] = []
+    repeated, unused = 0, set[str]()
+    renamed: dict[str, str] = {}
+    meant: dict[tuple[str, ...], dict[str, str]] = {}  # by the names of a line's columns
+    for line, cells in read_lines(table, lambda names: len(_columns(table, names, lenient=True))):
+        names = tuple(cells)
+        columns = meant[names] = meant[names] if names in meant else _columns(table, names)
+        unused |= cells.keys() - set(columns.values())
+        renamed |= {column: key for key, column in columns.items() if column != key}
+        text = _text(table, line, cells, "path", columns)
+        path, found = _find(table.parent, text)
+        label = _text(table, line, cells, "label", columns)
+        row = Row(path, normal(label), _part(table, line, cells, columns))
         before, same = first.setdefault(row.path, (line, row))
         if same != row:
             raise InvalidFile(f"{table}, line {line}: {text} has another label or split on line {before}", "keep one of the two lines")
         repeated += before != line
-        if not _is_file(table.parent / row.path):
-            missing.append(f"line {line}: {text}")
+        if not found:
+            missing.append((line, text))
     if missing:
-        where = f"paths start from {table.parent}, or are absolute"
-        raise InvalidFile(f"{table} names {len(missing)} files that do not exist:\n  {few(missing, chr(10) + '  ')}", where)
+        listed = few((f"line {line}: {text:.200}" for line, text in missing), "\n  ")
+        raise InvalidFile(
+            f"{table} names {len(missing)} files that do not exist:\n  {listed}", _advice(table, [text for _, text in missing])
+        )
     unsplit = [line for line, row in first.values() if row.part is None]
     if 0 < len(unsplit) < len(first):
         raise InvalidFile(f"{table}, line {unsplit[0]}: split is empty, though other lines have one", "give every line a split, or none")
     notes = [f"{repeated} lines of {table.name} repeat another one; each image counts once"] if repeated else []
+    notes += [f"columns of {table.name}: " + few(f"'{c}' is read as {key}" for c, key in sorted(renamed.items()))] if renamed else []
     notes += [f"columns of {table.name} that are not used: {few(sorted(unused))}"] if unused else []
     return [row for _, row in first.values()], notes
 
 
-def _inside(folder: Path, text: str) -> str:
-    full = folder / text
+def _columns(table: Path, names: Sequence[str], lenient: bool = False) -> dict[str, str]:
+    """path, label and split -> the column that is meant."""
+    plain = {name: re.sub(r"[\W_]+", "", unicodedata.normalize("NFKC", name).casefold()) for name in names}
+    found = {}
+    for key, meanings in _MEANINGS.items():
+        exact = [name for name in names if name == key] or [name for name in names if plain[name] == key]
+        meant = exact or [name for name in names if plain[name] in meanings]
+        if len(meant) > 1 and not lenient:
+            raise InvalidFile(f"{table} has several columns that could be the {key}: {few(meant)}", f"rename the right one to '{key}'")
+        if meant:
+            found[key] = meant[0]
+    return found
+
+
+def _find(folder: Path, text: str) -> tuple[str, bool]:
+    """The path of a row as records hold it, and whether such a file is there.
+
+    Backslashes may separate folders, and the file's name may be in another Unicode form than the table's.
+    """
+    for spelled in dict.fromkeys(_spellings(text)):
+        full = folder / spelled
+        try:
+            if full.is_file():
+                return _inside(folder, full), True
+        except (OSError, ValueError):  # no permission, or a name that is too long or holds a NUL
+            continue
+    return text, False
+
+
+def _spellings(text: str) -> Iterator[str]:
+    for spelled in (text, text.replace("\\", "/")):
+        yield from (spelled, unicodedata.normalize("NFC", spelled), unicodedata.normalize("NFD", spelled))
+
+
+def _inside(folder: Path, full: Path) -> str:
     if ".." in full.parts:
         full = full.resolve()
     return full.relative_to(folder).as_posix() if full.is_relative_to(folder) else full.as_posix()
 
 
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # no permission, or a name that is too long
-        return False
+def _advice(table: Path, missing: list[str]) -> str:
+    """What to do about paths that lead nowhere."""
+    folder, text = table.parent, missing[0]
+    if any(re.match(r"[a-z]+://", name) for name in missing):
+        return "addresses are not fetched: download the images, and write the path of each"
+    if any(re.match(r"[A-Za-z]:[\\/]|\\\\", name) for name in missing):
+        return f"paths of another machine: write them relative to {folder}"
+    if kind := next((kind for kind in EXTENSIONS if _find(folder, text + kind)[1]), None):
+        return f"write whole file names: {text}{kind} exists"
+    inner = (item.name for item in sorted(folder.iterdir()) if item.is_dir())
+    if name := next((name for name in inner if _find(folder, f"{name}/{text}")[1]), None):
+        return f"paths start from {folder}: write {name}/{text}, or move the table into {name}"
+    return f"paths start from {folder}, or are absolute"
 
 
-def _lines(table: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Line number and cells by column."""
-    with table.open(encoding="utf-8-sig", newline="") as stream:
-        try:
-            yield from _csv_lines(table, stream) if table.suffix.lower() == ".csv" else _jsonl_lines(table, stream)
-        except (UnicodeDecodeError, csv.Error) as error:
-            raise InvalidFile(f"{table} cannot be read as a table: {error}", "save it as UTF-8 text") from None
-
-
-def _csv_lines(table: Path, stream: TextIO) -> Iterator[tuple[int, dict[str, Any]]]:
-    reader = csv.DictReader(stream, skipinitialspace=True, strict=True)
-    for row in reader:
-        if None in row or None in row.values():
-            found = f"{table}, line {reader.line_num}: not one value for each of {few(reader.fieldnames or ())}"
-            raise InvalidFile(found, "put values that hold a comma into quotes")
-        yield reader.line_num, row
-
-
-def _jsonl_lines(table: Path, stream: TextIO) -> Iterator[tuple[int, dict[str, Any]]]:
-    for line, text in enumerate(stream, start=1):
-        if not text.strip():
-            continue
-        row = parse_json(text, f"{table}, line {line} is not JSON", "a .jsonl holds one object on each line")
-        if not isinstance(row, dict):
-            found = f"{table}, line {line} holds a JSON {type(row).__name__}, an object was expected"
-            raise InvalidFile(found, 'write {"path": "cat/1.jpg", "label": "cat"}')
-        yield line, row
-
-
-def _text(table: Path, line: int, cells: dict[str, Any], key: str) -> str:
-    if key not in cells:
-        found = f"{table}, line {line}: no column '{key}'; found: {few(cells)}"
-        raise InvalidFile(found, "a .csv names its columns in the first line: path,label or path,label,split")
-    value = cells[key]
+def _text(table: Path, line: int, cells: dict[str, Any], key: str, columns: dict[str, str]) -> str:
+    if key not in columns:
+        found = f"{table}, line {line}: no column '{key}'; found: {few(f'{name:.80}' for name in cells)}"
+        if any(_find(table.parent, name)[1] for name in cells):
+            raise InvalidFile(found, "the first line is an image already: put the line path,label above it")
+        raise InvalidFile(
+            found, f"name the columns in the first line: path,label or path,label,split (for {key} also: {few(_MEANINGS[key][1:])})"
+        )
+    value = cells[columns[key]]
     if key == "label" and isinstance(value, int) and not isinstance(value, bool):
         return str(value)  # a number as a class name, which a .csv gives as text
     if not isinstance(value, str) or not value:
-        raise InvalidFile(f"{table}, line {line}: {key} is {value!r}, a text was expected", f"give the line a {key}, or remove it")
+        raise InvalidFile(f"{table}, line {line}: {key} is {value!r:.80}, a text was expected", f"give the line a {key}, or remove it")
     return value
 
 
-def _part(table: Path, line: int, cells: dict[str, Any]) -> Part | None:
-    value = cells.get("split")
+def _part(table: Path, line: int, cells: dict[str, Any], columns: dict[str, str]) -> Part | None:
+    value = cells[columns["split"]] if "split" in columns else None
     if value is None or value == "":
         return None
-    if not isinstance(value, str) or value.lower() not in PARTS:
-        near = nearest(str(value).lower(), list(PARTS))
-        raise InvalidFile(f"{table}, line {line}: split is {value!r}{near}", f"known: {', '.join(PARTS)}")
-    return PARTS[value.lower()]
+    part = part_of(value) if isinstance(value, str) else None
+    if part is None:
+        near = nearest(str(value).lower(), list(WORDS))
+        named = "" if columns["split"] == "split" else f" (column '{columns['split']}')"
+        raise InvalidFile(f"{table}, line {line}: split{named} is {value!r:.80}{near}", f"known: {KNOWN}")
+    return part
