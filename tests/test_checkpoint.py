@@ -220,3 +220,24 @@ def test_what_is_not_ours_is_not_overwritten(kind: str, digits: Path, tmp_path: 
     assert "--out" in caught.value.hint
     assert "years of work" in (out / "thesis.txt" if kind == "folder" else out).read_text()
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+@pytest.mark.parametrize(
+    ("name", "changed", "message"),
+    [
+        (RECORD, {"classes": ["cat", "cat"]}, "the class 'cat' is listed twice"),
+        (RECORD, {"classes": ["cat", "two\nlines"]}, "has several lines"),
+        (RECORD, {"classes": ["cat", "\u001b[2J"]}, "holds control characters"),
+        (RECORD, {"classes": ["cat", ""]}, "is empty"),
+        (RECORD, {"classes": ["cat", "x" * 10_000]}, "has 10000 characters"),
+        (DATASET, {"classes": ["cat", "cat"]}, "the class 'cat' is listed twice"),
+        (DATASET, {"classes": ["cat", "dog"]}, "but there are 2 classes"),
+    ],
+)
+def test_classes_that_cannot_be(copy: Path, name: str, changed: dict[str, object], message: str) -> None:
+    record = json.loads((copy / name).read_text(encoding="utf-8"))
+    (copy / name).write_text(json.dumps(record | changed), encoding="utf-8")
+    with pytest.raises(InvalidFile) as caught:
+        (read_checkpoint if name == RECORD else read_dataset)(copy)
+    assert message in caught.value.message
+    assert len(caught.value.message) < 1000

@@ -95,9 +95,39 @@ def test_parts_of_the_data_itself_come_first(checkpoint: Path, held_out: Path, t
         evaluate(checkpoint, str(tmp_path / "parts"), part="val", device="cpu", threads=1)
 
 
+@pytest.mark.parametrize("shape", ["test/{}/{}", "Testing/{}/{}", "val/{}/{}", "train/{}/{}", "{}/{}"])
+def test_training_images_are_named_whichever_split_the_data_has(checkpoint: Path, tmp_path: Path, shape: str) -> None:
+    dataset = read_dataset(checkpoint)
+    for part, number in (("train", 2), ("val", 1)):
+        for index, sample in enumerate([sample for sample in dataset.part(part) if sample.label == 3][:number]):  # type: ignore[arg-type]
+            target = tmp_path / "data" / shape.format(dataset.classes[sample.label], f"{part}{index}.png")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(dataset.file(sample), target)
+    progress = Notes()
+    found = evaluate(checkpoint, str(tmp_path / "data"), device="cpu", threads=1, progress=progress)
+    assert found.scores.n == 3  # of one class, in one part
+    (note,) = [note for note in progress.notes if "used to train" in note]
+    assert note.startswith("2 of 3 images")
+    assert ("--part val" if shape in ("train/{}/{}", "{}/{}") else "train0.png") in note
+
+
+def test_unicode_forms_of_class_names_match(checkpoint: Path, held_out: Path, tmp_path: Path) -> None:
+    nfc, nfd = "caf\u00e9", "cafe\u0301"
+    shutil.copytree(checkpoint, tmp_path / "checkpoint")
+    record = tmp_path / "checkpoint" / "checkpoint.json"
+    shutil.copytree(held_out, tmp_path / "renamed")
+    for ours, theirs in ((nfc, nfd), (nfd, nfc)):
+        classes = tuple(theirs if name == "3" else name for name in read_checkpoint(checkpoint).classes)
+        record.write_text(read_checkpoint(checkpoint).model_copy(update={"classes": classes}).model_dump_json(), encoding="utf-8")
+        (tmp_path / "renamed" / "3").rename(tmp_path / "renamed" / ours)
+        again = evaluate(tmp_path / "checkpoint", str(tmp_path / "renamed"), device="cpu", threads=1)
+        assert again.scores.per_class()[theirs]["n"] == sum(1 for _ in (tmp_path / "renamed" / ours).iterdir())
+        (tmp_path / "renamed" / ours).rename(tmp_path / "renamed" / "3")
+
+
 def test_a_class_that_the_model_does_not_know(checkpoint: Path, held_out: Path) -> None:
     (held_out / "3").rename(held_out / "three")
-    with pytest.raises(InvalidFile, match="three") as caught:
+    with pytest.raises(InvalidFile, match=r"classes that .* does not know: three") as caught:
         evaluate(checkpoint, str(held_out), device="cpu", threads=1)
     assert all(name in caught.value.hint for name in read_checkpoint(checkpoint).classes)
 

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from tlexport.class_names import ClassNames
 from tlexport.contract import Preprocess, TensorSpec
 from tlexport.record import Record
 
@@ -87,7 +88,7 @@ class Artifact(Record):
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     preprocess: Preprocess
-    classes: tuple[str, ...]
+    classes: ClassNames
     sha256: str
     size_bytes: int = Field(ge=1)
     parent_sha256: str = Field(description="of the file this one was made from")

@@ -14,6 +14,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, PositiveInt, model_validator
 
 from tlexport.artifact import Artifact, Precision
+from tlexport.class_names import ClassNames
 from tlexport.contract import Preprocess
 from tlexport.errors import InvalidFile
 from tlexport.measurement import Environment
@@ -181,7 +182,7 @@ class Manifest(Record):
     name: str
     target: str
     profile: Profile
-    classes: tuple[str, ...]
+    classes: ClassNames
     preprocess: Preprocess
     models: tuple[Model, ...] = Field(min_length=1)
     rejected: tuple[Rejected, ...] = ()

@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from tlexport.class_names import ClassNames
 from tlexport.contract import Preprocess
 from tlexport.dataset import Dataset
 from tlexport.errors import InvalidFile, VerificationFailed
@@ -42,7 +43,7 @@ class Checkpoint(Record):
 
     format: Literal[1] = 1
     recipe: Recipe
-    classes: tuple[str, ...] = Field(min_length=2, description="in the order of the outputs")
+    classes: ClassNames = Field(min_length=2, description="in the order of the outputs")
     preprocess: Preprocess
     metrics: dict[str, float] = Field(description="val_top1 0..1, val_loss, train_top1 0..1, ...; of the best epoch")
     frozen: Frozen

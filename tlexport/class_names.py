@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import unicodedata
+from collections import Counter
 from collections.abc import Sequence
+from typing import Annotated
+
+from pydantic import AfterValidator
 
 LONGEST = 255  # characters; file systems take names no longer than so many bytes
 
@@ -30,11 +34,20 @@ def name_fault(name: str) -> str:
 
 
 def list_fault(classes: Sequence[str]) -> str:
-    """What is wrong with a model's list of class names: a bad name, or one that stands there twice. Empty for a good list."""
+    """What is wrong with a model's list of class names: a bad name, or one that is listed twice. Empty for a good list."""
     for name in classes:
         if fault := name_fault(name):
             return f"the class name {name[:80]!r} {fault}"
     if len(set(classes)) < len(classes):
-        twice = next(name for position, name in enumerate(classes) if name in classes[:position])
-        return f"the class {twice!r} stands there twice"
+        twice = next(name for name, count in Counter(classes).items() if count > 1)
+        return f"the class {twice!r} is listed twice"
     return ""
+
+
+def _checked(classes: tuple[str, ...]) -> tuple[str, ...]:
+    if fault := list_fault(classes):
+        raise ValueError(fault)
+    return classes
+
+
+ClassNames = Annotated[tuple[str, ...], AfterValidator(_checked)]  # of a model or a dataset, in the order of labels

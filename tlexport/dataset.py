@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from tlexport.class_names import ClassNames
 from tlexport.record import Record
 
 Part = Literal["train", "val", "test"]
@@ -29,8 +30,15 @@ class Dataset(Record):
     format: Literal[1] = 1
     source: str = Field(description="DATA as the user gave it")
     root: str = Field(description="absolute path of the folder that the samples' paths start from")
-    classes: tuple[str, ...]
+    classes: ClassNames
     samples: tuple[Sample, ...]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for sample in self.samples:
+            if sample.label >= len(self.classes):
+                raise ValueError(f"{sample.path!r:.200} has label {sample.label}, but there are {len(self.classes)} classes")
+        return self
 
     def part(self, part: Part) -> tuple[Sample, ...]:
         """The samples of one part, in listing order."""

@@ -13,10 +13,13 @@ from tlexport.api.subject import find_subject
 from tlexport.artifact import Precision
 from tlexport.bench.environment import default_threads
 from tlexport.checkpoint import DATASET, read_dataset
+from tlexport.class_names import normal
 from tlexport.data.decode import decode_all
 from tlexport.data.source import read_source
+from tlexport.data.table import few
 from tlexport.errors import InvalidFile
 from tlexport.ports import Progress, Silent
+from tlexport.record import nearest
 
 BATCH = 16
 
@@ -63,7 +66,7 @@ def evaluate(
 
     Args:
         what: a checkpoint, a bundle, or an .onnx file of a bundle.
-        data: DATA of the command line; its classes must be among the model's.
+        data: DATA of the command line; its classes must be among the model's. One class, or one part of a split, is enough.
         runtime: which runtime; ``auto``: the one for this kind of file.
         precision: which of a bundle's models.
         device: ``auto``, ``cpu`` or ``cuda:N``.
@@ -78,28 +81,34 @@ def evaluate(
     """
     progress = progress or Silent()
     subject = find_subject(what, runtime, precision)
-    listing = read_source(data)
+    listing = read_source(data, to_train=False)
     for note in listing.notes:
         progress.note(note)
-    unknown = [name for name in listing.classes if name not in subject.classes]
-    if unknown:
-        raise InvalidFile(
-            f"{data} has classes that {what} does not know: {', '.join(unknown[:5])}", f"it knows: {', '.join(subject.classes[:20])}"
-        )
+    position = {normal(name): index for index, name in enumerate(subject.classes)}
+    if unknown := [name for name in listing.classes if name not in position]:
+        near = nearest(unknown[0], list(position))
+        raise InvalidFile(f"{data} has classes that {what} does not know: {few(unknown)}{near}", f"it knows: {few(subject.classes)}")
     with progress.task("reading images", len(listing.entries)) as advance:
         decoded = decode_all(listing, subject.preprocess, on_error, threads or default_threads(), advance)
+    entries = decoded.listing.entries
     trained = _parts_of_checkpoint(what)
-    parts = [entry.part or trained.get(digest, "") for entry, digest in zip(decoded.listing.entries, decoded.sha256, strict=True)]
+    own = {entry.part for entry in entries} - {None}
+    if own <= {"train"}:  # nothing is held out there: the checkpoint's split says more
+        parts = [trained.get(digest) or entry.part or "" for entry, digest in zip(entries, decoded.sha256, strict=True)]
+    else:
+        parts = [entry.part or "" for entry in entries]
     if part == "auto":
-        own = {entry.part for entry in listing.entries}
         part = "test" if "test" in own else "val" if "val" in own else "all"
-        seen = parts.count("train")
-        if part == "all" and seen:
-            progress.note(f"{seen} of {len(parts)} images were used to train {what}; for an honest figure give --part val")
     chosen = [index for index, name in enumerate(parts) if part in ("all", name)]
     if not chosen:
         raise InvalidFile(f"{data} has no image in the part '{part}'", "leave out --part, or give data with train/ val/ test/ folders")
-    labels = [subject.classes.index(listing.classes[decoded.listing.entries[index].label]) for index in chosen]
+    seen = [entries[index].path for index in chosen if trained.get(decoded.sha256[index]) == "train"]
+    if seen and part != "train":
+        advice = (
+            "for an honest figure give --part val" if part == "all" and "val" in parts else f"for an honest figure remove them: {few(seen)}"
+        )
+        progress.note(f"{len(seen)} of {len(chosen)} images were used to train {what}; {advice}")
+    labels = [position[listing.classes[entries[index].label]] for index in chosen]
     with subject.open(device, threads) as runner:
         outputs = probabilities(runner, decoded.pixels[np.array(chosen)], BATCH, progress, "evaluating")
         return Evaluated(what, subject.runtime, runner.provider, part, score(outputs, labels, subject.classes))
