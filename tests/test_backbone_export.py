@@ -34,6 +34,7 @@ from tlexport.export.tensorrt_rules import check_tensorrt
 from tlexport.export.to_onnx import EXPORTER_OPSET, to_onnx
 from tlexport.network import Classifier, Contract, Network, backbone_names, build, traits_of
 from tlexport.ports import QuantizeRequest, Silent
+from tlexport.profile import INT8_CONSTANTS
 from tlexport.quantizers import fp16, int8_tensorrt
 from tlexport.recipe import Recipe
 from tlexport.train.distributed import Workers
@@ -51,6 +52,7 @@ DEFAULT = Recipe().backbone
 SMALLEST = tuple(min(plugins.load("backbones", family).VARIANTS, key=parameters) for family in plugins.names("backbones"))
 HEAVY = tuple(backbone for backbone in SMALLEST if backbone not in light_variants())  # test_train.py trains the others
 OPSETS = (13, 17, 20)  # the least and the most that a profile asks for, and what lies between
+TENSORRT = {13: (8, 2, 1), 17: (8, 5, 2), 20: (10, 3, 0)}  # of the boards that ask for them
 
 
 def patches(count: int, side: int) -> npt.NDArray[np.uint8]:
@@ -132,9 +134,10 @@ def test_nothing_in_a_graph_is_newer_than_its_opset(exported: Exported, opset: i
 @pytest.mark.parametrize("opset", [17, 20])
 def test_int8_for_tensorrt_keeps_its_rules(exported: Exported, opset: int) -> None:
     graph = exported.graphs[opset]
-    quantized = int8_tensorrt.quantize(QuantizeRequest(graph, Ranges(graph, exported.pixels).whole, "int8"))
+    ranges, version = Ranges(graph, exported.pixels).whole, TENSORRT[opset]
+    quantized = int8_tensorrt.quantize(QuantizeRequest(graph, ranges, "int8", float_weights=version < INT8_CONSTANTS))
     check_graph(quantized, "int8", _tensors(graph.graph.input), _tensors(graph.graph.output))
-    check_tensorrt(quantized)
+    check_tensorrt(quantized, version)
     made_by = {name: node.op_type for node in quantized.graph.node for name in node.output}
     for node in quantized.graph.node:
         if node.op_type == "Conv":
@@ -155,9 +158,12 @@ def test_int8_for_tensorrt_keeps_its_rules(exported: Exported, opset: int) -> No
 
 
 @pytest.mark.slow
-def test_fp16_computes_the_same(exported: Exported) -> None:
-    graph = exported.graphs[20]
+@pytest.mark.parametrize("opset", OPSETS)
+def test_fp16_computes_the_same(exported: Exported, opset: int) -> None:
+    graph = exported.graphs[opset]
     halved = fp16.quantize(QuantizeRequest(graph, Ranges(graph, exported.pixels).whole, "int8"))
+    for model in (graph, halved):
+        check_tensorrt(model, TENSORRT[opset])
     check_graph(halved, "fp16", _tensors(graph.graph.input), _tensors(graph.graph.output))
     np.testing.assert_allclose(run(halved, exported.pixels), exported.expected, atol=0.02)
 

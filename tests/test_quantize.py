@@ -87,7 +87,8 @@ def test_the_method_that_serves_best_is_kept(checkpoint: Path, many: Dataset, na
     reference = run(found.graph, pixels).astype(np.float64)
     for tried in made.calibration.tried:
         method = next(method for method in METHODS if method == tried.method)
-        model = quantizer.quantize(QuantizeRequest(found.graph, ranges.by(method), profile.int8.activations))
+        request = QuantizeRequest(found.graph, ranges.by(method), profile.int8.activations, float_weights=profile.float_weights)
+        model = quantizer.quantize(request)
         outputs = run(model, pixels, as_written=profile.runtime == "tensorrt").astype(np.float64)
         assert tried.top1 == pytest.approx(np.mean(outputs.argmax(axis=1) == labels))
         expected = (reference * (np.log(np.maximum(reference, 1e-9)) - np.log(np.maximum(outputs, 1e-9)))).sum(axis=1).mean()
@@ -215,7 +216,7 @@ def test_blocks_that_int8_harms_go_back_to_float(checkpoint: Path, many: Dataset
     ranges, reference = Ranges(graph, train).whole, run(graph, val)
 
     def judge(kept: frozenset[str]) -> Judged:
-        model = quantizer.quantize(QuantizeRequest(graph, ranges, activations, kept))
+        model = quantizer.quantize(QuantizeRequest(graph, ranges, activations, kept, float_weights=profile.float_weights))
         outputs = run(model, val, as_written=profile.runtime == "tensorrt")
         same = float(np.mean(outputs.argmax(axis=1) == reference.argmax(axis=1)))
         return Judged(model, Tried(method="minmax", top1=same, divergence=float(np.abs(outputs - reference).mean())))
@@ -235,5 +236,5 @@ def test_blocks_that_int8_harms_go_back_to_float(checkpoint: Path, many: Dataset
     for node in judged.model.graph.node:
         if node.op_type == "Conv":
             assert (made_by.get(node.input[1]) == "DequantizeLinear") == (node.name in quantized), node.name
-    if profile.runtime == "tensorrt":
-        check_tensorrt(judged.model)
+    if profile.tensorrt is not None:
+        check_tensorrt(judged.model, profile.tensorrt)

@@ -11,13 +11,13 @@ import onnx
 import onnx.parser
 import pytest
 from exports import images, run
+from graphs import constants, consumers, noise, pairs, producers, request_for, small
 from onnx import TensorProto, helper, numpy_helper
 
 from tlexport import plugins
 from tlexport.bundle import read_manifest
 from tlexport.errors import StepFailed
 from tlexport.export.checks import check_graph, precision_of
-from tlexport.export.ranges import Ranges
 from tlexport.export.tensorrt_rules import check_tensorrt
 from tlexport.onnx_graph import copy_of
 from tlexport.ports import Quantizer, QuantizeRequest
@@ -25,7 +25,6 @@ from tlexport.quantizers import fp16, int8_onnxruntime, int8_tensorrt
 
 NAMES = plugins.names("quantizers")
 ACTIVATIONS = ("HardSigmoid", "Relu", "Clip", "Sigmoid")  # those that TensorRT runs inside a convolution
-Nodes = list[onnx.NodeProto]
 
 
 @pytest.fixture(scope="module")
@@ -42,10 +41,6 @@ def train(checkpoint: Path) -> Any:
 @pytest.fixture(scope="module")
 def val(checkpoint: Path) -> Any:
     return images(checkpoint, "val")[0]
-
-
-def request_for(model: onnx.ModelProto, samples: Any, activations: Any = "int8") -> QuantizeRequest:
-    return QuantizeRequest(model, Ranges(model, samples).whole, activations)
 
 
 @pytest.fixture(params=NAMES)
@@ -77,33 +72,6 @@ def quantized(quantizer: Any, made: dict[str, onnx.ModelProto]) -> onnx.ModelPro
 @pytest.fixture
 def tensorrt(made: dict[str, onnx.ModelProto]) -> onnx.ModelProto:
     return made["int8_tensorrt"]
-
-
-def small(opset: int = 17) -> onnx.ModelProto:
-    """A classifier of ours in small, for what needs no trained one: squeeze-and-excitation, depthwise, residual, linear."""
-    draw = np.random.default_rng(0)
-    model = onnx.parser.parse_model(
-        f"""<ir_version: 8, opset_import: ["": {opset}]>
-        g (uint8[batch,8,8,3] image) => (float[batch,5] probabilities) {{
-            a = Cast <to=1> (image)  b = Transpose <perm=[0,3,1,2]> (a)  c = Mul (b, scale)  d = Add (c, bias)
-            e = Conv <pads=[1,1,1,1]> (d, w1, b1)  f = HardSwish (e)
-            s = GlobalAveragePool (f)  t = Conv (s, w2)  u = HardSigmoid (t)  h = Mul (f, u)
-            k = Conv <group=16, pads=[1,1,1,1]> (h, w3)  l = Relu (k)  m = Conv (l, w2)  n = Add (m, h)
-            o = GlobalAveragePool (n)  p = Flatten (o)  q = Gemm <transB=1> (p, w4, b4)  probabilities = Softmax <axis=1> (q)
-        }}"""
-    )
-    shapes = {"w1": (16, 3, 3, 3), "b1": (16,), "w2": (16, 16, 1, 1), "w3": (16, 1, 3, 3), "w4": (5, 16), "b4": (5,)}
-    values = {name: draw.normal(0, 0.3, shape) for name, shape in shapes.items()}
-    values |= {"scale": np.full((1, 3, 1, 1), 1 / 64), "bias": np.full((1, 3, 1, 1), -2.0)}
-    model.graph.initializer.extend(numpy_helper.from_array(value.astype(np.float32), name) for name, value in values.items())
-    for node in model.graph.node:
-        node.name = f"node_{node.output[0]}"
-    onnx.checker.check_model(model, full_check=True)
-    return model
-
-
-def noise(count: int, largest: int = 256) -> Any:
-    return np.random.default_rng(1).integers(0, largest, (count, 8, 8, 3)).astype(np.uint8)
 
 
 # --- every quantizer --------------------------------------------------------------------------------------------------
@@ -193,10 +161,6 @@ def scales(model: onnx.ModelProto) -> list[float]:
     return [float(known[node.input[1]].max()) for node in model.graph.node if node.op_type == "QuantizeLinear"]
 
 
-def constants(model: onnx.ModelProto) -> dict[str, Any]:
-    return {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-
-
 # --- FP16 -------------------------------------------------------------------------------------------------------------
 
 
@@ -272,18 +236,6 @@ def test_fp16_doubles_a_constant_that_both_sides_read() -> None:
 
 
 # --- INT8 for TensorRT ------------------------------------------------------------------------------------------------
-
-
-def producers(model: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
-    return {name: node for node in model.graph.node for name in node.output}
-
-
-def consumers(model: onnx.ModelProto, name: str) -> Nodes:
-    return [node for node in model.graph.node if name in node.input]
-
-
-def pairs(model: onnx.ModelProto) -> Nodes:
-    return [node for node in model.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
 
 
 def test_tensorrt_zero_points_are_int8_and_zero(tensorrt: onnx.ModelProto) -> None:

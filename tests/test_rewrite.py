@@ -28,6 +28,7 @@ from tlexport.export.rewrite import (
     spell_out_splits,
     split_hard_swish,
     split_layer_norm,
+    with_kernel_shapes,
     without_allowzero,
     without_unused,
 )
@@ -173,6 +174,21 @@ def test_what_zero_means_is_left_out_where_there_is_none(shape: list[int], goes:
         np.testing.assert_array_equal(run(without, planes()), planes().reshape(shape))
 
 
+def test_every_convolution_states_its_kernel() -> None:
+    body = "a = Conv <pads=[1,0,1,0]> (x, w) b = ConvTranspose <group=2> (a, v) y = Conv <kernel_shape=[1,1]> (b, u)"
+    shapes = {"w": (4, 4, 3, 2), "v": (4, 2, 2, 5), "u": (4, 4, 1, 1)}
+    model = graph(body, **{name: np.random.default_rng(0).normal(size=shape).astype(np.float32) for name, shape in shapes.items()})
+    stated = with_kernel_shapes(model)
+    assert kernels(stated) == [[3, 2], [2, 5], [1, 1]]
+    np.testing.assert_array_equal(run(stated, planes()), run(model, planes()))
+
+
+def kernels(model: onnx.ModelProto) -> list[list[int]]:
+    """What each convolution states of its kernel."""
+    convolutions = [node for node in model.graph.node if node.op_type in ("Conv", "ConvTranspose")]
+    return [[size for attribute in node.attribute if attribute.name == "kernel_shape" for size in attribute.ints] for node in convolutions]
+
+
 def test_initializers_that_nothing_reads_go() -> None:
     model = graph("y = Add (x, used)", used=np.float32(2), unused=np.float32(3))
     assert [tensor.name for tensor in without_unused(model).graph.initializer] == ["used"]
@@ -197,6 +213,7 @@ PASSES: list[Callable[[onnx.ModelProto], onnx.ModelProto]] = [
     split_hard_swish,
     split_layer_norm,
     spell_out_splits,
+    with_kernel_shapes,
     without_allowzero,
     without_unused,
     lambda model: lower(clean(model), 13),
@@ -299,6 +316,15 @@ def test_what_the_exporter_leaves_is_cleaned_and_lowered(raw: onnx.ModelProto, o
     assert not {"ReduceMean", "Reshape"} & set(operators(cleaned))
     pixels = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), np.uint8)
     np.testing.assert_allclose(run(cleaned, pixels), run(raw, pixels), atol=1e-6)
+
+
+def test_a_kernel_that_the_exporter_does_not_state_is_stated(raw: onnx.ModelProto) -> None:
+    """onnxscript before 0.7.2 left it out."""
+    stripped = copy_of(raw)
+    for node in stripped.graph.node:
+        for attribute in [attribute for attribute in node.attribute if attribute.name == "kernel_shape"]:
+            node.attribute.remove(attribute)
+    assert kernels(clean(stripped)) == kernels(clean(raw)) == [[3, 3], [1, 1], [3, 3]]
 
 
 @pytest.mark.parametrize("opset", OPSETS)

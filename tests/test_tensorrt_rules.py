@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import numpy as np
 import onnx
 import onnx.parser
 import pytest
+from exports import run
 from onnx import TensorProto, helper, numpy_helper
 
 from tlexport.errors import VerificationFailed
+from tlexport.export.compact import compact
 from tlexport.export.ranges import Ranges
+from tlexport.export.rewrite import with_kernel_shapes
 from tlexport.export.tensorrt_rules import RULES, breaches, check_tensorrt
 from tlexport.onnx_graph import copy_of
-from tlexport.ports import QuantizeRequest
-from tlexport.quantizers import int8_onnxruntime, int8_tensorrt
+from tlexport.ports import TYPED_SCALES, QuantizeRequest
+from tlexport.quantizers import fp16, int8_onnxruntime, int8_tensorrt
+
+XAVIER, ORIN = (8, 5, 2), (10, 3, 0)
 
 
 def network(opset: int = 20) -> onnx.ModelProto:
@@ -36,6 +42,7 @@ def network(opset: int = 20) -> onnx.ModelProto:
     model.graph.initializer.extend(numpy_helper.from_array(value.astype(np.float32), name) for name, value in values.items())
     for node in model.graph.node:
         node.name = f"node_{node.output[0]}"
+    model = with_kernel_shapes(model)
     onnx.checker.check_model(model, full_check=True)
     return model
 
@@ -112,6 +119,71 @@ def _vendor(model: onnx.ModelProto) -> str:
 def _qoperator(model: onnx.ModelProto) -> str:
     node(model, "node_f").op_type = "QLinearConv"
     return "node_f"
+
+
+def _late_cast(model: onnx.ModelProto) -> str:
+    """The image is transposed before it is converted."""
+    cast, transpose = node(model, "node_a"), node(model, "node_b")
+    transpose.input[0], transpose.output[0] = "image", "planes"
+    cast.input[0], cast.output[0] = "planes", "b"
+    nodes = [transpose, cast, *(other for other in model.graph.node if other.name not in ("node_a", "node_b"))]
+    ordered = helper.make_graph(nodes, "g", model.graph.input, model.graph.output, model.graph.initializer)
+    model.graph.CopyFrom(ordered)
+    return "node_b"
+
+
+def _to_int32(model: onnx.ModelProto) -> str:
+    node(model, "node_a").attribute[0].i = TensorProto.INT32
+    return "node_a"
+
+
+def _float_scale_in_half(model: onnx.ModelProto) -> str:
+    pair = maker(model, node(model, "node_f").input[0])
+    pair.input[1] = constant(model, "fp32_scale", np.float32(0.1).reshape(()))
+    return "node_f"
+
+
+def _float_bias_in_half(model: onnx.ModelProto) -> str:
+    node(model, "node_d").input[2] = constant(model, "fp32_bias", np.ones(16, np.float32))
+    return "node_d"
+
+
+def _no_kernel_shape(model: onnx.ModelProto) -> str:
+    broken = node(model, "node_f")
+    broken.attribute.remove(next(attribute for attribute in broken.attribute if attribute.name == "kernel_shape"))
+    return "node_f"
+
+
+def _other_kernel_shape(model: onnx.ModelProto) -> str:
+    next(attribute for attribute in node(model, "node_g").attribute if attribute.name == "kernel_shape").ints[:] = [3, 3]
+    return "node_g"
+
+
+def _int32_weight(model: onnx.ModelProto) -> str:
+    pair = maker(model, node(model, "node_f").input[1])
+    for name in (pair.input[0], pair.input[2]):
+        replace(model, name, lambda values: values.astype(np.int32))
+    return str(pair.name)
+
+
+def _no_zero_point_of_a_dq(model: onnx.ModelProto) -> str:
+    pair = maker(model, node(model, "node_f").input[0])
+    del pair.input[2]
+    return str(pair.name)
+
+
+def _int8_constant(model: onnx.ModelProto) -> str:
+    """As the quantizer writes it for TensorRT 10."""
+    return str(maker(model, node(model, "node_f").input[1]).name)
+
+
+def _one_scale_no_axis(model: onnx.ModelProto) -> str:
+    """A weight of one channel: its one scale is a vector too."""
+    pair = maker(model, node(model, "node_f").input[1])
+    for place in (0, 1, 2):
+        replace(model, pair.input[place], lambda values: values[:1])
+    del pair.attribute[:]
+    return str(pair.name)
 
 
 def _computed_scale(model: onnx.ModelProto) -> str:
@@ -209,11 +281,16 @@ def _both_sides(model: onnx.ModelProto) -> str:
 
 BROKEN = {
     "standard-operators": (_vendor, _qoperator),
+    "uint8-image-through-cast": (_late_cast, _to_int32),
+    "one-float-type": (_float_scale_in_half, _float_bias_in_half),
+    "kernel-shape": (_no_kernel_shape, _other_kernel_shape),
     "constant-scales": (_computed_scale, _negative_scale),
-    "signed-8-bit": (_unsigned, _no_zero_point),
+    "signed-8-bit": (_unsigned, _no_zero_point, _int32_weight),
+    "written-zero-points": (_no_zero_point_of_a_dq,),
+    "float-constants": (_int8_constant,),
     "zero-points-are-0": (_zero_point,),
     "float-bias": (_bias,),
-    "per-channel-weights-alone": (_activation_per_channel, _wrong_axis, _no_axis),
+    "per-channel-weights-alone": (_activation_per_channel, _wrong_axis, _no_axis, _one_scale_no_axis),
     "scale-types": (_early_half_scale, _double_scale),
     "both-inputs": (_float_weight,),
     "nothing-before-an-activation": (_before_relu,),
@@ -222,15 +299,44 @@ BROKEN = {
 }
 
 
+OF_TENSORRT_8 = ("written-zero-points", "float-constants")
+
+
 @pytest.mark.parametrize(("rule", "damage"), [(rule, damage) for rule, damages in BROKEN.items() for damage in damages])
 def test_each_rule_names_what_breaks_it(graph: onnx.ModelProto, rule: str, damage: Callable[[onnx.ModelProto], str]) -> None:
     model = copy_of(graph)
     broken = damage(model)
-    assert (rule, broken) in {(breach.rule, breach.node) for breach in breaches(model)}
+    version = XAVIER if rule in OF_TENSORRT_8 else ORIN
+    assert (rule, broken) in {(breach.rule, breach.node) for breach in breaches(model, version)}
     with pytest.raises(VerificationFailed) as error:
-        check_tensorrt(model)
+        check_tensorrt(model, version)
     assert broken in error.value.message
     assert rule in error.value.message
+    if rule in OF_TENSORRT_8:
+        assert rule not in {breach.rule for breach in breaches(model, ORIN)}
+
+
+@pytest.mark.parametrize("damage", [_late_cast, _to_int32])
+def test_graphs_without_pairs_are_held_to_the_rules_too(request_: QuantizeRequest, damage: Callable[[onnx.ModelProto], str]) -> None:
+    for model in (copy_of(request_.model), fp16.quantize(request_)):
+        assert breaches(model, ORIN) == breaches(model, XAVIER) == []
+        broken = damage(model)
+        assert broken in [breach.node for breach in breaches(model, ORIN)]
+
+
+@pytest.mark.parametrize("opset", [17, 20])
+def test_weights_in_fp32_keep_the_rules_of_tensorrt_8(opset: int) -> None:
+    """Each INT8 weight as FP32 numbers with a Q and a DQ; it computes the same, to the bit."""
+    pixels = np.random.default_rng(1).integers(0, 256, (8, 8, 8, 3)).astype(np.uint8)
+    asked = QuantizeRequest(network(opset), Ranges(network(opset), pixels).whole, "int8")
+    short, safe = (int8_tensorrt.quantize(dataclasses.replace(asked, float_weights=wanted)) for wanted in (False, True))
+    assert breaches(safe, ORIN) == []
+    if opset < TYPED_SCALES:  # TensorRT 8 reads none above
+        assert breaches(safe, XAVIER) == []
+        check_tensorrt(compact(safe), XAVIER)
+    assert "float-constants" in {breach.rule for breach in breaches(short, XAVIER)}
+    assert not [tensor for tensor in safe.graph.initializer if tensor.data_type == TensorProto.INT8 and len(tensor.dims) > 1]
+    np.testing.assert_array_equal(run(safe, pixels, as_written=True), run(short, pixels, as_written=True))
 
 
 def test_every_rule_is_broken_here() -> None:

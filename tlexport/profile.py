@@ -55,6 +55,9 @@ def _distinct(precisions: tuple[Precision, ...]) -> tuple[Precision, ...]:
 PARSER_OPSETS = (((8, 0), 13), ((8, 4), 17), ((9, 0), 19), ((10, 0), 20), ((10, 9), 22), ((10, 13), 24), ((11, 0), 25))
 # TensorRT takes UINT8 network inputs from here on: NVIDIA/TensorRT#1503, and docs/Changelog.md of onnx/onnx-tensorrt for 8.5.
 UINT8_INPUT = (8, 5)
+# TensorRT reads INT8 constants in a network from here on. 8.0.3, 8.2.5 and 8.4.1 refused them ("invalid weights type of Int8":
+# NVIDIA/TensorRT#2163); an assertion of 8.5.1 lists kINT8 as allowed (#2604), but no board has shown that it works.
+INT8_CONSTANTS = (10, 0)
 # Tegra GPUs without INT8 arithmetic: X1 (Nano, TX1) and X2 (TX2); builder->platformHasFastInt8() is false there.
 NO_INT8 = ("5.3", "6.2")
 
@@ -167,6 +170,18 @@ class Profile(Record):
     def target(self) -> str:
         """What to type after ``--target`` for this: ``NAME`` or ``NAME:MODE``."""
         return f"{self.name}:{self.mode}" if self.mode else self.name
+
+    @property
+    def tensorrt(self) -> tuple[int, ...] | None:
+        """Version of TensorRT that runs the models, such as ``(10, 3, 0)``; None: ONNX Runtime runs them."""
+        if self.runtime != "tensorrt" or self.software.tensorrt is None:
+            return None
+        return tuple(int(part) for part in self.software.tensorrt.value.split("."))
+
+    @property
+    def float_weights(self) -> bool:
+        """Whether an INT8 model's file holds its weights in FP32, each with a Q/DQ pair: for a TensorRT that may refuse INT8 constants."""
+        return self.tensorrt is not None and self.tensorrt < INT8_CONSTANTS
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -174,8 +174,8 @@ class Candidates:
         """Save a model, and hold it against its declaration; look how good it is and what it takes."""
         model = compact(found.model) if precision == "int8" else found.model
         check_graph(model, precision, self.inputs, self.outputs)
-        if self.profile.runtime == "tensorrt" and precision == "int8":
-            check_tensorrt(model)
+        if self.profile.tensorrt is not None:
+            check_tensorrt(model, self.profile.tensorrt)
         path = self.folder / f"model.{precision}{'.shrunk' if shrunk else ''}.onnx"
         with new_file(path) as temporary:
             temporary.write_bytes(model.SerializeToString(deterministic=True))

@@ -86,7 +86,7 @@ class Quantization:
         quantizer, ranges = self._quantizer(precision), self._ranges
         how = f"{self._name(precision)}: {quantizer.METHOD}"
         if precision == "int8":
-            return self._int8(quantizer, how)
+            return self._int8(quantizer, how + ("; weights in FP32 with Q/DQ pairs" if self.profile.float_weights else ""))
         with self.progress.task(f"quantizing to {precision}", 1) as advance:
             model = quantizer.quantize(self._request(Form(self.graph, ranges, "minmax", frozenset())))
             advance(1)
@@ -106,7 +106,8 @@ class Quantization:
 
     def _request(self, form: Form, variant: str = "") -> QuantizeRequest:
         activations = self.profile.int8.activations if self.profile.int8 else "uint8"
-        return QuantizeRequest(form.graph, form.ranges.by(form.method), activations, form.kept, variant)
+        ranges = form.ranges.by(form.method)
+        return QuantizeRequest(form.graph, ranges, activations, form.kept, variant, self.profile.float_weights)
 
     def _int8(self, quantizer: Quantizer, how: str) -> Quantized:
         """The variant, and as few nodes in float, as is fastest here; where that loses more than it may, up the ladder."""

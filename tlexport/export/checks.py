@@ -54,12 +54,12 @@ def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
 
 
 def precision_of(model: onnx.ModelProto) -> str:
-    """``int8`` if the graph dequantizes anything, else ``fp16`` or ``fp32`` by the type of its weights."""
+    """``int8`` if the graph dequantizes anything, else ``fp16`` if any weight is, else ``fp32``: single nodes may need FP32's range."""
     if any(node.op_type == "DequantizeLinear" for node in model.graph.node):
         return "int8"
     types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     weights = {types.get(node.input[1]) for node in model.graph.node if node.op_type in WEIGHTED}
-    return "fp16" if weights == {TensorProto.FLOAT16} else "fp32"
+    return "fp16" if TensorProto.FLOAT16 in weights else "fp32"
 
 
 def check_fp32_agreement(reference: Probabilities, outputs: Probabilities) -> None:

@@ -12,6 +12,7 @@ from onnx import helper, numpy_helper
 from tlexport.errors import StepFailed
 from tlexport.onnx_graph import constants, copy_of, without_unused
 
+CONVOLUTIONS = ("Conv", "ConvTranspose")
 # ONNX's versioning table (docs/Versioning.md of onnx): the IR version released with each opset
 IR_VERSIONS = {13: 7, 14: 7, 15: 8, 16: 8, 17: 8, 18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11, 24: 12, 25: 13}
 
@@ -25,7 +26,23 @@ def clean(model: onnx.ModelProto) -> onnx.ModelProto:
         holder.ClearField("doc_string")
     model.producer_name, model.producer_version = "tlexport", ""
     graph.name = "classifier"
-    return pool_instead_of_mean(model)
+    return pool_instead_of_mean(with_kernel_shapes(model))
+
+
+def with_kernel_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """``kernel_shape`` on every convolution whose weight is a constant.
+
+    ONNX lets it be inferred from the weight, and onnxscript before 0.7.2 leaves it out (microsoft/onnxscript#2971). TensorRT's parser
+    reads the kernel's size from the attribute alone where a DequantizeLinear gives the weight (onnx-tensorrt 8.5 to 10.1, convMultiInput).
+    """
+    model = copy_of(model)
+    known = constants(model.graph)
+    for node in model.graph.node:
+        if node.op_type not in CONVOLUTIONS or node.input[1] not in known:
+            continue
+        if all(attribute.name != "kernel_shape" for attribute in node.attribute):
+            node.attribute.append(helper.make_attribute("kernel_shape", list(known[node.input[1]].dims[2:])))
+    return model
 
 
 def pool_instead_of_mean(model: onnx.ModelProto) -> onnx.ModelProto:

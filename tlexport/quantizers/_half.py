@@ -13,14 +13,32 @@ from tlexport.onnx_graph import without_unused
 from tlexport.ports import WEIGHTED, Range
 
 LARGEST = float(np.finfo(np.float16).max)
+NORMAL = float(np.finfo(np.float16).smallest_normal)  # 2**-14; below, a value has fewer than 11 bits, and its reciprocal may overflow
+STEP = float(np.finfo(np.float16).smallest_subnormal)  # 2**-24
 NEAR = LARGEST / 2  # images that were not seen go further
-STARTS = (*WEIGHTED, "QuantizeLinear", "DequantizeLinear")
+PAIR = ("QuantizeLinear", "DequantizeLinear")
+STARTS = (*WEIGHTED, *PAIR)
+FACTORS = (*WEIGHTED, "Mul")  # multiply by a constant: where all of it is below NORMAL, rounding it changes the whole product
 
 
 def near_overflow(model: onnx.ModelProto, ranges: Mapping[str, Range]) -> set[str]:
-    """What the nodes give that read or give values near FP16's largest: they are to stay in FP32."""
+    """First outputs of the nodes that read or give values near FP16's largest: they are to stay in FP32."""
     large = {name for name, (low, high) in ranges.items() if max(-low, high) > NEAR}
-    return {node.output[0] for node in _inside(model) if large & {*node.input, *node.output}}
+    return _beside(model, large)
+
+
+def near_zero(model: onnx.ModelProto, ranges: Mapping[str, Range]) -> set[str]:
+    """First outputs of the nodes that read or give tensors without a value as large as FP16's least normal: they are to stay in FP32."""
+    largest = {name: max(-low, high) for name, (low, high) in ranges.items()}
+    factors = {name for node in model.graph.node if node.op_type in FACTORS for name in node.input[:2]}
+    for tensor in model.graph.initializer:
+        if tensor.name in factors and tensor.data_type == TensorProto.FLOAT:
+            largest[tensor.name] = float(np.abs(numpy_helper.to_array(tensor)).max(initial=0))
+    return _beside(model, {name for name, value in largest.items() if 0 < value < NORMAL})
+
+
+def _beside(model: onnx.ModelProto, tensors: set[str]) -> set[str]:
+    return {node.output[0] for node in _inside(model) if tensors & {*node.input, *node.output}}
 
 
 def half(model: onnx.ModelProto, kept: Collection[str] = ()) -> onnx.ModelProto:
@@ -63,13 +81,20 @@ def half(model: onnx.ModelProto, kept: Collection[str] = ()) -> onnx.ModelProto:
 
 
 def _inside(model: onnx.ModelProto) -> list[onnx.NodeProto]:
-    """From the first weighted or quantized node up to the softmax that gives the answer."""
+    """What quantizes or dequantizes a weight, and from the first node whose activation is weighted or quantized up to the softmax.
+
+    The order of a graph's nodes may put the pairs of its weights before the image contract, which stays in FP32.
+    """
     nodes = list(model.graph.node)
-    first = next((i for i, node in enumerate(nodes) if node.op_type in STARTS), None)
+    of_weights = {tensor.name for tensor in model.graph.initializer}
+    for node in nodes:
+        if node.op_type in PAIR and node.input[0] in of_weights:
+            of_weights.add(node.output[0])
+    first = next((i for i, node in enumerate(nodes) if node.op_type in STARTS and node.output[0] not in of_weights), None)
     last = next((i for i, node in enumerate(nodes) if node.op_type == "Softmax" and node.output[0] == model.graph.output[0].name), None)
     if first is None or last is None:
         raise StepFailed("the graph is not a classifier of ours: no weighted node, or no softmax at its output")
-    return nodes[first:last]
+    return [node for i, node in enumerate(nodes) if first <= i < last or node.output[0] in of_weights]
 
 
 def _halved(graph: onnx.GraphProto, tensor: TensorProto) -> str:

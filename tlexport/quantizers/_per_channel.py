@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tlexport.onnx_graph import constants, copy_of, without_unused
 from tlexport.ports import WEIGHTED
+from tlexport.quantizers._half import NORMAL, STEP
 
 LARGEST = 127  # weights are symmetric: -128 is not used
 BIAS_LIMIT = float(np.iinfo(np.int32).max) / 1.0001  # a bias is 32 bits in units of input scale times weight scale
@@ -20,12 +21,13 @@ PARTS = ("quantized", "scale", "zero_point")
 Values = npt.NDArray[np.float32]
 
 
-def per_channel(model: onnx.ModelProto, original: onnx.ModelProto) -> None:
+def per_channel(model: onnx.ModelProto, original: onnx.ModelProto, half_scales: bool = False) -> None:
     """Quantize the weights and biases of a QDQ graph anew, in place.
 
     Args:
         model: with INT8 weights that are dequantized with one scale each, biases as 32 bit integers or as floats.
         original: FP32; its weighted nodes have the same names.
+        half_scales: the scales will be written in FP16.
     """
     known, values = constants(model.graph), constants(original.graph)
     makers = {node.output[0]: node for node in model.graph.node if node.op_type == "DequantizeLinear"}
@@ -36,7 +38,7 @@ def per_channel(model: onnx.ModelProto, original: onnx.ModelProto) -> None:
             continue
         weight = numpy_helper.to_array(values[before[node.name].input[1]])
         axis = _axis(node, weight)
-        scale = _scale(weight, axis)
+        scale = _in_half_steps(_scale(weight, axis)) if half_scales else _scale(weight, axis)
         biased = makers.get(node.input[2]) if len(node.input) > 2 else None
         if biased is not None:
             bias = numpy_helper.to_array(values[before[node.name].input[2]])
@@ -94,6 +96,14 @@ def _scale(weight: Values, axis: int) -> Values:
     largest = np.abs(weight).max(axis=tuple(place for place in range(weight.ndim) if place != axis))
     scale = (2.0 * largest.astype(np.float64) / (2 * LARGEST)).astype(np.float32)
     return np.where(scale < np.finfo(np.float32).tiny, np.float32(1), scale)
+
+
+def _in_half_steps(scale: Values) -> Values:
+    """Scales below FP16's least normal number, rounded up to multiples of its step there: none becomes 0, and weights are rounded by the
+    scale that the graph has. A weight keeps the resolution that it has in FP16, whose step there is the same.
+    """
+    rounded = (np.ceil(scale / STEP) * STEP).astype(np.float32)
+    return np.where(scale < NORMAL, rounded, scale)
 
 
 def _put(known: dict[str, TensorProto], pair: onnx.NodeProto, quantized: npt.NDArray[np.generic], scale: Values, axis: int) -> None:

@@ -44,7 +44,12 @@ def _quiet() -> Iterator[None]:
 
 
 def quantize_int8(
-    request: QuantizeRequest, activations: QuantType, operators: Collection[str], options: dict[str, Any], kept: Collection[str] = ()
+    request: QuantizeRequest,
+    activations: QuantType,
+    operators: Collection[str],
+    options: dict[str, Any],
+    kept: Collection[str] = (),
+    half_scales: bool = False,
 ) -> onnx.ModelProto:
     """Static INT8 in QDQ form: weights per channel, activations per tensor.
 
@@ -54,6 +59,7 @@ def quantize_int8(
         operators: what is quantized.
         options: of ONNX Runtime's quantizer.
         kept: names of nodes that stay in float, besides those of the request and at the borders.
+        half_scales: the scales of weights will be written in FP16.
 
     Raises:
         StepFailed: weights that are not finite, or ONNX Runtime refused the graph.
@@ -75,5 +81,5 @@ def quantize_int8(
             raise StepFailed(f"ONNX Runtime cannot quantize the graph: {error}") from error
     result: onnx.ModelProto = quantizer.model.model
     del result.metadata_props[:]
-    per_channel(result, model)
+    per_channel(result, model, half_scales)
     return result

@@ -5,10 +5,10 @@ from __future__ import annotations
 import onnx
 
 from tlexport.ports import QuantizeRequest
-from tlexport.quantizers._half import half, near_overflow
+from tlexport.quantizers._half import half, near_overflow, near_zero
 
 PRECISION = "fp16"
-METHOD = "types in the graph; contract, softmax, and what comes near FP16's largest value on the calibration images in FP32"
+METHOD = "types in the graph; contract, softmax, and what FP16 would overflow or round to few bits on the calibration images in FP32"
 
 
 def quantize(request: QuantizeRequest) -> onnx.ModelProto:
@@ -17,4 +17,4 @@ def quantize(request: QuantizeRequest) -> onnx.ModelProto:
     Raises:
         StepFailed: a weight is not finite or exceeds FP16's range, or an operator has no FP16 form.
     """
-    return half(request.model, near_overflow(request.model, request.ranges))
+    return half(request.model, near_overflow(request.model, request.ranges) | near_zero(request.model, request.ranges))

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 
 import onnx
+from onnx import helper, numpy_helper
 from onnxruntime.quantization import QuantType
 
-from tlexport.onnx_graph import without_unused
+from tlexport.onnx_graph import constants, without_unused
 from tlexport.ports import TYPED_SCALES, QuantizeRequest
-from tlexport.quantizers._half import half, near_overflow
+from tlexport.quantizers._half import NORMAL, half, near_overflow, near_zero
+from tlexport.quantizers._per_channel import LARGEST
 from tlexport.quantizers._static import quantize_int8
 
 PRECISION = "int8"
@@ -24,7 +27,7 @@ OPTIONS = {
     "ActivationSymmetric": True,
     "WeightSymmetric": True,
     "QuantizeBias": False,
-    "AddQDQPairToWeight": False,  # int8 weights and a DequantizeLinear: a quarter of the file, and as valid as Q/DQ on float weights
+    "AddQDQPairToWeight": False,  # int8 weights and a DequantizeLinear: a quarter of the file
     "OpTypesToExcludeOutputQuantization": list(QUANTIZED),
     "QDQKeepRemovableActivations": True,
     "DedicatedQDQPair": False,
@@ -39,11 +42,30 @@ def quantize(request: QuantizeRequest) -> onnx.ModelProto:
     scale. Below, where a scale is always FP32, it is FP32, and the builder is allowed to choose.
     """
     model = request.model
+    typed = model.opset_import[0].version >= TYPED_SCALES
+    in_fp32 = near_zero(model, request.ranges) if typed else set()
+    if typed:
+        request = replace(request, kept=request.kept | _too_small(request, in_fp32))
     makers = {name: node for node in model.graph.node for name in node.output}
     straight = {node.name: name for node in model.graph.node if (name := _own_result(node, makers, request.kept))}
     kept = [node.name for node in model.graph.node if _stays(node, makers, straight)]
-    quantized = _added_as_it_is(quantize_int8(request, QuantType.QInt8, QUANTIZED, OPTIONS, kept), straight)
-    return half(quantized, near_overflow(model, request.ranges)) if model.opset_import[0].version >= TYPED_SCALES else quantized
+    quantized = _added_as_it_is(quantize_int8(request, QuantType.QInt8, QUANTIZED, OPTIONS, kept, half_scales=typed), straight)
+    if request.float_weights:
+        quantized = _float_weights(quantized)
+    return half(quantized, in_fp32 | near_overflow(model, request.ranges)) if typed else quantized
+
+
+def _too_small(request: QuantizeRequest, in_fp32: Collection[str]) -> set[str]:
+    """Names of the nodes in FP32, and of those that read activations whose scale would be below FP16's least normal number.
+
+    Such a scale has few bits, its reciprocal may overflow, and what rounds to 0 the parser refuses ("Scale coefficients must all be
+    positive"). A convolution stays in float with the sum that it is fused to.
+    """
+    nodes = request.model.graph.node
+    small = {name for name, (low, high) in request.ranges.items() if 0 < max(-low, high) < LARGEST * NORMAL}
+    found = [node for node in nodes if node.output[0] in in_fp32 or small & {*node.input}]
+    added = {name for node in found if node.op_type == "Add" for name in node.input}
+    return {node.name for node in found} | {node.name for node in nodes if node.op_type == "Conv" and node.output[0] in added}
 
 
 def _stays(node: onnx.NodeProto, makers: dict[str, onnx.NodeProto], straight: dict[str, str]) -> bool:
@@ -81,4 +103,29 @@ def _added_as_it_is(model: onnx.ModelProto, straight: dict[str, str]) -> onnx.Mo
         read = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
         for node in [node for node in graph.node if node.op_type == kind and node.output[0] not in read]:
             graph.node.remove(node)
+    return without_unused(model)
+
+
+def _float_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Each INT8 weight as the FP32 numbers that it stands for, with a Q before its DQ. Changes the graph that it is given.
+
+    Since each number is a multiple of its scale, every runtime quantizes it to the same integer.
+    """
+    graph = model.graph
+    known = constants(graph)
+    nodes = []
+    for node in graph.node:
+        if node.op_type == "DequantizeLinear" and node.input[0] in known:
+            tensor = known[node.input[0]]
+            integers, scale = numpy_helper.to_array(tensor), numpy_helper.to_array(known[node.input[1]])
+            axis = helper.get_node_attr_value(node, "axis")
+            shape = [-1 if place == axis else 1 for place in range(integers.ndim)]
+            name = f"{tensor.name}_float"
+            graph.initializer.append(numpy_helper.from_array(integers * scale.reshape(shape), name))
+            integer = f"{node.output[0]}_quantized"
+            nodes.append(helper.make_node("QuantizeLinear", [name, *node.input[1:]], [integer], name=f"{node.name}_quantize", axis=axis))
+            node.input[0] = integer
+        nodes.append(node)
+    whole = helper.make_graph(nodes, graph.name, graph.input, graph.output, graph.initializer)
+    model.graph.CopyFrom(whole)
     return without_unused(model)
