@@ -24,7 +24,7 @@ from tlexport.contract import Preprocess, TensorSpec, image_input
 from tlexport.measurement import Environment, Interval, Measurement
 from tlexport.recipe import Recipe
 from tlexport.report.bench import Earlier, bench_report
-from tlexport.report.training import Validated, finetune_report
+from tlexport.report.training import Times, Validated, finetune_report
 from tlexport.target import load_profile
 
 HOSTILE = (
@@ -244,7 +244,7 @@ def _compare(names: tuple[str, ...]) -> str:
 
 def _finetune(classes: tuple[str, ...], images: int, source: str = "photos") -> str:
     steps = [("reading images", 0.3), ("training head", 3.2), (source, 0.1)]
-    return finetune_report(checkpoint_record(classes), source, epochs(), validated(classes, images), steps, 12.5)
+    return finetune_report(checkpoint_record(classes), source, epochs(), validated(classes, images), Times(steps, 12.5))
 
 
 _PAGES: dict[str, Callable[[], str]] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from tlexport.api.finetune import finetune
-from tlexport.checkpoint import read_checkpoint
+from tlexport.checkpoint import REPORT, read_checkpoint
 from tlexport.errors import InvalidFile, UsageError
 from tlexport.recipe import Recipe
 from tlexport.train.resume import STATE, Saver, read_request, resume_folder
@@ -63,12 +64,14 @@ def test_killed_runs_that_are_resumed_give_the_weights_of_an_unbroken_one(digits
             child.send_signal(signal.SIGKILL)
             child.wait()
             kills += 1
-            assert not (out.exists() and resume_folder(out).exists())
-            child = start(digits, recipe, out, again=resume_folder(out).exists())
+            child = start(digits, recipe, out, again=True)
         else:
             assert child.wait(timeout=120) == 0
     assert child.wait(timeout=120) == 0
     assert kills > 0
+    sessions = re.search(r"(\d) sessions: the run was resumed", (out / REPORT).read_text(encoding="utf-8"))
+    assert sessions is not None
+    assert 2 <= int(sessions[1]) <= kills + 1  # those of which something was kept; the times are sums over them
     expected, found = load_file(whole.path / "model.safetensors"), load_file(out / "model.safetensors")
     assert expected.keys() == found.keys()
     assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
@@ -99,7 +102,12 @@ def test_a_run_is_not_continued_as_another(digits: Path, tmp_path: Path) -> None
     with pytest.raises(InvalidFile, match="damaged"):
         finetune(str(digits), recipe, out, device="cpu", threads=1, resume=True)
     quick = SIMPLE.model_copy(update={"epochs": 2})
-    finetune(str(digits), quick, out, device="cpu", threads=1)  # without --resume a run begins anew
+    with pytest.raises(UsageError, match="was interrupted") as caught:  # nobody's state is removed without being asked
+        finetune(str(digits), quick, out, device="cpu", threads=1)
+    assert f"--out {out} --resume" in caught.value.hint
+    assert "--restart" in caught.value.hint
+    assert (resume_folder(out) / STATE).exists()
+    finetune(str(digits), quick, out, device="cpu", threads=1, restart=True)
     assert not resume_folder(out).exists()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Literal
 
@@ -10,7 +11,7 @@ from pydantic import Field
 from tlexport.class_names import ClassNames
 from tlexport.contract import Preprocess
 from tlexport.dataset import Dataset
-from tlexport.errors import InvalidFile, VerificationFailed
+from tlexport.errors import InvalidFile, StepFailed, TlxError, VerificationFailed
 from tlexport.files import sha256_of
 from tlexport.recipe import Recipe
 from tlexport.record import Record
@@ -21,6 +22,7 @@ DATASET = "dataset.json"
 HISTORY = "history.jsonl"
 RECIPE = "recipe.toml"
 REPORT = "report.html"
+ATTEMPTS = 5  # to read a directory that is replaced meanwhile
 
 
 class Frozen(Record):
@@ -53,12 +55,23 @@ class Checkpoint(Record):
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint directory's record and check the weights' hash.
+    """Read a checkpoint directory's record and check the weights' hash; again, where another process replaces it meanwhile.
 
     Raises:
         InvalidFile: not a checkpoint, or a broken record.
         VerificationFailed: the weights are not the ones the record was written for.
     """
+    for _ in range(ATTEMPTS):
+        before = _identity(path)
+        try:
+            return _read_once(path)
+        except TlxError:
+            if before == _identity(path):
+                raise
+    return _read_once(path)
+
+
+def _read_once(path: Path) -> Checkpoint:
     if not (path / RECORD).is_file():
         raise InvalidFile(f"{path} is not a checkpoint: it holds no {RECORD}", "make one with: tlx finetune DATA")
     checkpoint = Checkpoint.read(path / RECORD)
@@ -71,6 +84,48 @@ def read_checkpoint(path: Path) -> Checkpoint:
             f"{weights} has sha256 {found[:12]}…, its record says {checkpoint.weights_sha256[:12]}…", "copy the checkpoint again"
         )
     return checkpoint
+
+
+def snapshot(path: Path, into: Path) -> Path:
+    """A copy of a checkpoint for a long job, so that a training that replaces it meanwhile changes nothing.
+
+    Args:
+        path: the checkpoint.
+        into: a folder for the copy, which keeps the checkpoint's name.
+
+    Raises:
+        InvalidFile, VerificationFailed: see :func:`read_checkpoint`.
+        StepFailed: there is no room for the copy, or the checkpoint is replaced again and again.
+    """
+    copy = into / path.resolve().name
+    for _ in range(ATTEMPTS):
+        before = _identity(path)
+        try:
+            read_checkpoint(path)
+            read_dataset(path)
+            copy.mkdir(parents=True, exist_ok=True)
+            for name in (RECORD, WEIGHTS, DATASET):
+                shutil.copyfile(path / name, copy / name)
+        except (TlxError, FileNotFoundError):
+            if before == _identity(path):
+                raise
+        except OSError as error:
+            raise StepFailed(
+                f"cannot copy {path} to {into}: {error.strerror or error}", "name a folder with room that you may write in $TMPDIR"
+            ) from error
+        else:
+            if before == _identity(path):
+                return copy
+    raise StepFailed(f"{path} was replaced again and again while it was read", "try again when nothing is trained there")
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Which directory lies at a path: another one after it was replaced."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def read_dataset(path: Path) -> Dataset:

@@ -152,7 +152,7 @@ class Task(Protocol):
     """A running step: call it to move its bar."""
 
     def __call__(self, advance: int, text: str = "") -> None:
-        """Move on by ``advance`` units; ``text`` replaces what stands beside the bar."""
+        """Move on by ``advance`` units; ``text`` replaces what stands beside the bar. One that ends in a newline stays, as a line."""
         ...
 
 

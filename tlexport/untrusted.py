@@ -44,7 +44,7 @@ _TOML = re.compile(
 _DOTTED = re.compile(r"(?<![\w-])[\w-]++(?:[ \t]*+\.[ \t]*+[\w-]++){" + str(LONGEST_KEY) + "}")
 _ODD = re.compile(r"\\[uU](?:0000)?(?:0000|[dD][89a-fA-F])")  # an escape that may be a NUL or half of a character
 # of numpy, torch and safetensors: what their readers were seen to raise for damaged files
-_DAMAGED = (
+DAMAGED = (
     *(OSError, ValueError, EOFError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError, MemoryError, SyntaxError),
     *(ImportError, AssertionError, struct.error, tokenize.TokenError, zipfile.BadZipFile, pickle.UnpicklingError),
 )
@@ -176,7 +176,7 @@ def read_npy(path: Path, what: str = "a .npy array") -> Array:
             raise InvalidFile(f"{path} cannot be read as {what}: it does not begin as one")
     try:
         loaded: Array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except _DAMAGED as error:
+    except DAMAGED as error:
         raise InvalidFile(f"{path} cannot be read as {what}: {_reason(error)}") from None
     return loaded
 
@@ -190,7 +190,7 @@ def read_safetensors(path: Path, hint: str = "") -> dict[str, Tensor]:
         pass
     try:
         return load_file(path)
-    except (SafetensorError, *_DAMAGED) as error:
+    except (SafetensorError, *DAMAGED) as error:
         raise InvalidFile(f"{path} cannot be read as safetensors: {_reason(error)}", hint) from None
 
 
@@ -214,7 +214,7 @@ def read_torch(path: Path, what: str, hint: str = "") -> Any:
     except pickle.UnpicklingError:
         refused = "it is damaged, or holds more than tensors and is not opened, since opening it could run code"
         raise InvalidFile(f"{path} cannot be read as {what}: {refused}", hint) from None
-    except _DAMAGED as error:
+    except DAMAGED as error:
         raise InvalidFile(f"{path} cannot be read as {what}: {_reason(error)}", hint) from None
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from tlexport.bench.noise import noise
 from tlexport.bench.process import measure
 from tlexport.bundle import Manifest, read_manifest
 from tlexport.errors import OverBudget, Unsupported, UsageError
+from tlexport.files import temporary_folder
 from tlexport.measurement import Measurement
 from tlexport.plan import Candidate, Limits, not_as_budgeted, violations
 from tlexport.ports import Progress, Silent
@@ -38,8 +38,8 @@ def bench(
     """
     progress, what = progress or Silent(), open_bundle(what)
     measurements = []
-    with tempfile.TemporaryDirectory(prefix="tlx-bench-") as folder:
-        requests = requests_for(what, settings, precisions, progress, Path(folder))
+    with temporary_folder("tlx-bench-") as folder:
+        requests = requests_for(what, settings, precisions, progress, folder)
         with progress.task("measuring", len(requests)) as advance:
             for request in requests:
                 measurements.append(measure(request))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +17,7 @@ from tlexport.bench.environment import describe
 from tlexport.bench.process import BenchRequest
 from tlexport.bench.turns import Turn, play_round
 from tlexport.bundle import MANIFEST, read_manifest
+from tlexport.files import temporary_folder
 from tlexport.measurement import Environment, Interval
 from tlexport.ports import Progress, Silent
 
@@ -113,8 +113,8 @@ def compare(
         TlxError: see errors.py.
     """
     progress = progress or Silent()
-    with tempfile.TemporaryDirectory(prefix="tlx-compare-") as folder:
-        requests = [_one(each, settings, precision, progress, Path(folder) / str(at)) for at, each in enumerate((what, *others))]
+    with temporary_folder("tlx-compare-") as folder:
+        requests = [_one(each, settings, precision, progress, folder / str(at)) for at, each in enumerate((what, *others))]
         rounds, environment = [], describe(requests[0].device)
         with progress.task("comparing", schedule.rounds) as advance:
             for number in range(schedule.rounds):

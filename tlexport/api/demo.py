@@ -15,6 +15,7 @@ from tlexport.data.demo import digits_folder
 from tlexport.device.golden import Check
 from tlexport.errors import UsageError, VerificationFailed
 from tlexport.files import check_replaceable, new_file
+from tlexport.lock import claim
 from tlexport.measurement import Measurement
 from tlexport.plan import Wishes
 from tlexport.ports import Progress, Silent
@@ -80,21 +81,27 @@ def demo(out: Path, *, seed: int = 0, threads: int | None = None, progress: Prog
         progress: where to tell what happens.
 
     Raises:
-        UsageError: ``out`` holds something that is not an earlier demo.
+        UsageError: ``out`` holds something that is not an earlier demo, or another process is writing it.
         VerificationFailed: the bundle does not verify.
     """
-    started = time.perf_counter()
     progress = progress or Silent()
     check_replaceable(out)
     if out.is_dir() and any(out.iterdir()) and not (out / MARKER).is_file():
         raise UsageError(f"{out} exists and is not an earlier demo; it is left as it is", "choose another --out, or remove it first")
+    with claim(out, "tlx demo"):
+        return _demo(out, seed, threads, progress)
+
+
+def _demo(out: Path, seed: int, threads: int | None, progress: Progress) -> Demonstrated:
+    """The steps, one after the other."""
+    started = time.perf_counter()
     _write(out, {"demo": "handwritten digits", "seed": seed})
     target = _this_machine()
     if not target.here:
         progress.note(f"no profile describes this machine; the bundle is made for {FALLBACK}, and measured here all the same")
     digits = digits_folder(out / "digits")
     recipe = RECIPE.model_copy(update={"seed": seed})
-    trained = finetune(str(digits), recipe, out / "checkpoint", device="cpu", threads=threads, progress=progress)
+    trained = finetune(str(digits), recipe, out / "checkpoint", device="cpu", threads=threads, restart=True, progress=progress)
     exported = export(trained.path, target, Wishes(), out / "bundle", progress=progress)
     measurements = bench(exported.path, BenchSettings(threads=1), progress=progress)
     checks = verify(exported.path, device="cpu")

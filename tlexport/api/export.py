@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +17,13 @@ from tlexport.api.origin import licences_of, training_of
 from tlexport.artifact import Precision
 from tlexport.bundle import Golden, Manifest, Model
 from tlexport.bundle_archive import is_archive, pack
-from tlexport.checkpoint import Checkpoint, read_checkpoint, read_dataset
+from tlexport.checkpoint import Checkpoint, read_checkpoint, read_dataset, snapshot
 from tlexport.contract import Preprocess
 from tlexport.dataset import Dataset
 from tlexport.export.engine import engine_recipe
 from tlexport.export.write_bundle import GOLDEN_INPUTS, GoldenImages, check_place, golden_positions, write_bundle
-from tlexport.files import new_file
+from tlexport.files import new_file, temporary_folder
+from tlexport.lock import claim
 from tlexport.measurement import Measurement
 from tlexport.plan import Step, Verdict, Wishes, choose
 from tlexport.ports import Progress, Silent
@@ -101,8 +101,9 @@ def export(
     key = read_private_key(sign) if sign else None
     check_archive_place(out) if is_archive(out) else check_place(out)
     steps = plan(target, wishes)
-    with tempfile.TemporaryDirectory(prefix="tlx-export-") as folder:
-        return _Export(checkpoint_path, target, wishes, data_root, Path(folder), progress, steps, key, with_c).run(out)
+    with claim(out, "tlx export"), temporary_folder("tlx-export-") as folder:
+        source = snapshot(checkpoint_path, folder / "source")  # which another process may replace meanwhile
+        return _Export(source, target, wishes, data_root, folder, progress, steps, key, with_c).run(out)
 
 
 class _Export:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import math
-import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +16,9 @@ from torch import Tensor
 
 from tlexport import __version__
 from tlexport.accuracy import Probabilities, Scores, probabilities, score
-from tlexport.api.finetune_report import Stopwatch, write_finetune_report
+from tlexport.api.finetune_report import Stopwatch, advice_after, metrics_of, report_of
+from tlexport.api.finished import as_trained, finished_run, spent
+from tlexport.api.runs import expect_nothing_to_resume, place_of_run, point_latest_at, resume_command
 from tlexport.api.subject import device_for, find_subject
 from tlexport.cache import ArrayCache, cache_folder
 from tlexport.checkpoint import Checkpoint
@@ -25,20 +27,21 @@ from tlexport.data.decode import Decoded, decode_all, decode_files, exact_pixels
 from tlexport.data.source import read_source
 from tlexport.data.split import split
 from tlexport.dataset import Dataset, Part
-from tlexport.errors import InvalidFile, Unsupported
+from tlexport.errors import InvalidFile, UsageError
 from tlexport.network import Network, cpu_threads
 from tlexport.ports import Progress, RunOptions, Silent
 from tlexport.recipe import Recipe
 from tlexport.runtimes.torch import TorchRunner
-from tlexport.train.advice import after_training, before_training
+from tlexport.train.advice import before_training
 from tlexport.train.distributed import Workers, workers
 from tlexport.train.fit import Fit, Images, Trainer
 from tlexport.train.frozen import frozen_record
 from tlexport.train.phases import Phase, plan_phases, usual_lr
 from tlexport.train.resume import Saver, dataset_digest
+from tlexport.train.saved_state import number
 from tlexport.train.trackers import Tracker, choose_tracker, tracking
 from tlexport.train.weights import initial_network, preprocess_for
-from tlexport.train.write_checkpoint import check_place, write_checkpoint
+from tlexport.train.write_checkpoint import write_checkpoint
 
 LIBRARIES = ("torch", "torchvision", "numpy", "pillow", "safetensors")
 EVALUATION_BATCH = 16
@@ -51,7 +54,9 @@ class Trained:
     path: Path
     checkpoint: Checkpoint
     scores: Scores  # on the validation part
-    seconds: float
+    seconds: float  # in all sessions, of which there are several where the run was resumed
+    sessions: int
+    advice: tuple[str, ...]
 
     def to_json(self) -> dict[str, object]:
         """As cli.md has it."""
@@ -60,8 +65,10 @@ class Trained:
             "checkpoint": str(self.path),
             "metrics": self.checkpoint.metrics,
             "seconds": round(self.seconds, 2),
+            "sessions": self.sessions,
             "frozen": {"stages": list(frozen.stages), "parameters": frozen.parameters},
             "interrupted": self.checkpoint.interrupted,
+            "advice": list(self.advice),
         }
 
 
@@ -76,12 +83,13 @@ class _How:
     tracker: Tracker
     budget_bytes: int | None
     resume: bool
+    restart: bool
 
 
 def finetune(
     data: str,
     recipe: Recipe,
-    out: Path,
+    out: Path | None,
     *,
     device: str = "auto",
     threads: int | None = None,
@@ -90,6 +98,7 @@ def finetune(
     tracker: Tracker = "auto",
     budget_bytes: int | None = None,
     resume: bool = False,
+    restart: bool = False,
     progress: Progress | None = None,
 ) -> Trained:
     """Adapt a pretrained network to a set of images.
@@ -99,43 +108,32 @@ def finetune(
     Args:
         data: DATA of the command line: a folder of class folders, one with train/ val/ test/, a table, or ``demo:digits``.
         recipe: what to train and how.
-        out: the checkpoint directory to write; an earlier checkpoint there is replaced.
+        out: the checkpoint directory to write; an earlier checkpoint there is replaced. None: a new one under ``runs/``.
         device: ``auto`` (a CUDA GPU if there is one), ``cpu`` or ``cuda[:N]``.
         threads: CPU threads; None: torch's choice. With the same number, CPU runs of one recipe give the same weights.
         on_error: what to do about images that cannot be read; None: skip up to 5 %, else fail.
         cache: keep decoded images and features for the next run.
         tracker: where epochs are reported beside ``history.jsonl``; ``auto``: TensorBoard where it is installed.
         budget_bytes: largest model file of the target, if one was named, for advice.
-        resume: continue the run that was to write ``out`` and was killed; the same data and recipe are required.
+        resume: continue the run that was to write ``out`` and was killed; the same data and recipe are required. A checkpoint
+            whose training had ended is validated and written again, with its report.
+        restart: discard the state of an interrupted run for ``out``, which otherwise stops a new one from beginning.
         progress: where to tell what happens.
 
     Raises:
         TlxError: see errors.py. No checkpoint is written then; what ``resume`` continues from stays.
-        KeyboardInterrupt: interrupted before an epoch ended; afterwards a checkpoint is written with ``interrupted`` set.
+        UsageError: another process is writing ``out``, or an interrupted run for it can be resumed.
+        KeyboardInterrupt: interrupted before an epoch ended, or after training; between them a checkpoint is written with
+            ``interrupted`` set.
     """
-    started = time.perf_counter()
-    check_place(out)
-    how = _How(device, threads, on_error, cache, tracker, budget_bytes, resume)
-    with workers() as team, cpu_threads(threads):
-        record, scores = _Run(data, recipe, out, how, team, (progress if team.first else None) or Silent()).carry_out()
-    return Trained(out, record, scores, time.perf_counter() - started)
-
-
-def choose_device(device: str, team: Workers) -> torch.device:
-    """``auto`` -> a CUDA GPU if torch finds one (under ``torchrun`` each process its own), else the CPU.
-
-    Raises:
-        Unsupported: a GPU that is not here.
-    """
-    name = device_for("torch", device)
-    if name == "cuda:0" and team.count > 1:
-        name = f"cuda:{team.local_rank}"
-    chosen = torch.device(name)
-    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
-        raise Unsupported(
-            f"--device {device}: torch finds {torch.cuda.device_count()} CUDA GPUs here", "use --device auto, or see: tlx doctor"
-        )
-    return chosen
+    how = _How(device, threads, on_error, cache, tracker, budget_bytes, resume, restart)
+    with ExitStack() as stack:
+        team = stack.enter_context(workers())
+        stack.enter_context(cpu_threads(threads))
+        if out is None and team.count > 1:
+            raise UsageError("several processes need the same directory to write", "name it with --out")
+        path = out if out is not None and not team.first else stack.enter_context(place_of_run(out, recipe.backbone))
+        return _Run(data, recipe, path, how, team, (progress if team.first else None) or Silent()).carry_out()
 
 
 class _Run:
@@ -145,11 +143,15 @@ class _Run:
         self.data, self.out, self.how, self.team = data, out, how, team
         self.progress = Stopwatch(progress)
         self.recipe = recipe if recipe.lr is not None else recipe.model_copy(update={"lr": usual_lr(recipe)})
-        self.device = choose_device(how.device, team)
+        self.device = team.device(device_for("torch", how.device))
         self.cache = ArrayCache(cache_folder() / "arrays" if how.cache else None)
         self.threads = how.threads or torch.get_num_threads()
 
-    def carry_out(self) -> tuple[Checkpoint, Scores]:
+    def carry_out(self) -> Trained:
+        """Train, validate, write; the state for ``--resume`` goes last."""
+        saver = Saver(self.out, self.team.first)
+        if self.team.first and not (self.how.resume or self.how.restart):
+            expect_nothing_to_resume(self.out, self.data)
         tracker = choose_tracker(self.how.tracker)
         listing = read_source(self.data)
         self._tell(listing.notes)
@@ -164,27 +166,48 @@ class _Run:
         frozen = frozen_record(network, min(phase.frozen for phase in phases))
         counts = [sum(sample.label == label for sample in dataset.part("train")) for label in range(len(listing.classes))]
         advice = before_training(self.recipe, counts, frozen.total_parameters, self.how.budget_bytes)
-        self._tell((*_skipped(decoded), *notes, *advice, frozen.describe()))
+        self._tell((*decoded.notes(), *notes, *advice, frozen.describe()))
         train, val = (self._part(decoded, dataset, part, preprocess) for part in ("train", "val"))
-        recipe, fit = self._fit(network, preprocess, phases, boundary, dataset, train, val, tracker)
-        outputs = _answers(network, preprocess, self.device, val, self.progress)
-        scores = score(outputs, val.labels.tolist(), listing.classes)
-        self._tell(_advice_after(recipe, fit, len(listing.classes)))
-        record = Checkpoint(
-            recipe=recipe,
-            classes=listing.classes,
-            preprocess=preprocess,
-            metrics=_metrics(fit, scores),
-            frozen=frozen,
-            weights_sha256="",
-            versions={"tlexport": __version__} | {name: importlib.metadata.version(name) for name in LIBRARIES},
-            interrupted=fit.interrupted,
-        )
-        if self.team.first:
-            record = write_checkpoint(self.out, network, record, dataset, fit.history, scores.confusion)
-            write_finetune_report(self.out, record, dataset, fit, val, outputs, scores, self.progress)
-        self.team.wait()
-        return record, scores
+        with self._kept(saver):
+            recipe, fit = self._fit(network, preprocess, phases, boundary, dataset, train, val, tracker, saver)
+            outputs = _answers(network, preprocess, self.device, val, self.progress)
+            scores = score(outputs, val.labels.tolist(), listing.classes)
+            told = advice_after(recipe, fit, scores)
+            self._tell(told)
+            record = Checkpoint(
+                recipe=recipe,
+                classes=listing.classes,
+                preprocess=preprocess,
+                metrics=metrics_of(fit, scores),
+                frozen=frozen,
+                weights_sha256="",
+                versions={"tlexport": __version__} | {name: importlib.metadata.version(name) for name in LIBRARIES},
+                interrupted=fit.interrupted,
+            )
+            if self.team.first:
+                record = write_checkpoint(
+                    self.out,
+                    network,
+                    record,
+                    dataset,
+                    fit.history,
+                    scores.confusion,
+                    lambda written: report_of(written, dataset, fit, val, outputs, scores, told, self.progress),
+                )
+                point_latest_at(self.out, self.progress)
+            self.team.wait()
+        saver.forget()
+        return Trained(self.out, record, scores, self.progress.seconds, self.progress.sessions, tuple(told))
+
+    @contextmanager
+    def _kept(self, saver: Saver) -> Iterator[None]:
+        """Around everything from the first epoch to the last file: what fails or is interrupted in there can be resumed."""
+        try:
+            yield
+        except BaseException as error:
+            if saver.abandon() and not isinstance(error, UsageError | InvalidFile):
+                self.progress.note(f"the state of training is kept; continue with: {resume_command(self.out, self.data)}")
+            raise
 
     def _tell(self, notes: tuple[str, ...] | list[str]) -> None:
         for note in notes:
@@ -200,20 +223,25 @@ class _Run:
         train: Images,
         val: Images,
         tracker: Tracker,
+        saver: Saver,
     ) -> tuple[Recipe, Fit]:
         """Train, or go on training; the recipe as used, with a rate where one was to be found."""
-        saver = Saver(self.out, self.team.first)
+        finished = finished_run(self.out) if self.how.resume else None
+        if finished is not None:
+            fit = as_trained(self.out, finished, network, dataset, phases)
+            self.progress.add(spent(fit))
+            self.progress.note(f"training for {self.out} had ended; validating and writing it again")
+            return finished.recipe, fit
         if not self.how.resume:
+            if saver.begun:
+                self.progress.note(f"what an interrupted run for {self.out} left is discarded")
             saver.forget()
             self.team.wait()
         saved = saver.begin(self.data, self.recipe, dataset_digest(dataset), self.threads)
-        try:
-            found = self._train(network, preprocess, phases, boundary, train, val, tracker, saver, saved)
-        except BaseException:
-            saver.abandon()
-            raise
-        saver.forget()
-        return found
+        if saved:
+            with saver.reading():
+                self.progress.add(saved["watch"])
+        return self._train(network, preprocess, phases, boundary, train, val, tracker, saver, saved)
 
     def _train(
         self,
@@ -229,12 +257,16 @@ class _Run:
     ) -> tuple[Recipe, Fit]:
         trainer = Trainer(network, preprocess, self.recipe, self.device, self.progress, self.team, self.cache)
         if self.recipe.lr == "auto":
-            lr = saved["lr"] if saved else trainer.find_lr(phases[0], train, val)
+            if saved:
+                with saver.reading():
+                    lr = number(saved["lr"], "the rate", 0)
+            else:
+                lr = trainer.find_lr(phases[0], train, val)
             trainer.recipe = self.recipe.model_copy(update={"lr": lr})
             phases = plan_phases(trainer.recipe, tuple(network.stages), boundary)
             self.progress.note(f"learning rate found: {lr:g}")
         with tracking(tracker if self.team.first else "none", self.out, trainer.recipe) as report:
-            return trainer.recipe, trainer.fit(phases, train, val, saver, saved, report)
+            return trainer.recipe, trainer.fit(phases, train, val, saver, saved, report, self.progress.state)
 
     def _part(self, decoded: Decoded, dataset: Dataset, part: Part, preprocess: Preprocess) -> Images:
         samples = dataset.part(part)
@@ -261,34 +293,7 @@ class _Run:
         return torch.from_numpy(outputs).clamp_min(1e-8).log()
 
 
-def _skipped(decoded: Decoded) -> list[str]:
-    if not decoded.bad:
-        return []
-    shown = "; ".join(f"{path}: {reason}" for path, reason in decoded.bad[:5])
-    more = f" and {len(decoded.bad) - 5} more" if len(decoded.bad) > 5 else ""
-    return [f"{len(decoded.bad)} images cannot be read and were left out: {shown}{more}"]
-
-
 def _answers(network: Network, preprocess: Preprocess, device: torch.device, val: Images, progress: Progress) -> Probabilities:
     """Those of the unfolded network, which is what the checkpoint holds, by the code that measures any exported model's accuracy."""
     with TorchRunner(network, preprocess, RunOptions(device=str(device))) as runner:
         return probabilities(runner, val, EVALUATION_BATCH, progress, "validating")
-
-
-def _advice_after(recipe: Recipe, fit: Fit, classes: int) -> list[str]:
-    head = max((epoch.val_top1 for epoch in fit.history if epoch.phase == "head"), default=math.nan)
-    return after_training(recipe, fit.best.train_top1, fit.best.val_top1, head, classes)
-
-
-def _metrics(fit: Fit, scores: Scores) -> dict[str, float]:
-    best = fit.best
-    return {
-        "val_top1": scores.top1,
-        "val_ece": round(scores.ece, 6),
-        "val_loss": round(best.val_loss, 6),
-        "val_images": scores.n,
-        "train_top1": round(best.train_top1, 6),
-        "train_loss": round(best.train_loss, 6),
-        "best_epoch": best.epoch,
-        "epochs": len(fit.history),
-    }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import statistics
-import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tlexport.errors import InvalidFile, Unsupported
+from tlexport.files import temporary_folder
 from tlexport.measurement import Layer, LayerProfile
 from tlexport.ports import Array, Runner, RunOptions, Runtime
 
@@ -38,8 +38,8 @@ def profile(runtime: Runtime, path: Path, options: RunOptions, feed: Mapping[str
         feed: a batch.
         runs: how often, after WARM_UP runs that are not counted.
     """
-    with tempfile.TemporaryDirectory(prefix="tlx-profile-") as folder:
-        prefix = Path(folder) / "profile"
+    with temporary_folder("tlx-profile-") as folder:
+        prefix = folder / "profile"
         with runtime.open_model(path, replace(options, profile=prefix)) as runner:
             for _ in range(WARM_UP + runs):
                 runner.run(feed)

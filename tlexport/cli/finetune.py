@@ -75,6 +75,7 @@ def _rgb(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple
 @click.option("--teacher", metavar="CHECKPOINT", help="Distil from this checkpoint, trained on the same classes.")
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Default 0.")
 @click.option("--resume", is_flag=True, help="Continue a run that was killed: the one of --out, else the latest under runs/.")
+@click.option("--restart", is_flag=True, help="Discard the state of an interrupted run of --out, and begin anew.")
 @click.option(
     "--cache", type=click.Choice(["on", "off"]), default="on", show_default=True, help="Keep decoded images and features for the next run."
 )
@@ -96,6 +97,7 @@ def command(
     data: str,
     recipe: Path | None,
     resume: bool,
+    restart: bool,
     cache: str,
     tracker: Any,
     target: str | None,
@@ -114,7 +116,7 @@ def command(
     path,label[,split], or demo:digits.
     """
     from tlexport.api.finetune import finetune
-    from tlexport.api.runs import interrupted_run, new_run, point_latest_at
+    from tlexport.api.runs import interrupted_run
     from tlexport.api.subject import LATEST
     from tlexport.errors import INTERRUPTED
     from tlexport.recipe import Recipe
@@ -122,6 +124,8 @@ def command(
 
     keep_freed_memory()
     reporter = progress(verbose, quiet)
+    if resume and restart:
+        raise click.UsageError("--resume and --restart exclude each other")
     if out == LATEST:
         raise click.BadParameter(f"{out} is the link to the newest run; give the run a name of its own", param_hint="--out")
     if WORKERS > 1 and out is None:
@@ -129,14 +133,13 @@ def command(
     base = Recipe.read_toml(recipe) if recipe else None
     given = {key: value for key, value in asked.items() if value is not None}
     if resume:
-        path, request = interrupted_run(data, out, base, given)
+        out, request = interrupted_run(data, out, base, given)
     else:
         request = Recipe.parse((base.model_dump() if base else {}) | given, "the recipe asked for")
-        path = out or new_run(request.backbone)
     trained = finetune(
         data,
         request,
-        path,
+        out,
         device=device,
         threads=threads,
         on_error=on_error,
@@ -144,13 +147,13 @@ def command(
         tracker=tracker,
         budget_bytes=_budget(target),
         resume=resume,
+        restart=restart,
         progress=reporter,
     )
     if RANK > 0:
         return 0  # the first process has written, and speaks for all
     if trained.checkpoint.interrupted:
         reporter.note(f"interrupted: the best of {trained.checkpoint.metrics['epochs']:.0f} epochs was kept")
-    point_latest_at(path, reporter)
     if as_json:
         print_json(trained.to_json())
     else:
@@ -158,9 +161,10 @@ def command(
         table = [(name, str(row["n"]), _share(row["recall"]), _share(row["precision"])) for name, row in scores.per_class().items()]
         print_table("", ("class", "images", "recall", "precision"), table[:20])
         if len(table) > 20:
-            click.echo(f"... and {len(table) - 20} more classes: tlx evaluate {path} DATA --json")
-        click.echo(f"validation top-1 {percent(scores.top1)} of {scores.n} images, {trained.seconds:.1f} s")
-        click.echo(str(path))
+            click.echo(f"... and {len(table) - 20} more classes: tlx evaluate {trained.path} DATA --json")
+        sessions = f" in {trained.sessions} sessions" if trained.sessions > 1 else ""
+        click.echo(f"validation top-1 {percent(scores.top1)} of {scores.n} images, {trained.seconds:.1f} s{sessions}")
+        click.echo(str(trained.path))
     return INTERRUPTED if trained.checkpoint.interrupted else 0
 
 

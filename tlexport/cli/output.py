@@ -36,7 +36,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
 
 
 class TerminalProgress:
-    """Bars and notes on stderr; bars only where stderr is a terminal."""
+    """Bars, lines and notes on stderr; bars only where stderr is a terminal."""
 
     def __init__(self, verbose: bool) -> None:
         self.verbose = verbose
@@ -62,7 +62,10 @@ class TerminalProgress:
             identity = bars.add_task(title, total=total, text="")
 
             def move(advance: int, text: str = "") -> None:
-                if text:
+                if text.endswith("\n"):  # on a terminal, rich puts it above the bar
+                    click.echo(text, nl=False, err=True)
+                    bars.advance(identity, advance)
+                elif text:
                     bars.update(identity, advance=advance, text=text)
                 else:
                     bars.advance(identity, advance)

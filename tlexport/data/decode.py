@@ -49,6 +49,14 @@ class Decoded:
         row = {entry.path: index for index, entry in enumerate(self.listing.entries)}
         return np.array([row[sample.path] for sample in samples], dtype=np.intp)
 
+    def notes(self) -> list[str]:
+        """What the user is told of the files that were left out."""
+        if not self.bad:
+            return []
+        shown = "; ".join(f"{path}: {reason}" for path, reason in self.bad[:5])
+        more = f" and {len(self.bad) - 5} more" if len(self.bad) > 5 else ""
+        return [f"{len(self.bad)} images cannot be read and were left out: {shown}{more}"]
+
 
 def decode_all(
     listing: Listing,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import onnx
 
 from tlexport import plugins
 from tlexport.errors import InvalidFile, UsageError
+from tlexport.files import temporary_folder
 from tlexport.onnx_file import check_onnx_file, read_onnx
 
 LARGE = 1_500_000_000  # bytes of weights, beyond which protobuf cannot hold the graph in one message
@@ -80,8 +80,8 @@ def fused(model: onnx.ModelProto, *, layout: bool) -> onnx.ModelProto:
 
     if model.ByteSize() > LARGE:
         raise UsageError(f"the graph holds {model.ByteSize()} bytes; up to {LARGE} can be estimated")
-    with tempfile.TemporaryDirectory(prefix="tlx-estimate-") as folder:
-        out = Path(folder) / "fused.onnx"
+    with temporary_folder("tlx-estimate-") as folder:
+        out = folder / "fused.onnx"
         options = ort.SessionOptions()
         options.log_severity_level = 4
         options.intra_op_num_threads = 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import statistics
-import tempfile
 from pathlib import Path
 from time import perf_counter, perf_counter_ns
 from typing import Any
@@ -14,6 +13,7 @@ import onnx
 
 from tlexport.errors import StepFailed
 from tlexport.estimate.graph import fused
+from tlexport.files import temporary_folder
 
 VISITS = 3  # the least disturbed of them counts: what else a machine does only ever adds time
 RUNS = 3  # least number of runs in a visit: more probes say more than more runs of one
@@ -39,9 +39,9 @@ def time_nodes(graph: onnx.ModelProto, threads: int) -> tuple[dict[str, float], 
         StepFailed: ONNX Runtime cannot run it.
     """
     feeds = _feeds(graph)
-    with tempfile.TemporaryDirectory(prefix="tlx-calibrate-") as folder:
+    with temporary_folder("tlx-calibrate-") as folder:
         # one after the other: the threads of an idle session keep a core busy for a while
-        session = _session(graph, threads, Path(folder) / "profile")
+        session = _session(graph, threads, folder / "profile")
         profiled = [len(_visit(session, feeds)) for _ in range(VISITS)]
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
         del session

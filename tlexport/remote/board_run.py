@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import tarfile
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ from tlexport.errors import (
     Unsupported,
     VerificationFailed,
 )
+from tlexport.files import temporary_folder
 from tlexport.machine import Machine, this_machine
 from tlexport.ports import Progress, Task
 from tlexport.remote import on_board
@@ -46,10 +46,10 @@ class Board:
     def machine(self) -> Machine:
         """What the board says it is, as this machine would of itself."""
         about = self._connection.about
-        with tempfile.TemporaryDirectory(prefix="tlx-board-") as folder:
+        with temporary_folder("tlx-board-") as folder:
             for name in on_board.FACTS:
                 if name in about["files"]:
-                    file = Path(folder) / name
+                    file = folder / name
                     file.parent.mkdir(parents=True, exist_ok=True)
                     file.write_bytes(str(about["files"][name]).encode())
             return this_machine(Path(folder), str(about["machine"]))

@@ -36,6 +36,15 @@ class Validated:
 
 
 @dataclass(frozen=True)
+class Times:
+    """How long a run took, in all its sessions: it has several where it was resumed."""
+
+    steps: Sequence[tuple[str, float]]  # title and seconds
+    seconds: float  # from the beginning to the report
+    sessions: int = 1
+
+
+@dataclass(frozen=True)
 class Pair:
     """Images of one class that were taken for another."""
 
@@ -69,7 +78,7 @@ class ClassRow:
 
 
 def finetune_report(
-    record: Checkpoint, source: str, history: Sequence[Epoch], validated: Validated, steps: Sequence[tuple[str, float]], seconds: float
+    record: Checkpoint, source: str, history: Sequence[Epoch], validated: Validated, times: Times, advice: Sequence[str] = ()
 ) -> str:
     """The page.
 
@@ -78,8 +87,8 @@ def finetune_report(
         source: DATA as the user gave it.
         history: every epoch, as in history.jsonl.
         validated: the images of the validation part with the answers of the network that the checkpoint holds.
-        steps: what this run did, with the seconds that each step took.
-        seconds: from the beginning of the run to this report.
+        times: of the run and of its steps.
+        advice: what the figures suggest, a sentence each.
     """
     scores, bins = validated.scores, reliability(validated.outputs, validated.labels)
     wrong = mistakes(validated)
@@ -102,8 +111,8 @@ def finetune_report(
         classes=class_rows(scores),
         worst=WORST,
         phases=_phases(history),
-        steps=steps,
-        seconds=seconds,
+        times=times,
+        advice=advice,
         raw={"checkpoint": record.model_dump(mode="json"), "history": [dict(line) for line in history], "per_class": scores.per_class()},
     )
 

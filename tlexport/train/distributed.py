@@ -16,6 +16,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from tlexport.errors import Unsupported
+
 
 @dataclass(frozen=True)
 class Workers:
@@ -29,6 +31,19 @@ class Workers:
     def first(self) -> bool:
         """Whether this process writes and reports."""
         return self.rank == 0
+
+    def device(self, name: str) -> torch.device:
+        """The device of a name: of ``cuda:0``, where there are several processes, each one's own GPU.
+
+        Raises:
+            Unsupported: a GPU that is not here.
+        """
+        chosen = torch.device(f"cuda:{self.local_rank}" if name == "cuda:0" and self.count > 1 else name)
+        if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+            raise Unsupported(
+                f"--device {name}: torch finds {torch.cuda.device_count()} CUDA GPUs here", "use --device auto, or see: tlx doctor"
+            )
+        return chosen
 
     def share(self, indices: Tensor) -> Tensor:
         """This process's part of a batch, int64 (batch,) -> int64 (share,)."""

@@ -28,6 +28,7 @@ from tlexport.train.lr_finder import find_lr
 from tlexport.train.objective import Objective, class_weights
 from tlexport.train.phases import Phase
 from tlexport.train.resume import Saver
+from tlexport.train.saved_state import check_history, check_tensors, number, whole
 
 
 @dataclass(frozen=True)
@@ -82,11 +83,15 @@ class _Progressing:
         return {"phase": self.phase, "history": history, "best": best, "weights": self.weights, "before_phase": self.before_phase}
 
     @classmethod
-    def restored(cls, state: dict[str, Any]) -> _Progressing:
-        """From :meth:`state`."""
+    def restored(cls, state: dict[str, Any], phases: tuple[Phase, ...], own: dict[str, Tensor], frozen: dict[str, Tensor]) -> _Progressing:
+        """From :meth:`state`, for a network of the tensors ``own``. Raises ValueError, and others, when it is not one of this run."""
         history = [Epoch(**epoch) for epoch in state["history"]]
-        best = next((epoch for epoch in history if epoch.epoch == state["best"]), None)
-        return cls(state["phase"], history, best, state["weights"], state["before_phase"])
+        check_history(history, phases, state["phase"])
+        whole(state["best"], 1, len(history), "the best epoch")
+        check_tensors(state["weights"], own, [name for name in own if name not in frozen], "the best weights")
+        before = state["before_phase"]
+        rank = None if before is None else (number(before[0], "before_phase"), number(before[1], "before_phase"))
+        return cls(state["phase"], history, history[state["best"] - 1], state["weights"], rank)
 
 
 class Trainer:
@@ -132,8 +137,9 @@ class Trainer:
         saver: Saver,
         saved: dict[str, Any] | None,
         report: Callable[[Epoch], None],
+        watch: Callable[[], dict[str, Any]] = dict,
     ) -> Fit:
-        """Train through all phases, or on from a saved state; ``report`` is told each epoch.
+        """Train through all phases, or on from a saved state; ``report`` is told each epoch, ``watch`` gives the times to save.
 
         Ctrl-C ends early: what was best until then is kept, if an epoch was finished.
 
@@ -143,11 +149,14 @@ class Trainer:
         """
         frozen = frozen_state(self.network, min(phase.frozen for phase in phases))
         before = fingerprint(frozen)
-        at = _Progressing.restored(saved) if saved else _Progressing()
+        at = _Progressing()
+        if saved:
+            with saver.reading():
+                at = _Progressing.restored(saved, phases, self.network.net.state_dict(), frozen)
         interrupted = False
         try:
             while at.phase < len(phases):
-                self._run_phase(phases[at.phase], at, train, val, frozen, saver, saved, report)
+                self._run_phase(phases[at.phase], at, train, val, frozen, saver, saved, report, watch)
                 saved = None
                 if phases[at.phase].must_gain and at.before_phase is not None and cast(Epoch, at.best).rank <= at.before_phase:
                     self.progress.note(f"phase {phases[at.phase].name} did not improve validation; the stages below stay frozen")
@@ -172,10 +181,12 @@ class Trainer:
         saver: Saver,
         saved: dict[str, Any] | None,
         report: Callable[[Epoch], None],
+        watch: Callable[[], dict[str, Any]],
     ) -> None:
         run = self.open_phase(phase, train, val)
         if saved:
-            run.restore(saved["run"])
+            with saver.reading():
+                run.restore(saved["run"])
         else:
             at.before_phase = at.best.rank if at.best else None
         first = len(at.history) - run.done + 1
@@ -184,10 +195,11 @@ class Trainer:
                 advance(run.done * len(train.labels))
 
             def settled() -> None:
-                saver.save(at.state() | {"run": run.state(), "lr": self.recipe.lr}, now=run.finished)
+                saver.save(at.state() | {"run": run.state(), "lr": self.recipe.lr, "watch": watch()}, now=run.finished)
 
             for epoch in run.epochs(first, advance, settled):
                 if not math.isfinite(epoch.train_loss + epoch.val_loss):
+                    saver.forget()  # continuing from there would end here again
                     losses = f"{epoch.train_loss} in training, {epoch.val_loss} in validation"
                     raise StepFailed(
                         f"the loss is not finite in epoch {epoch.epoch}: {losses}", "lower --lr, or start from other --weights"

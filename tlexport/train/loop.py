@@ -21,6 +21,7 @@ from tlexport.train.distributed import Workers
 from tlexport.train.inputs import Inputs
 from tlexport.train.objective import Objective, balanced_indices
 from tlexport.train.phases import Phase
+from tlexport.train.saved_state import check_optimizer, check_run
 
 EVALUATION_BATCH = 64
 COMPILING_PAYS_FROM = 300.0  # seconds of training to come; compiling takes about one minute and saves tens of percent
@@ -45,6 +46,11 @@ class Epoch:
     def rank(self) -> tuple[float, float]:
         """Greater is better: validation accuracy, then validation loss."""
         return (self.val_top1, -self.val_loss)
+
+    def describe(self) -> str:
+        """What a user follows training by, in one line."""
+        train = f"loss {self.train_loss:.3f}, top-1 {100 * self.train_top1:.1f} %"
+        return f"{self.phase}: {train}; validation loss {self.val_loss:.3f}, top-1 {100 * self.val_top1:.1f} %; {self.seconds:.1f} s"
 
 
 def quicken_batch_norm(module: nn.Module) -> None:
@@ -173,9 +179,11 @@ class PhaseRun:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Continue from a :meth:`state`."""
+        """Continue from a :meth:`state`. Raises ValueError, and what torch raises, when it is not one of this phase."""
+        check_run(state, self)
         self.top.load_state_dict(state["top"])
         self.optimizer.load_state_dict(state["optimizer"])
+        check_optimizer(self.optimizer)
         self.schedule.last_epoch = state["schedule"]
         if self.average:
             self.average.load_state_dict(state["average"])
@@ -207,10 +215,11 @@ class PhaseRun:
                 self.done += 1
                 self.waited = 0 if val_loss < self.lowest else self.waited + 1
                 self.lowest = min(self.lowest, val_loss)
-                advance(0, f"loss {train_loss:.3f}, val {100 * val_top1:.1f} %")
                 seconds = round(time.perf_counter() - started, 3)
                 speed, share = round(len(self.train) / trained, 1), round(waited / trained, 4)
-                yield Epoch(self.phase.name, number, lr, train_loss, train_top1, val_loss, val_top1, speed, share, seconds)
+                epoch = Epoch(self.phase.name, number, lr, train_loss, train_top1, val_loss, val_top1, speed, share, seconds)
+                advance(0, f"epoch {number} of {self.recipe.epochs}, {epoch.describe()}\n")
+                yield epoch
             settled()
             self._compile_if_it_pays(seconds)
 

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-import shutil
 import time
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from tlexport.checkpoint import RECORD, REPORT, Checkpoint, read_dataset
 from tlexport.dataset import Dataset
 from tlexport.errors import InvalidFile, UsageError
-from tlexport.files import new_file
+from tlexport.files import new_file, remove
+from tlexport.lock import is_claimed
 from tlexport.recipe import Recipe
-from tlexport.untrusted import read_object, read_torch
+from tlexport.untrusted import DAMAGED, read_object, read_torch
 
 INTERVAL_S = 5.0  # between two states; what lies between is computed again, to the same bits
 REQUEST, STATE = "request.json", "state.pt"
@@ -33,34 +38,54 @@ def dataset_digest(dataset: Dataset) -> str:
 
 
 def read_request(out: Path) -> tuple[str, Recipe]:
-    """DATA and recipe of the run that was to write ``out``.
+    """DATA and recipe of the run that was to write ``out``; of a checkpoint that is there, those that it was trained with.
 
     Raises:
         UsageError: there is nothing to resume.
-        InvalidFile: the request is damaged.
+        InvalidFile: the request, or the checkpoint, is damaged.
     """
-    folder = resume_folder(out)
-    if not (folder / REQUEST).is_file():
-        raise UsageError(f"there is nothing to resume for {out}: it was finished, or never begun", "leave out --resume")
-    request = read_object(folder / REQUEST)
+    file = resume_folder(out) / REQUEST
+    if not file.exists() and (out / RECORD).is_file():
+        return read_dataset(out).source, Checkpoint.read(out / RECORD).recipe
+    if not file.exists():
+        raise UsageError(f"there is nothing to resume for {out}: no run was begun there", "leave out --resume")
+    request = read_object(file)
     if not isinstance(request.get("data"), str) or not isinstance(request.get("recipe"), dict):
-        raise InvalidFile(f"{folder / REQUEST} is not the request of a run", "start anew without --resume")
-    return request["data"], Recipe.parse(request["recipe"], str(folder / REQUEST))
+        raise InvalidFile(f"{file} is not the request of a run: it needs the keys data (text) and recipe (a table)", _anew(out))
+    return request["data"], Recipe.parse(request["recipe"], str(file))
 
 
 def interrupted_runs(runs: Path) -> list[Path]:
-    """The runs under a folder that can be resumed, the latest last."""
-    requests = sorted(runs.glob(f".*.resume/{REQUEST}"), key=lambda path: path.stat().st_mtime)
-    return [runs / request.parent.name.removeprefix(".").removesuffix(".resume") for request in requests]
+    """The runs under a folder that can be resumed, the latest last: those with a state, and checkpoints that lack their report."""
+    begun = {runs / file.parent.name.removeprefix(".").removesuffix(".resume"): file for file in runs.glob(f".*.resume/{REQUEST}")}
+    bare = {file.parent: file for file in runs.glob(f"*/{RECORD}") if not (file.parent / REPORT).exists() and not file.parent.is_symlink()}
+    found = {run: file for run, file in (bare | begun).items() if not is_claimed(run)}
+    return sorted(found, key=lambda run: found[run].stat().st_mtime)
+
+
+def _anew(out: Path) -> str:
+    return f"begin anew: tlx finetune DATA --out {out} --restart"
 
 
 class Saver:
-    """Writes states while a run goes on, and removes them when it has ended well."""
+    """Writes states while a run goes on, and removes them when everything else is written."""
 
     def __init__(self, out: Path, enabled: bool = True) -> None:
+        self.out = out
         self.folder = resume_folder(out)
         self.enabled = enabled  # False: another process writes
         self.written = time.monotonic()
+        self.tried = False
+
+    @property
+    def resumable(self) -> bool:
+        """Whether a state is kept."""
+        return (self.folder / STATE).exists()
+
+    @property
+    def begun(self) -> bool:
+        """Whether a run was begun, with a state or without."""
+        return (self.folder / REQUEST).exists() or self.resumable
 
     def begin(self, data: str, recipe: Recipe, digest: str, threads: int) -> dict[str, Any] | None:
         """Start a run, or find where it was.
@@ -73,6 +98,10 @@ class Saver:
 
         Returns:
             The last state of the same run, or None when it has to begin at the beginning.
+
+        Raises:
+            InvalidFile: the state is damaged.
+            UsageError: it is the state of a run with other data, another recipe, or under other conditions.
         """
         self.identity = {"recipe": recipe.model_dump(mode="json"), "digest": digest, "threads": threads, "torch": str(torch.__version__)}
         state = self._read()
@@ -83,33 +112,88 @@ class Saver:
 
     def _read(self) -> dict[str, Any] | None:
         path = self.folder / STATE
-        if not path.is_file():
+        if not path.exists():
             return None
-        state = read_torch(path, "the state of a run", "start anew without --resume")
-        if not isinstance(state, dict):
-            raise InvalidFile(f"{path} holds no state of a run", "start anew without --resume")
-        changed = [key for key, value in self.identity.items() if state.get("identity", {}).get(key) != value]
+        with self.reading():
+            _expect_plain_zip(path)
+            state = read_torch(path, "the state of a run", _anew(self.out))
+            found = {key: state["identity"].get(key) for key in self.identity}
+        changed = [key for key, value in self.identity.items() if found[key] != value]
         if changed:
             raise UsageError(
                 f"the run in {self.folder} cannot be continued exactly: {' and '.join(changed)} differ from when it began",
-                "use the same data, options and number of threads, or start anew without --resume",
+                f"use the same data, options and number of threads, or {_anew(self.out)}",
             )
-        return state
+        return dict(state)
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Around whatever reads or uses the saved state: an error in there means that the file is damaged.
+
+        Raises:
+            InvalidFile: names the file.
+        """
+        try:
+            yield
+        except DAMAGED as error:
+            reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+            raise InvalidFile(f"{self.folder / STATE} is damaged, the run cannot be continued: {reason}", _anew(self.out)) from None
 
     def save(self, state: dict[str, Any], now: bool) -> None:
         """Keep a state, beside and renamed, if the last one is old enough or ``now``. Raises StepFailed on a full disk."""
         if not self.enabled or (not now and time.monotonic() - self.written < INTERVAL_S):
             return
+        self.tried = True
         with new_file(self.folder / STATE) as temporary:
-            torch.save(state | {"identity": self.identity}, temporary)
+            write_tensors(state | {"identity": self.identity}, temporary)
         self.written = time.monotonic()
 
-    def abandon(self) -> None:
-        """The run has failed: where no state was kept yet, there is nothing to resume, and nothing is left."""
-        if not (self.folder / STATE).is_file():
+    def abandon(self) -> bool:
+        """The run has failed. Where there was no state to keep yet, nothing is left; else True: the run can be resumed."""
+        if not self.tried and not self.resumable:
             self.forget()
+            return False
+        return True
 
     def forget(self) -> None:
-        """Remove everything: the run has ended, or another begins in its place."""
+        """Remove everything: all is written, or another run begins in its place. The request goes first, for without it it is no run."""
+        self.tried = False
         if self.enabled:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            remove(self.folder / REQUEST)
+            remove(self.folder)
+
+
+def forget_remains(runs: Path) -> None:
+    """Remove what a run left that was killed while it forgot its state: a folder without its request."""
+    for folder in runs.glob(".*.resume"):
+        out = runs / folder.name.removeprefix(".").removesuffix(".resume")
+        if not (folder / REQUEST).exists() and not is_claimed(out):
+            remove(folder)
+
+
+def write_tensors(value: object, path: Path) -> None:
+    """``torch.save``. Raises OSError where the file system refuses, which torch itself reports as a RuntimeError."""
+    with path.open("wb") as stream:
+        try:
+            torch.save(value, stream)
+        except RuntimeError as error:
+            cause: BaseException | None = error
+            while cause is not None and not isinstance(cause, OSError):
+                cause = cause.__cause__ or cause.__context__
+            if cause is not None:
+                raise cause from error
+            raise
+
+
+def _expect_plain_zip(path: Path) -> None:
+    """As ``torch.save`` writes it: a zip whose members are not compressed, so that no small file becomes a large one in memory.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if not path.is_file():
+        raise ValueError("it is not a file")
+    with contextlib.closing(zipfile.ZipFile(path)) as archive:
+        members = archive.infolist()
+    if any(member.compress_type != zipfile.ZIP_STORED for member in members) or sum(m.file_size for m in members) > path.stat().st_size:
+        raise ValueError("its members are not stored as torch.save stores them")

@@ -1,23 +1,26 @@
-"""Writing a checkpoint directory."""
+"""Writing a checkpoint directory, and reading its history again."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from safetensors.torch import save
 
-from tlexport.checkpoint import DATASET, HISTORY, RECIPE, RECORD, WEIGHTS, Checkpoint
+from tlexport.checkpoint import DATASET, HISTORY, RECIPE, RECORD, REPORT, WEIGHTS, Checkpoint
 from tlexport.dataset import Dataset
-from tlexport.errors import UsageError
+from tlexport.errors import InvalidFile, UsageError
 from tlexport.files import check_replaceable, new_directory, sha256_of
 from tlexport.network import Network
 from tlexport.train.loop import Epoch
+from tlexport.train.phases import Phase
 from tlexport.train.plots import plot_confusion, plot_curves
+from tlexport.train.saved_state import check_history, expect
+from tlexport.untrusted import LARGEST_JSON, parse_json, read_text
 
 
 def check_place(path: Path) -> None:
@@ -38,8 +41,9 @@ def write_checkpoint(
     dataset: Dataset,
     history: Sequence[Epoch],
     confusion: npt.NDArray[np.int64],
+    report: Callable[[Checkpoint], str] | None = None,
 ) -> Checkpoint:
-    """Write everything beside ``path``, then rename.
+    """Write everything beside ``path``, then rename: a checkpoint is there with its report, or not at all.
 
     Args:
         path: the directory to be; an earlier checkpoint there is replaced, anything else refused.
@@ -48,6 +52,7 @@ def write_checkpoint(
         dataset: the split that was used.
         history: every epoch.
         confusion: int64 (true class, predicted class) on the validation part.
+        report: makes the page about a record; None: no page.
 
     Returns:
         The record as written.
@@ -69,4 +74,28 @@ def write_checkpoint(
         (folder / HISTORY).write_text("".join(lines), encoding="utf-8")
         plot_curves(history, folder / "curves.png")
         plot_confusion(confusion, record.classes, folder / "confusion.png")
+        if report is not None:
+            (folder / REPORT).write_text(report(record), encoding="utf-8")
     return record
+
+
+def read_history(path: Path, phases: Sequence[Phase]) -> tuple[Epoch, ...]:
+    """Every epoch of a checkpoint's training.
+
+    Args:
+        path: the checkpoint.
+        phases: those of its recipe.
+
+    Raises:
+        InvalidFile: the file is missing or damaged; the message names the line.
+    """
+    file, epochs, hint = path / HISTORY, list[Epoch](), "copy the checkpoint again, or train it anew"
+    lines = read_text(file, "a history of training", LARGEST_JSON, hint).splitlines()
+    try:
+        for number, line in enumerate(lines, 1):
+            epochs.append(Epoch(**parse_json(line, f"{file}, line {number}", hint)))
+        check_history(epochs, phases, len(phases) - 1)
+        expect(epochs, "it holds no epoch")
+    except (ValueError, TypeError) as error:
+        raise InvalidFile(f"{file} is not a history of training: {error} ({len(epochs)} lines were read)", hint) from None
+    return tuple(epochs)
