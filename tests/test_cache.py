@@ -6,12 +6,14 @@ import contextlib
 import errno
 import multiprocessing
 import os
+import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
+from commands import environment
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -180,3 +182,39 @@ def test_a_draft_on_a_full_disk_lies_in_memory(tmp_path: Path, monkeypatch: pyte
         draft.keep()
     assert int(draft.array.min()) == 7
     assert list(tmp_path.iterdir()) == []
+
+
+DRAFTING = """
+import sys
+from pathlib import Path
+from tlexport.cache import ArrayCache
+with ArrayCache(Path(sys.argv[1]), 10**6).draft({"a": 1}, (100, 1000)) as draft:
+    print("drafting", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_what_a_dead_process_left_is_swept_and_what_a_living_one_writes_is_counted(tmp_path: Path) -> None:
+    left = subprocess.Popen([sys.executable, "-c", "pass"])
+    left.wait()
+    for name in (f"{'0' * 32}.{left.pid}.part", ".abc.npy.partial-0123abcd", ".abc.npy.lock-0123abcd", f"{'0' * 32}.{os.getpid()}.part"):
+        (tmp_path / name).write_bytes(b"x")
+    child = subprocess.Popen(
+        [sys.executable, "-c", DRAFTING, str(tmp_path)], env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert child.stdout
+    assert child.stdout.readline() == "drafting\n"
+    (mine,) = tmp_path.glob(f"*.{os.getpid()}.part")  # that of an earlier version, which is running
+    mine.unlink()
+    cache = ArrayCache(tmp_path, 150_000)
+    (file,) = tmp_path.glob("*.part")
+    cache.keep({"small": 1}, array(1, 1_250))
+    cache.keep({"small": 2}, array(2, 2_500))  # with the draft of 100 kB there is room for one of them
+    assert file.exists()
+    assert cache.get({"small": 1}) is None
+    assert cache.get({"small": 2}) is not None
+    child.kill()
+    child.communicate()
+    assert file.exists()
+    ArrayCache(tmp_path, 150_000)
+    assert {path.suffix for path in tmp_path.iterdir()} == {".npy", ".json"}

@@ -13,17 +13,20 @@ import json
 import math
 import mmap
 import os
+import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
 
 from tlexport.errors import InvalidFile, StepFailed
-from tlexport.files import new_file, sha256_of
+from tlexport.files import TOKEN, held_name, new_file, remove, sha256_of, sweep, sweep_partials
+from tlexport.lock import is_running
 from tlexport.ports import Array, Pixels
 from tlexport.untrusted import read_npy, read_object
 
+PART = ".part"  # ends the name of an array that is being filled in
 LIMIT_BYTES = 10 * 10**9  # default bound; $TLX_CACHE_GB replaces it
 
 
@@ -80,6 +83,8 @@ class ArrayCache:
     def __init__(self, folder: Path | None, limit_bytes: int | None = None) -> None:
         self.folder = folder
         self.limit_bytes = limit_from_environment() if limit_bytes is None else limit_bytes
+        if folder is not None:
+            _sweep(folder)
 
     def get(self, key: Mapping[str, object]) -> Array | None:
         """The array of a key, memory-mapped read-only; None when it is not here or not what was kept."""
@@ -131,9 +136,14 @@ class ArrayCache:
                 self.keep(key, draft.array)
             return
         array, record = self._paths(key)
-        temporary = array.with_name(f"{array.stem}.{os.getpid()}.part")
-        try:
-            mapped = self._mapped(temporary, shape)
+        with ExitStack() as stack:  # which removes the name; the mapping stays valid
+            try:
+                array.parent.mkdir(parents=True, exist_ok=True)
+                temporary = stack.enter_context(held_name(array.parent, f"{array.stem}.", PART))
+            except OSError:
+                mapped = None
+            else:
+                mapped = self._mapped(temporary, shape)
             draft = Draft(np.zeros(shape, np.uint8) if mapped is None else mapped)
             yield draft
             if draft.wanted and mapped is not None:
@@ -142,16 +152,12 @@ class ArrayCache:
                     self._record(key)
                 except (OSError, StepFailed):
                     self._remove(record)
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)  # the mapping stays valid
 
     def _mapped(self, path: Path, shape: tuple[int, ...]) -> Pixels | None:
         """A new file, mapped for writing; None where there is no room for it."""
         size = math.prod(shape)
         try:
             self._make_room(size)
-            path.parent.mkdir(parents=True, exist_ok=True)
             mapped: Pixels = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
             with path.open("r+b") as stream:  # blocks that are missing later would end the process with SIGBUS
                 os.posix_fallocate(stream.fileno(), 0, path.stat().st_size)
@@ -178,7 +184,7 @@ class ArrayCache:
         for array in self.folder.glob("*.npy"):
             with contextlib.suppress(OSError):
                 entries.append((array.stat().st_mtime, array.stat().st_size, array))
-        total = sum(size for _, size, _ in entries)
+        total = sum(size for _, size, _ in entries) + _being_written(self.folder)
         for _, size, array in sorted(entries):
             if total + needed <= self.limit_bytes:
                 break
@@ -191,3 +197,21 @@ class ArrayCache:
         for path in (record, record.with_suffix(".npy")):
             with contextlib.suppress(OSError):
                 path.unlink()
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what dead processes left half-written. Instead of a lock, earlier versions had the number of the process in the name."""
+    sweep_partials(folder)
+    sweep(folder, rf".+\.{TOKEN}{re.escape(PART)}")
+    for path in folder.glob(f"*{PART}"):
+        if (number := re.fullmatch(r".+\.(\d{1,7})", path.stem)) and not is_running(int(number[1])):
+            remove(path)
+
+
+def _being_written(folder: Path) -> int:
+    """Bytes of what this process and others have not completed yet."""
+    total = 0
+    for path in (*folder.glob(".*.partial-*"), *folder.glob(f"*{PART}")):
+        with contextlib.suppress(OSError):
+            total += path.stat().st_size
+    return total

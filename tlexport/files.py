@@ -42,7 +42,7 @@ def new_file(path: Path) -> Iterator[Path]:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _beside(path) as temporary:
+        with beside(path) as temporary:
             yield temporary
             temporary.replace(path)
     except OSError as error:
@@ -63,7 +63,7 @@ def new_directory(path: Path) -> Iterator[Path]:
     check_replaceable(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _beside(path) as temporary:
+        with beside(path) as temporary:
             temporary.mkdir()
             yield temporary
             _put(temporary, path)
@@ -84,13 +84,48 @@ def temporary_folder(prefix: str) -> Iterator[Path]:
     with ExitStack() as stack:
         try:
             within = Path(tempfile.gettempdir())
-            folder = stack.enter_context(_held(within, prefix, re.escape(prefix) + TOKEN))
+            sweep(within, re.escape(prefix) + TOKEN)
+            folder = stack.enter_context(held_name(within, prefix))
             folder.mkdir(mode=0o700)
         except OSError as error:
             raise StepFailed(
                 f"cannot write temporary files: {error.strerror or error}", "name a folder with room that you may write in $TMPDIR"
             ) from error
         yield folder
+
+
+@contextmanager
+def beside(path: Path) -> Iterator[Path]:
+    """Yield a name beside ``path`` that is this process's own; what is there at the end is removed.
+
+    Raises:
+        OSError: the folder is not there, or cannot be written.
+    """
+    sweep(path.parent, re.escape(f".{path.name}") + PARTIAL)
+    with held_name(path.parent, f".{path.name}.partial-") as temporary:
+        yield temporary
+
+
+@contextmanager
+def held_name(folder: Path, prefix: str, suffix: str = "") -> Iterator[Path]:
+    """Yield a name in a folder, under a lock, so that :func:`sweep` leaves it alone; what is there at the end is removed.
+
+    Raises:
+        OSError: the folder is not there, or cannot be written.
+    """
+    while True:
+        path = folder / f"{prefix}{secrets.token_hex(4)}{suffix}"
+        lock = _guard(path)
+        descriptor = open_lock(lock)
+        if try_lock(descriptor) is not False and is_open_at(descriptor, lock):
+            break
+        os.close(descriptor)  # another process swept it between these lines
+    try:
+        yield path
+    finally:
+        remove(path)
+        remove(lock)
+        os.close(descriptor)
 
 
 OURS = ("checkpoint.json", "manifest.json", "tlx-demo.json")
@@ -126,6 +161,11 @@ def sweep(folder: Path, pattern: str) -> None:
             _remove_unless_held(folder / left)
 
 
+def sweep_partials(folder: Path) -> None:
+    """Remove everything half-written that dead processes left in a folder."""
+    sweep(folder, rf"\..+{PARTIAL}")
+
+
 def remove(path: Path) -> None:
     """Remove a file, a link, or a directory with all that is in it; nothing happens where there is none, or it cannot be."""
     with contextlib.suppress(OSError):
@@ -146,7 +186,7 @@ def _guarded(name: str) -> str:
     """The name that a lock file belongs to; any other name as it is."""
     if found := re.fullmatch(rf"(\..+)\.lock-({TOKEN})", name):
         return f"{found[1]}.partial-{found[2]}"
-    if found := re.fullmatch(rf"\.(tlx-[a-z]+-{TOKEN})\.lock", name):
+    if found := re.fullmatch(rf"\.(tlx-[a-z]+-{TOKEN}|.+\.{TOKEN}\.part)\.lock", name):
         return found[1]
     return name
 
@@ -167,31 +207,6 @@ def _remove_unless_held(path: Path) -> None:
         os.close(descriptor)
 
 
-@contextmanager
-def _beside(path: Path) -> Iterator[Path]:
-    with _held(path.parent, f".{path.name}.partial-", re.escape(f".{path.name}") + PARTIAL) as temporary:
-        yield temporary
-
-
-@contextmanager
-def _held(folder: Path, prefix: str, pattern: str) -> Iterator[Path]:
-    """A name of our own in a folder, under a lock, after what dead processes left under such names was removed."""
-    sweep(folder, pattern)
-    while True:
-        path = folder / f"{prefix}{secrets.token_hex(4)}"
-        lock = _guard(path)
-        descriptor = open_lock(lock)
-        if try_lock(descriptor) is not False and is_open_at(descriptor, lock):
-            break
-        os.close(descriptor)  # another process swept it between these lines
-    try:
-        yield path
-    finally:
-        remove(path)
-        remove(lock)
-        os.close(descriptor)
-
-
 def _put(temporary: Path, path: Path) -> None:
     """Rename a directory to ``path``. What was there takes the temporary name."""
     if not path.exists():
@@ -203,7 +218,7 @@ def _put(temporary: Path, path: Path) -> None:
                 raise  # otherwise another process was quicker
     if exchange(temporary, path):
         return
-    with _beside(path) as old:
+    with beside(path) as old:
         path.rename(old)
         try:
             temporary.rename(path)

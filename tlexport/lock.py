@@ -164,10 +164,13 @@ def _lives(holder: dict[str, Any] | None) -> bool:
         return False
     if holder.get("host") != socket.gethostname():
         return True  # nobody here can know
-    if holder["pid"] == os.getpid():
-        return True
+    return is_running(holder["pid"])
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process of this number runs here."""
     try:
-        os.kill(holder["pid"], 0)
+        os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
         return False
     except OSError:

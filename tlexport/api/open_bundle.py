@@ -11,7 +11,7 @@ from tlexport.cache import cache_folder
 from tlexport.device.golden import check_files
 from tlexport.device.manifest import Bundle
 from tlexport.errors import InvalidFile, StepFailed, TlxError, UsageError, VerificationFailed
-from tlexport.files import new_directory, sha256_of
+from tlexport.files import new_directory, sha256_of, sweep_partials
 from tlexport.onnx_file import check_onnx_file
 
 FOLDER = "bundles"  # of the cache
@@ -44,6 +44,7 @@ def open_bundle(path: Path) -> Path:
         else:
             folder.touch()
             return folder
+    sweep_partials(folder.parent)
     with new_directory(folder) as temporary:
         names = unpack(path, temporary)
         known = {MANIFEST, SIGNATURE, *_expect_whole(path, temporary).files}
@@ -79,6 +80,10 @@ def _expect_whole(path: Path, folder: Path) -> Manifest:
 
 def _forget_oldest(folder: Path) -> None:
     """Keep the bundles that were opened last."""
-    kept = sorted((found for found in folder.iterdir() if found.is_dir()), key=lambda found: found.stat().st_mtime, reverse=True)
+    kept = sorted(
+        (found for found in folder.iterdir() if found.is_dir() and not found.name.startswith(".")),
+        key=lambda found: found.stat().st_mtime,
+        reverse=True,
+    )
     for old in kept[MOST_KEPT:]:
         shutil.rmtree(old, ignore_errors=True)
