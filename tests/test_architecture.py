@@ -154,7 +154,7 @@ def test_the_commands_load_none_of_them() -> None:
 @pytest.mark.parametrize("path", sorted((PACKAGE / STANDALONE).rglob("*.py")), ids=name_of)
 def test_what_goes_to_devices_stands_alone(path: Path) -> None:
     ast.parse(path.read_text(encoding="utf-8"), feature_version=(3, 6))  # what the oldest JetPack has
-    allowed = set(sys.stdlib_module_names) | {"numpy", "PIL", "tensorrt", "onnxruntime", "cv2"}
+    allowed = set(sys.stdlib_module_names) | {"numpy", "PIL", "tensorrt", "onnxruntime", "cv2", "pillow_heif"}
     assert {item.module.split(".")[0] for item in imports_of(path) if not below(item.module, STANDALONE)} <= allowed
 
 

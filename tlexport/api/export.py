@@ -150,7 +150,7 @@ class _Export:
 
     def _write(self, found: Found, levers: Levers, verdicts: Sequence[Verdict], out: Path) -> Exported:
         candidates, made = found.candidates, found.made
-        positions = golden_positions([sample.label for sample in candidates.val])
+        positions = golden_positions([sample.label for sample in candidates.val], [sample.path for sample in candidates.val])
         files = tuple(self.dataset.file(candidates.val[p]) for p in positions)
         models = tuple(self._model(m, levers.drop(m), verdict, candidates) for m, verdict in zip(made, verdicts, strict=True))
         draft = Manifest.model_construct(

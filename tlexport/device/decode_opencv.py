@@ -6,11 +6,12 @@ is copied into bundles as it is.
 """
 
 import os
+import re
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .image import MAX_PIXELS, UNKNOWN, BadImage
+from .image import MAX_PIXELS, UNKNOWN, BadImage, cannot_read, special_format
 
 # read when OpenCV decodes its first image; a file that promises more is refused before memory is taken for it
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))
@@ -22,8 +23,9 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-_JPEG, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
-_TAIL = 4096  # bytes in which a JPEG's end must be found: some cameras write a little behind it
+_JPEG = b"\xff\xd8\xff"
+_MARKER = re.compile(b"\xff[^\x00\x01\xd0-\xd8\xff]")  # of JPEG, but for those without content and the stuffed bytes of pixels
+_END = 0xD9
 
 
 def decode(data: bytes, background: "tuple[int, int, int]") -> "npt.NDArray[np.uint8]":
@@ -36,7 +38,9 @@ def decode(data: bytes, background: "tuple[int, int, int]") -> "npt.NDArray[np.u
         BadImage: as there.
     """
     jpeg = data.startswith(_JPEG)
-    if jpeg and _JPEG_END not in data[-_TAIL:]:
+    if special_format(data):
+        raise cannot_read(special_format(data), "Pillow reads AVIF and HEIC (pip install Pillow pillow-heif); or ")
+    if jpeg and not _is_complete(data):
         raise BadImage("damaged: a JPEG that is cut short")  # OpenCV would fill up with grey
     try:
         # as it is stored, but for JPEG: only so does OpenCV turn it upright, and a JPEG has no transparency to lose
@@ -48,6 +52,19 @@ def decode(data: bytes, background: "tuple[int, int, int]") -> "npt.NDArray[np.u
     if stored.shape[0] * stored.shape[1] > MAX_PIXELS:
         raise BadImage(f"too large: {stored.shape[1]} x {stored.shape[0]} pixels, at most {MAX_PIXELS} are read")
     return _to_rgb(_to_8_bit(stored), background)
+
+
+def _is_complete(data: bytes) -> bool:
+    """Whether a JPEG's first picture has its end. Phones and drones write others (MPO) or a film behind it."""
+    place = 2
+    while True:
+        found = _MARKER.search(data, place)
+        if found is None:
+            return False
+        end = found.end()
+        if data[end - 1] == _END:
+            return True
+        place = end + max(2, int.from_bytes(data[end : end + 2], "big"))
 
 
 def _to_8_bit(stored: "npt.NDArray[Any]") -> "npt.NDArray[np.uint8]":

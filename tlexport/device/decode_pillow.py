@@ -4,6 +4,7 @@ It is copied into bundles as it is: Python 3.6 syntax, Pillow 5.1 (what Ubuntu 1
 """
 
 import contextlib
+import functools
 import io
 import struct
 import threading
@@ -15,16 +16,16 @@ import numpy as np
 import PIL
 from PIL import Image
 
-from .image import MAX_PIXELS, UNKNOWN, BadImage
+from .image import MAX_PIXELS, UNKNOWN, BadImage, cannot_read, special_format
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Any, Dict
+    from typing import Any, Dict, Tuple
 
-# Only these: Pillow also knows formats that start other programs (EPS runs Ghostscript).
-FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "PPM", "WEBP", "TIFF")
+# Only these: Pillow also knows formats that start other programs (EPS runs Ghostscript). An MPO is a JPEG with more pictures behind it.
+FORMATS = ("JPEG", "MPO", "PNG", "GIF", "BMP", "DIB", "PPM", "WEBP", "TIFF")
 # its readers of formats can be told apart before they read from Pillow 8 on; before, after they have read the header
-_OPEN_OPTIONS = {"formats": FORMATS} if int(PIL.__version__.split(".")[0]) >= 8 else {}  # type: Dict[str, Any]
+_CHOOSES = int(PIL.__version__.split(".")[0]) >= 8
 
 _TRANSPOSE = getattr(Image, "Transpose", Image)  # Pillow before 9.1 has these names on the module itself
 
@@ -97,18 +98,48 @@ def _damage_reported() -> "Iterator[None]":
         raise BadImage(f"damaged: {str(error) or type(error).__name__}") from None
 
 
-def _open(data: bytes, at_least: int) -> "Image.Image":
+@functools.lru_cache(maxsize=None)
+def _reads(name: str) -> bool:
+    """Whether Pillow here reads AVIF (its own plugin, from 11.3 on) or HEIC (by the package pillow-heif)."""
     try:
-        image = Image.open(io.BytesIO(data), **_OPEN_OPTIONS)
+        if name == "HEIC":
+            import pillow_heif
+
+            pillow_heif.register_heif_opener()
+        else:
+            from PIL import AvifImagePlugin
+
+            return bool(AvifImagePlugin.SUPPORTED)
+    except (ImportError, OSError, AttributeError):
+        return False
+    return True
+
+
+def _formats(data: bytes) -> "Tuple[str, ...]":
+    name = special_format(data)
+    if not name:
+        return FORMATS
+    if name not in ("AVIF", "HEIC"):
+        raise cannot_read(name)
+    if not _reads(name):
+        raise cannot_read(name, "pip install pillow-heif, or " if name == "HEIC" else "pip install 'Pillow>=11.3', or ")
+    return ("HEIF",) if name == "HEIC" else ("AVIF",)
+
+
+def _open(data: bytes, at_least: int) -> "Image.Image":
+    formats = _formats(data)
+    options = {"formats": [name for name in formats if name != "MPO"]} if _CHOOSES else {}  # type: Dict[str, Any]
+    try:
+        image = Image.open(io.BytesIO(data), **options)
     except OSError as error:
         if "cannot identify" not in str(error):  # its own class of error is newer than Pillow 5
             raise
-        raise BadImage(UNKNOWN) from None
-    if image.format not in FORMATS:
+        raise BadImage(UNKNOWN if formats == FORMATS else f"damaged: its {formats[0]} structure cannot be read") from None
+    if image.format not in formats:
         raise BadImage(UNKNOWN)
     if image.width * image.height > MAX_PIXELS:
         raise BadImage(f"too large: {image.width} x {image.height} pixels, at most {MAX_PIXELS} are read")
-    if at_least and image.format == "JPEG":
+    if at_least and image.format in ("JPEG", "MPO"):
         image.draft(None, (at_least, at_least))
     image.load()  # an animation's first frame, a multi-page file's first page
     if 0 in image.size:
@@ -118,8 +149,8 @@ def _open(data: bytes, at_least: int) -> "Image.Image":
 
 def _orientation(image: "Image.Image") -> int:
     """How the loaded pixels lie, 1..8. A damaged EXIF block says nothing, and the image is taken as it is stored."""
-    if image.format == "TIFF":
-        return 1  # Pillow has turned it while loading; some versions leave the tag behind
+    if image.format in ("TIFF", "HEIF"):
+        return 1  # turned while loading; some versions of Pillow leave the tag behind, and HEIC's own properties replace the tag
     try:
         value = (image.getexif() if hasattr(image, "getexif") else _old_exif(image)).get(_ORIENTATION)
     except _DAMAGED:

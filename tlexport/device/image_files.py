@@ -3,11 +3,12 @@
 It is copied into bundles as it is: Python 3.6 syntax, standard library only.
 """
 
-# The usual names of the formats of image.py. AVIF and HEIC need a decoder that is not everywhere: such files are listed, so that
+# The usual names of the formats of image.py. The special ones need a decoder that is not everywhere: such files are listed, so that
 # each one that cannot be read is reported with the reason, not left out in silence.
+SPECIAL = (".avif", ".heic", ".heif", ".hif")
 EXTENSIONS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo", ".png", ".apng", ".gif", ".bmp", ".dib", ".webp", ".tif", ".tiff"),
-    *(".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".heic", ".heif", ".hif"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", *SPECIAL),
 )
 
 # Folders that operating systems, NAS boxes and tools leave between the images: previews, resource forks, waste bins.

@@ -16,6 +16,7 @@ from tlexport.accuracy import Probabilities
 from tlexport.bundle import LABELS, MANIFEST, MODEL_CARD, Golden, Manifest, read_manifest
 from tlexport.device.golden import region
 from tlexport.device.image import decode, prepare_pixels
+from tlexport.device.image_files import SPECIAL
 from tlexport.errors import InvalidFile, UsageError
 from tlexport.export.cpp_example import write_cpp
 from tlexport.export.model_card import model_card
@@ -42,14 +43,18 @@ class GoldenImages:
     inputs: Pixels  # uint8 (image, height, width, channel)
 
 
-def golden_positions(labels: Sequence[int]) -> list[int]:
-    """Positions of a few images, of as many classes as there are: the first of each class, then the second, ..."""
-    seen: Counter[int] = Counter()
+def golden_positions(labels: Sequence[int], paths: Sequence[str]) -> list[int]:
+    """Positions of a few images, of as many classes as there are: the first of each class, then the second, ...
+
+    Images that not every device can decode (AVIF, HEIC) come last.
+    """
+    seen: Counter[tuple[bool, int]] = Counter()
     order = []
-    for position, label in enumerate(labels):
-        order.append((seen[label], position))
-        seen[label] += 1
-    return [position for _, position in sorted(order)[:GOLDEN]]
+    for position, (label, path) in enumerate(zip(labels, paths, strict=True)):
+        special = path.lower().endswith(SPECIAL)
+        order.append((special, seen[special, label], position))
+        seen[special, label] += 1
+    return [position for *_, position in sorted(order)[:GOLDEN]]
 
 
 def check_place(path: Path) -> None:
