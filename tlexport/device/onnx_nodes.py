@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Any
 
 _GRAPH, _NODE = 7, 1  # in ModelProto, in GraphProto
 _NAME, _OPERATOR = 3, 4  # in NodeProto
@@ -38,23 +39,32 @@ def _node(message: memoryview) -> Node:
 
 def _parts(message: memoryview, wanted: int) -> "Iterator[memoryview]":
     """The contents of every length-delimited field with a number, in a protobuf message."""
+    return (content for number, _, content in fields(message) if number == wanted and isinstance(content, memoryview))
+
+
+def fields(message: memoryview) -> "Iterator[tuple[int, memoryview, Any]]":
+    """Each field of a protobuf message: its number, all of its bytes, and its content, a number where it is a varint.
+
+    Raises:
+        ValueError, IndexError: the message is not whole.
+    """
     at = 0
     while at < len(message):
+        start = at
         key, at = _varint(message, at)
         kind = key & 7
-        if kind == 2:
-            length, at = _varint(message, at)
+        content = message[at:at]  # type: Any
+        if kind == 0:
+            content, at = _varint(message, at)
+        elif kind == 2 or kind in _LENGTHS:
+            length, at = _varint(message, at) if kind == 2 else (_LENGTHS[kind], at)
             if at + length > len(message):
                 raise ValueError("a field that is longer than its message")
-            if key >> 3 == wanted:
-                yield message[at : at + length]
+            content = message[at : at + length]
             at += length
-        elif kind == 0:
-            _, at = _varint(message, at)
-        elif kind in _LENGTHS:
-            at += _LENGTHS[kind]
         else:
             raise ValueError(f"wire type {kind}")
+        yield key >> 3, message[start:at], content
 
 
 def _varint(message: memoryview, at: int) -> "tuple[int, int]":

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import DeviceError, InvalidFile, MissingDependency, Unsupported
+from .half_rounding import FIXED, rounding
 from .native_log import native_log, pass_on, plain
 
 if TYPE_CHECKING:
@@ -122,11 +123,12 @@ def open_session(
     settings = dict(_SETTINGS[kind], device_id=str(index)) if kind != "cpu" else {}
     if version(ort) < _TF32_OPTION:
         settings.pop("use_tf32", None)
-    session = _create(ort, str(path), options, provider, settings, device)
+    model = rounding(path) if kind == "cpu" and version(ort) < FIXED else str(path)
+    session = _create(ort, str(path), model, options, provider, settings, device)
     return OnnxSession(ort, session, str(path), provider, notes)
 
 
-def _create(ort: "Any", path: str, options: "Any", provider: str, settings: "Dict[str, str]", device: str) -> "Any":
+def _create(ort: "Any", path: str, model: "str | bytes", options: "Any", provider: str, settings: "Dict[str, str]", device: str) -> "Any":
     """A session on the provider, and on no other."""
     reason = ""
     with native_log() as log:
@@ -134,7 +136,7 @@ def _create(ort: "Any", path: str, options: "Any", provider: str, settings: "Dic
             if device != "cpu" and hasattr(ort, "preload_dlls"):
                 with contextlib.redirect_stdout(io.StringIO()):  # it prints what it cannot load; the log says it again, if it matters
                     ort.preload_dlls()  # CUDA's libraries from NVIDIA's Python packages
-            session = ort.InferenceSession(path, options, providers=[provider], provider_options=[settings], enable_fallback=0)
+            session = ort.InferenceSession(model, options, providers=[provider], provider_options=[settings], enable_fallback=0)
             found = session.get_providers()[0]
             if found != provider:
                 reason = f"it would run on {found}"

@@ -17,7 +17,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, get_args
 
 from tlexport.contract import TensorSpec
+from tlexport.device.half_rounding import FIXED, rounding
 from tlexport.device.native_log import native_log, pass_on, plain
+from tlexport.device.onnx_session import version
 from tlexport.errors import InvalidFile, StepFailed, TlxError, Unsupported, UsageError
 from tlexport.onnx_file import check_onnx_file
 from tlexport.ports import RunOptions
@@ -82,7 +84,8 @@ def open_with(path: Path, options: RunOptions, provider: str, settings: dict[str
             settled = _session_options(options)
             if _weights_alone(path):  # else it would dequantize them at every run
                 settled.add_session_config_entry("session.disable_quant_qdq", "1")
-            session = ort.InferenceSession(path, settled, providers=[provider], enable_fallback=0)
+            model = rounding(path) if version(ort) < FIXED else path
+            session = ort.InferenceSession(model, settled, providers=[provider], enable_fallback=0)
         else:
             session = _open_on_gpu(path, options, provider, settings)
     runner = OnnxRunner(session, path)
