@@ -17,9 +17,11 @@ from PIL import Image
 
 from tlexport.cache import ArrayCache, Draft, release
 from tlexport.contract import Preprocess
+from tlexport.data.pixel_budget import PixelBudget
 from tlexport.data.source import Listing
 from tlexport.data.table import few
 from tlexport.dataset import Sample
+from tlexport.device.decode_pillow import decoded_pixels
 from tlexport.device.image import BadImage, prepare
 from tlexport.errors import InvalidFile, StepFailed
 from tlexport.files import sha256_of
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
 RELEASE_EVERY = 64  # images after which the memory of those that are done is let go of
 REDUCED = 2  # a training JPEG is decoded no smaller than so many times the size that it is then resized to
+IN_FLIGHT = 10**8  # decoded pixels of all threads together, of 4 bytes each, or 8 while a transparent image is laid over its background
 TOLERATED = 0.05  # share of bad files up to which they are left out unless the user decides otherwise
 
 
@@ -201,9 +204,10 @@ def _decode(
     """Fill in the pixels; sha256 and reason (empty for a good file; else its row holds no image) of each file."""
     contract = preprocess.model_dump()
     hashes, reasons = [""] * len(paths), [""] * len(paths)
+    budget = PixelBudget(IN_FLIGHT)
 
     def work(index: int) -> None:
-        hashes[index], reasons[index] = _decode_one(paths[index], contract, pixels[index], least[index])
+        hashes[index], reasons[index] = _decode_one(paths[index], contract, pixels[index], least[index], budget)
 
     pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
     try:
@@ -218,14 +222,15 @@ def _decode(
     return hashes, reasons
 
 
-def _decode_one(path: Path, contract: dict[str, Any], out: Pixels, least: int) -> tuple[str, str]:
+def _decode_one(path: Path, contract: dict[str, Any], out: Pixels, least: int, budget: PixelBudget) -> tuple[str, str]:
     """Write one image into ``out`` (height, width, channel); its file's sha256, and why it is bad, or ""."""
     try:
         data = path.read_bytes()
     except (OSError, ValueError) as error:
         return "", f"cannot be read: {getattr(error, 'strerror', None) or error}"
     try:
-        out[:] = prepare(io.BytesIO(data), contract, least)
+        with budget.hold(decoded_pixels(data, least)):
+            out[:] = prepare(io.BytesIO(data), contract, least)
     except BadImage as error:
         return "", str(error)
     return hashlib.sha256(data).hexdigest(), ""

@@ -29,6 +29,7 @@ _CHOOSES = int(PIL.__version__.split(".")[0]) >= 8
 
 _TRANSPOSE = getattr(Image, "Transpose", Image)  # Pillow before 9.1 has these names on the module itself
 
+_BAND = 2**20  # pixels that are laid over their background at a time
 _ORIENTATION = 0x0112  # EXIF tag; its values 2..8 say how to turn the stored rows and columns to the scene's
 _UPRIGHT = {
     2: _TRANSPOSE.FLIP_LEFT_RIGHT,
@@ -54,6 +55,13 @@ _DAMAGED = (
     struct.error,
     zlib.error,
 )
+
+
+# Pillow takes memory in blocks of 16 MB, which the C library keeps for each thread after an image is done. Those above 32 MB it
+# returns to the system at once.
+_core = vars(Image).get("core")  # not among the names that Pillow declares
+if _core is not None and hasattr(_core, "set_block_size"):
+    _core.set_block_size(2**26)
 
 
 class _Quiet:
@@ -126,7 +134,8 @@ def _formats(data: bytes) -> "Tuple[str, ...]":
     return ("HEIF",) if name == "HEIC" else ("AVIF",)
 
 
-def _open(data: bytes, at_least: int) -> "Image.Image":
+def _header(data: bytes, at_least: int) -> "Image.Image":
+    """The image before its pixels are decoded."""
     formats = _formats(data)
     options = {"formats": [name for name in formats if name != "MPO"]} if _CHOOSES else {}  # type: Dict[str, Any]
     try:
@@ -141,6 +150,11 @@ def _open(data: bytes, at_least: int) -> "Image.Image":
         raise BadImage(f"too large: {image.width} x {image.height} pixels, at most {MAX_PIXELS} are read")
     if at_least and image.format in ("JPEG", "MPO"):
         image.draft(None, (at_least, at_least))
+    return image
+
+
+def _open(data: bytes, at_least: int) -> "Image.Image":
+    image = _header(data, at_least)
     image.load()  # an animation's first frame, a multi-page file's first page
     if 0 in image.size:
         raise BadImage("the image has no pixels")
@@ -165,7 +179,7 @@ def _old_exif(image: "Any") -> "Dict[int, Any]":
 
 def _from_16_bit(image: "Image.Image") -> "Image.Image":
     """16-bit grey to L, or to LA where one grey value is declared transparent."""
-    values = np.asarray(image).astype(np.int64)
+    values = np.asarray(image).astype(np.int32)
     if values.min() < 0 or values.max() > 65535:
         raise BadImage(f"grey values from {values.min()} to {values.max()}: only 0 to 65535 have a meaning here")
     grey = Image.fromarray(((values + 128) // 257).astype(np.uint8))  # round(value * 255 / 65535)
@@ -175,15 +189,25 @@ def _from_16_bit(image: "Image.Image") -> "Image.Image":
     return grey
 
 
+def _laid_over(image: "Image.Image", background: "tuple[int, int, int]") -> "Image.Image":
+    """A transparent image on its background, band by band: at once it would take five times the memory of its pixels."""
+    whole = Image.new("RGB", image.size)
+    rows = max(1, _BAND // image.width)
+    for top in range(0, image.height, rows):
+        band = image.crop((0, top, image.width, min(top + rows, image.height))).convert("RGBA")
+        # rounds (colour * alpha + background * (255 - alpha)) / 255 to the nearest integer
+        flat = Image.composite(band.convert("RGB"), Image.new("RGB", band.size, tuple(background)), band.getchannel("A"))
+        whole.paste(flat, (0, top))
+    return whole
+
+
 def _to_rgb(image: "Image.Image", background: "tuple[int, int, int]") -> "Image.Image":
     if image.mode == "F":
         raise BadImage("floating-point pixels: their range is not known")
     if image.mode.startswith("I"):
         image = _from_16_bit(image)
     if image.mode in ("LA", "PA", "La", "RGBA", "RGBa") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        # rounds (colour * alpha + background * (255 - alpha)) / 255 to the nearest integer
-        return Image.composite(image.convert("RGB"), Image.new("RGB", image.size, tuple(background)), image.getchannel("A"))
+        return _laid_over(image, background)
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
@@ -194,3 +218,13 @@ def decode(data: bytes, background: "tuple[int, int, int]", at_least: int) -> "I
         orientation = _orientation(image)
         image = _to_rgb(image, background)
         return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
+
+
+def decoded_pixels(data: bytes, at_least: int) -> int:
+    """How many pixels :func:`decode` will hold, from the header alone; 0 for a file that it will refuse."""
+    try:
+        with _quiet, _damage_reported():
+            image = _header(data, at_least)
+            return image.width * image.height
+    except BadImage:
+        return 0
