@@ -111,7 +111,7 @@ def classifier(tmp_path: Path) -> Path:
 
 def test_models_take_turns_in_processes_that_stay(classifier: Path) -> None:
     with players([request(classifier), request(classifier)]) as [one, two]:
-        lengths = [len(player.turn(Turn(runs=runs, seconds=0))) for runs, player in ((3, one), (5, two), (2, one))]
+        lengths = [len(player.turn(Turn(runs=runs, seconds=0)).latencies_ns) for runs, player in ((3, one), (5, two), (2, one))]
         assert lengths == [3, 5, 2]
         assert one._child.pid != two._child.pid
         assert one._child.poll() is two._child.poll() is None

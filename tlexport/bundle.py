@@ -47,6 +47,15 @@ InnerPath = Annotated[str, AfterValidator(inner_path)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
+class Noise(Record):
+    """Whether the machine was quiet while a latency was measured. A noisy one never decides that the network is changed."""
+
+    verdict: Literal["quiet", "noisy"]
+    cause: str = Field("", description="what was odd about the runs, and the likely causes; empty on a quiet machine")
+    repeats: int = Field(1, ge=1, description="how often it was measured; the quietest time counts")
+    shortest_ms: float = Field(gt=0, description="of the shortest run of all; its CPU time where that is less")
+
+
 class Latency(Record):
     """A measured latency of one image."""
 
@@ -58,6 +67,7 @@ class Latency(Record):
     threads: int
     n: int | None = Field(None, ge=1, description="timed runs")
     environment: Environment | None = Field(None, description="the machine that measured")
+    noise: Noise | None = Field(None, description="of that machine meanwhile; None: not recorded")
 
 
 class EngineRecipe(Record):
@@ -86,6 +96,8 @@ class Model(Record):
     golden_outputs: InnerPath
     chosen: bool
     reason: str
+    over: tuple[str, ...] = Field((), description="limits of the profile that it breaks, with both figures; they do not bind")
+    doubts: tuple[str, ...] = Field((), description="limits that it broke on a noisy machine, which does not count")
     engine: EngineRecipe | None = Field(None, description="of the engine that the device builds; None where it needs none")
     build: tuple[str, ...] = Field(
         (), exclude=True, repr=False, description="a command line, in the first bundles: not used, never written"
@@ -122,16 +134,23 @@ def wilson(share: float, n: int, confidence: float = 0.95) -> tuple[float, float
 
 
 class Rejected(Record):
-    """A model that was made and measured, and is not in the bundle."""
+    """A model that is not in the bundle: it was made and measured, or it failed, and then nothing more is known of it."""
 
     precision: Precision
     what: str
-    size_bytes: int = Field(ge=1)
-    top1: float = Field(ge=0, le=1)
-    drop_points: float
+    size_bytes: int | None = Field(ge=1)
+    top1: float | None = Field(ge=0, le=1)
+    drop_points: float | None
     latency: Latency | None
     estimate: Estimate | None
     reason: str
+
+    @classmethod
+    def failed(cls, precision: Precision, reason: str) -> Rejected:
+        """A precision that could not be made, or did not pass its checks."""
+        return cls(
+            precision=precision, what="failed", size_bytes=None, top1=None, drop_points=None, latency=None, estimate=None, reason=reason
+        )
 
 
 class Golden(Record):

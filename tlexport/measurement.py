@@ -92,6 +92,9 @@ class Measurement(Record):
     mode: str | None = Field(
         None, description="what a run is, where that can differ: CUDA graph, spin wait, copies to the GPU counted or not"
     )
+    shortest_cpu_ns: NonNegativeInt | None = Field(
+        None, description="least CPU time of a run, for each thread: what a run takes at least, whatever else the machine does"
+    )
     load_ns: PositiveInt = Field(description="opening the model, ready to run; the runtime's library is already loaded")
     peak_memory_bytes: PositiveInt = Field(description="largest resident size of a process that does nothing else")
     size_bytes: NonNegativeInt
@@ -110,6 +113,11 @@ class Measurement(Record):
         """Latency, ms, that at least ``percent`` % (1 to 100) of the runs did not exceed: the nearest rank, always a real sample."""
         rank = max(1, math.ceil(percent * len(self.latencies_ns) / 100))  # whole numbers up to the division: 7 % of 100 is rank 7, not 8
         return sorted(self.latencies_ns)[rank - 1] / 1e6
+
+    @property
+    def shortest_ms(self) -> float:
+        """The shortest run, ms; its CPU time where that is less, as on a machine that is busy all the time."""
+        return min(*self.latencies_ns, self.shortest_cpu_ns or self.latencies_ns[0]) / 1e6
 
     @property
     def mean_ms(self) -> float:

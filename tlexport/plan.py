@@ -1,21 +1,22 @@
-"""What export will do, and which candidate it chooses. Pure: records in, decisions with reasons out."""
+"""Which limits bind, and which candidate export chooses. Pure: records in, decisions with reasons out."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from tlexport.artifact import PRECISIONS, Precision
-from tlexport.errors import OverBudget, Unsupported, UsageError
+from tlexport.artifact import Precision
+from tlexport.errors import OverBudget, UsageError
 from tlexport.prediction import Estimate
 from tlexport.profile import Budget, Profile
 from tlexport.units import format_bytes
 
 MAX_DROP_POINTS = 1.0  # default for --max-drop: what INT8 may cost before it is no longer chosen unasked
 TENSORS = "memory of weights and activations alone"  # what an estimate knows of the memory: the runtime's own comes on top
-LADDER = "calibrated on training images; where it loses too much: equalization, blocks in float, training for it"
 ENGINES = {"trtexec": "tensorrt"}  # the same engine, timed by NVIDIA's tool
+SHARED = 2.0  # how much slower a core may be while another program keeps its second hardware thread busy
 PREFERRED: tuple[Precision, ...] = ("fp16", "fp32", "int8")  # where nothing tells which is fastest
 
 
@@ -30,7 +31,7 @@ def not_as_budgeted(profile: Profile, runtime: str, provider: str) -> str:
 
 @dataclass(frozen=True)
 class Limits:
-    """The budget that binds: the profile's, with what the command line replaced. None: no limit."""
+    """What a model is held against. None: no limit."""
 
     size_bytes: int | None
     latency_p95_ms: float | None
@@ -41,7 +42,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Wishes:
-    """What the user asked of an export. Limits replace the profile's; None keeps them."""
+    """What the user asked of an export. Limits bind, and replace the profile's, which is a yardstick; None keeps that."""
 
     precision: Precision | Literal["auto"] = "auto"
     max_size_bytes: int | None = None
@@ -49,9 +50,10 @@ class Wishes:
     max_drop_points: float | None = None
     threads: int | None = 1  # for the latency; one core is what is left to a classifier on most boards
     max_memory_bytes: int | None = None
+    shrink: bool = False  # the profile's own budget may change the network too
 
     def limits(self, budget: Budget) -> Limits:
-        """What binds: each wish, or where there is none the budget's figure."""
+        """The yardstick: each limit of the user's, or where there is none the budget's figure."""
         return Limits(
             size_bytes=self.max_size_bytes if self.max_size_bytes is not None else budget.size_bytes,
             latency_p95_ms=self.max_latency_ms if self.max_latency_ms is not None else budget.latency_p95_ms,
@@ -60,58 +62,19 @@ class Wishes:
             asked=(self.max_latency_ms, self.max_memory_bytes) != (None, None),
         )
 
+    def binding(self) -> Limits:
+        """The limits that the user gave: a model that breaks one is not written."""
+        drop = math.inf if self.max_drop_points is None else self.max_drop_points
+        return replace(self.limits(Budget()), drop_points=drop)
 
-@dataclass(frozen=True)
-class Step:
-    """One thing that export does, and why."""
+    def may_change(self, budget: Budget) -> Limits:
+        """The limits for which the network may be changed. A changed one also keeps to the default of the loss in accuracy."""
+        return self.limits(budget if self.shrink else Budget())
 
-    action: Literal["convert", "quantize", "check", "measure", "estimate", "choose", "write"]
-    precision: Precision | None
-    reason: str
-
-
-def plan_export(
-    profile: Profile, precision: Precision | Literal["auto"], here: bool, estimated: Collection[Precision] = ()
-) -> tuple[Step, ...]:
-    """The steps, in order.
-
-    Args:
-        profile: the target.
-        precision: what the user asked for; ``auto``: everything the target accelerates, then a choice.
-        here: this machine is the target, so latency can be measured.
-        estimated: where it cannot, the precisions that there is something to estimate latency by.
-
-    Raises:
-        Unsupported: the target cannot do that precision.
-    """
-    able = profile.precisions.value
-    if precision != "auto" and precision not in able:
-        raise Unsupported(
-            f"{profile.title} has no {precision}: {profile.precisions.source}", f"use --precision {' or '.join(able)}, or another --target"
-        )
-    # FP32 is the parent of the others, and on the device the reference that they are held against
-    wanted = [p for p in PRECISIONS if p in able and (precision in ("auto", p) or p == "fp32")]
-    steps = [Step("convert", "fp32", f"ONNX, opset {profile.opset.value}, {profile.input_dtype.value} image in, probabilities out")]
-    if "fp16" in wanted:
-        steps.append(Step("quantize", "fp16", "half the size; types in the graph"))
-    if "int8" in wanted and profile.int8 is not None:
-        steps.append(
-            Step(
-                "quantize",
-                "int8",
-                f"{profile.int8.quantizer}, {profile.int8.activations} activations, calibrated on training images; {LADDER}",
-            )
-        )
-    steps += [Step("check", p, "onnx.checker, declared tensors, agreement with the checkpoint on every validation image") for p in wanted]
-    if here:
-        steps += [Step("measure", p, f"this machine is {profile.target}: latency is measured") for p in wanted]
-    else:
-        steps += [Step("estimate", p, f"latency on {profile.target} is estimated, not measured") for p in wanted if p in estimated]
-    how = "the fastest that keeps the limits" if precision == "auto" else "as asked"
-    rest = "where none does, a smaller network for the size, smaller images for the latency"
-    steps.append(Step("choose", None if precision == "auto" else precision, f"{how}; {rest}"))
-    steps.append(Step("write", None, "the bundle"))
-    return tuple(steps)
+    @property
+    def may_train(self) -> bool:
+        """Whether INT8 may be trained for where it loses too much."""
+        return self.shrink or self.max_drop_points is not None
 
 
 @dataclass(frozen=True)
@@ -125,6 +88,15 @@ class Candidate:
     p95_ms: float | None
     memory_bytes: int | None
     estimate: Estimate | None = None  # where nothing was measured
+    shortest_ms: float | None = None  # of the measured runs; CPU time where that is less
+    noisy: bool = False  # the machine was not quiet while it was measured
+
+    @property
+    def bound_ms(self) -> float | None:
+        """What p95 is at least: the measured figure, or on a noisy machine what the shortest run may take on a core of its own."""
+        if not self.noisy or self.p95_ms is None or self.shortest_ms is None:
+            return self.p95_ms
+        return min(self.p95_ms, self.shortest_ms / SHARED)
 
 
 @dataclass(frozen=True)
@@ -134,13 +106,16 @@ class Verdict:
     precision: Precision
     chosen: bool
     reason: str
+    over: tuple[str, ...] = ()  # limits of the profile that it breaks, and that do not bind
+    doubts: tuple[str, ...] = ()  # limits that a noisy measurement breaks and a quiet one may keep
 
 
 def violations(candidate: Candidate, limits: Limits) -> list[str]:
     """Each limit that a candidate breaks, in words with both figures."""
     broken = too_large("size", candidate.size_bytes, limits.size_bytes)
-    if limits.latency_p95_ms is not None and candidate.p95_ms is not None and candidate.p95_ms > limits.latency_p95_ms:
-        broken.append(f"p95 latency {candidate.p95_ms:g} ms > {limits.latency_p95_ms:g} ms")
+    if limits.latency_p95_ms is not None and candidate.bound_ms is not None and candidate.bound_ms > limits.latency_p95_ms:
+        noisy = f" (noisy machine; the shortest run took {candidate.shortest_ms:g} ms)" if candidate.noisy else ""
+        broken.append(f"p95 latency {candidate.p95_ms:g} ms{noisy} > {limits.latency_p95_ms:g} ms")
     if candidate.memory_bytes is not None:
         broken += too_large("memory", candidate.memory_bytes, limits.memory_bytes)
     if candidate.estimate is not None:
@@ -150,6 +125,17 @@ def violations(candidate: Candidate, limits: Limits) -> list[str]:
     if candidate.drop_points > limits.drop_points:
         broken.append(f"accuracy drop {candidate.drop_points:g} points > {limits.drop_points:g}")
     return broken
+
+
+def doubts(candidate: Candidate, limits: Limits) -> list[str]:
+    """The limit of latency, with the figures, where only noise may have broken it; else none."""
+    limit, p95 = limits.latency_p95_ms, candidate.p95_ms
+    if limit is None or p95 is None or p95 <= limit or candidate.bound_ms is None or candidate.bound_ms > limit:
+        return []
+    return [
+        f"p95 latency {p95:g} ms > {limit:g} ms was measured on a noisy machine and does not count: the shortest run took "
+        f"{candidate.shortest_ms:g} ms"
+    ]
 
 
 def too_large(what: str, found: int, limit: int | None) -> list[str]:
@@ -169,13 +155,22 @@ def more_than(found: int, limit: int) -> str:
     return " > ".join(rounded) if rounded[0] != rounded[1] else f"{found} B > {limit} B"
 
 
-def choose(candidates: Sequence[Candidate], limits: Limits, wanted: Precision | Literal["auto"]) -> tuple[Verdict, ...]:
+def choose(
+    candidates: Sequence[Candidate], limits: Limits, wanted: Precision | Literal["auto"], yardstick: Limits | None = None
+) -> tuple[Verdict, ...]:
     """Choose one candidate.
 
     With measured latencies the one with the lowest median that fits wins (INT8 that is slower than FP16 is not chosen unless
     the size demands it). Without, FP16 is preferred where it fits: it is accelerated by every such target and costs no
     accuracy. Another takes its place where the estimates say so clearly: where the whole interval of the one is below that
     of the other.
+
+    Args:
+        candidates: one of each precision.
+        limits: they bind.
+        wanted: the precision that was asked for.
+        yardstick: limits of the profile, which do not: a candidate that keeps them is preferred, and whether the chosen one does is
+            told. None: there are none.
 
     Raises:
         OverBudget: none fits; names the binding limit and the nearest candidate.
@@ -193,14 +188,30 @@ def choose(candidates: Sequence[Candidate], limits: Limits, wanted: Precision | 
             "no model fits the budget:\n" + "\n".join(f"  {c.precision}: {'; '.join(broken[c.precision])}" for c in eligible),
             f"nearest is {nearest.precision} ({over}); raise that limit, or train a smaller --backbone or --image-size",
         )
-    best = _fastest(fitting)
-    return tuple(Verdict(c.precision, c is best, _reason(c, best, broken[c.precision], wanted)) for c in candidates)
+    measure = yardstick or limits
+    beyond = {c.precision: tuple(text for text in violations(c, measure) if text not in broken[c.precision]) for c in candidates}
+    best = _fastest([c for c in fitting if not beyond[c.precision]] or [_nearest(fitting, measure)])
+    return tuple(
+        Verdict(
+            c.precision,
+            c is best,
+            _reason(c, best, [*broken[c.precision], *beyond[c.precision]], bool(doubts(c, measure)), wanted),
+            beyond[c.precision],
+            tuple(doubts(c, measure)),
+        )
+        for c in candidates
+    )
+
+
+def _nearest(fitting: Sequence[Candidate], yardstick: Limits) -> Candidate:
+    """Where none keeps the yardstick: accuracy counts most, then the number of broken limits, then the size."""
+    return min(fitting, key=lambda c: (c.drop_points > yardstick.drop_points, len(violations(c, yardstick)), c.size_bytes))
 
 
 def _fastest(fitting: Sequence[Candidate]) -> Candidate:
     """The fastest as far as is known; see :func:`choose`."""
     if all(c.p50_ms is not None for c in fitting):
-        return min(fitting, key=lambda c: c.p50_ms or 0.0)
+        return min(fitting, key=lambda c: _time(c, fitting))
     first = min(fitting, key=lambda c: PREFERRED.index(c.precision))
     if first.estimate is None:
         return first
@@ -209,18 +220,29 @@ def _fastest(fitting: Sequence[Candidate]) -> Candidate:
     return min(faster, key=lambda pair: pair[0])[1] if faster else first
 
 
-def _reason(candidate: Candidate, best: Candidate, broken: list[str], wanted: str) -> str:
+def _time(candidate: Candidate, others: Sequence[Candidate]) -> float:
+    """What models are ranked by: the median; the shortest run where the machine was noisy, since noise only adds to a run."""
+    shortest = any(c.noisy for c in others) and all(c.shortest_ms is not None for c in others)
+    return (candidate.shortest_ms if shortest else candidate.p50_ms) or 0.0
+
+
+def _reason(candidate: Candidate, best: Candidate, broken: list[str], doubtful: bool, wanted: str) -> str:
     if candidate is best:
-        how = "" if best.estimate is None else ", as far as latency can be estimated"
+        how = ", as far as latency can be estimated" if best.estimate else ", as far as a noisy machine can tell" if doubtful else ""
+        within = f"over the profile's budget: {'; '.join(broken)}" if broken else f"within the budget{how}"
         if wanted != "auto":
-            return f"asked for; within the budget{how}"
-        return "fastest within the budget" if best.p50_ms is not None else f"within the budget{how}; not timed here"
+            return f"asked for; {within}"
+        if broken:
+            return f"nearest; {within}"
+        return f"fastest {within}" if best.p50_ms is not None else f"{within}; not timed here"
     if broken:
         return "; ".join(broken)
     if wanted not in ("auto", candidate.precision):
         return f"{wanted} was asked for"
     if candidate.p50_ms is not None and best.p50_ms is not None:
-        return f"slower than {best.precision} ({candidate.p50_ms:.2f} against {best.p50_ms:.2f} ms median)"
+        times = _time(candidate, (candidate, best)), _time(best, (candidate, best))
+        what = "shortest run, on a noisy machine" if candidate.noisy or best.noisy else "median"
+        return f"slower than {best.precision} ({times[0]:.2f} against {times[1]:.2f} ms {what})"
     if candidate.estimate is not None and best.estimate is not None:
         return f"fits too; estimated at {candidate.estimate.latency}, {best.precision} at {best.estimate.latency}"
     if candidate.precision == "int8":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -14,33 +14,37 @@ from tlexport import plugins
 from tlexport.accuracy import Probabilities, probabilities, score
 from tlexport.api.evaluate import BATCH
 from tlexport.api.expected import Expected, estimated, measured
+from tlexport.api.job import Job, Training
 from tlexport.api.quantize import Quantization, Quantized
 from tlexport.api.quick_timing import QuickTiming
 from tlexport.artifact import Artifact, Precision, Shrunk
+from tlexport.bundle import Rejected
 from tlexport.checkpoint import Checkpoint
 from tlexport.contract import Preprocess, image_input, probabilities_output
 from tlexport.data.decode import decode_files
 from tlexport.dataset import Dataset, Sample
-from tlexport.errors import InvalidFile
+from tlexport.errors import InvalidFile, TlxError, UsageError
 from tlexport.export.calibration import MOST_TRAINED, calibration_sample
-from tlexport.export.checks import check_fp32_agreement, check_graph
+from tlexport.export.checks import check_fp32_agreement, check_graph, check_probabilities
 from tlexport.export.compact import compact
 from tlexport.export.tensorrt_rules import check_tensorrt
 from tlexport.export.to_onnx import to_onnx
 from tlexport.files import new_file, sha256_of
 from tlexport.network import Network, load_network
-from tlexport.plan import Step, Wishes
-from tlexport.ports import Pixels, Progress, RunOptions, Runtime
+from tlexport.ports import Pixels, RunOptions, Runtime
 from tlexport.runtimes.torch import TorchRunner
-from tlexport.target import Target
-from tlexport.train.recover import logits_of, quantization_aware, recover
+from tlexport.train.recover import EPOCHS, logits_of, quantization_aware, recover
 from tlexport.train.shrink import parameters
+from tlexport.train.training_time import seconds_for
 
 if TYPE_CHECKING:
     import onnx
 
-TIMING = {"measure": "measuring", "estimate": "estimating"}
+# the machine's fault, the data's or the user's, whichever precision meets it first
+NOT_OF_A_PRECISION = (OSError, MemoryError, InvalidFile, UsageError)
 SHRUNK_LR = 1e-3
+
+NOT_YET = Expected()
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ class Made:
     outputs: Probabilities  # on the validation part
     parity: float
     top1: float
-    expected: Expected
+    expected: Expected = NOT_YET
 
 
 @dataclass(frozen=True)
@@ -82,35 +86,61 @@ class Source:
 class Candidates:
     """What the models of one export share: the network, the target, and the validation images with what the network says of them."""
 
-    def __init__(
-        self,
-        source: Source,
-        preprocess: Preprocess,
-        target: Target,
-        wishes: Wishes,
-        steps: Sequence[Step],
-        folder: Path,
-        progress: Progress,
-    ) -> None:
-        self.source, self.preprocess, self.target, self.wishes, self.steps = source, preprocess, target, wishes, steps
-        self.folder, self.progress, self.profile = folder, progress, target.profile
+    def __init__(self, source: Source, preprocess: Preprocess, job: Job, folder: Path) -> None:
+        self.source, self.preprocess, self.job, self.folder = source, preprocess, job, folder
+        self.progress, self.profile = job.progress, job.target.profile
         self.inputs = (image_input(preprocess.size, self.profile.input_dtype.value),)
         self.outputs = (probabilities_output(len(source.checkpoint.classes)),)
         self.network = load_network(source.path, source.checkpoint)
         self.val = source.dataset.part("val")
         self.val_pixels = source.pixels(self.val, preprocess)
         self.reference = self._reference(self.network, "checkpoint on the validation images")
+        self.failed: list[Rejected] = []  # precisions that could not be made, or did not pass their checks
 
     def all(self) -> list[Made]:
-        """One of each precision that the plan names, FP32 first."""
-        wanted = [step.precision for step in self.steps if step.action == "check" and step.precision]
+        """One of each precision that the plan names, FP32 first; one that fails is rejected unless it was asked for.
+
+        Raises:
+            VerificationFailed: FP32 is not what the checkpoint computes.
+            TlxError: as the making of the precision that was asked for.
+        """
+        wanted = [step.precision for step in self.job.steps if step.action == "check" and step.precision]
         graph = self._graph(self.network)
         made = [self._checked(Quantized(graph, _exporter(self.profile.opset.value)), "fp32", self.source.checkpoint.weights_sha256)]
         check_fp32_agreement(self.reference, made[0].outputs)
         if lower := [precision for precision in wanted if precision != "fp32"]:
             quantization = self._quantization(graph, self.network)
-            made += [self._checked(quantization.quantized(precision), precision, made[0].artifact.sha256) for precision in lower]
-        return made
+            quantization.read_images()
+            for precision in lower:
+                made += self._lowered(quantization, precision, made[0].artifact.sha256)
+        return self.timed(made)
+
+    def _lowered(self, quantization: Quantization, precision: Precision, parent: str) -> list[Made]:
+        """The model of a precision; none where it failed, and another may take its place."""
+        try:
+            return [self._checked(quantization.quantized(precision), precision, parent)]
+        except Exception as error:  # a quantizer is a plug-in, and may raise anything
+            if self.job.wishes.precision == "auto" and not isinstance(error, NOT_OF_A_PRECISION):
+                reason = error.message if isinstance(error, TlxError) else f"{type(error).__name__}: {error}"
+                self.progress.note(f"{precision} is rejected: {reason}")
+                self.failed.append(Rejected.failed(precision, reason))
+                return []
+            raise
+
+    def timed(self, made: Sequence[Made]) -> list[Made]:
+        """The same models, with what they take on the target, as the plan has it: all measured in turn, or each estimated."""
+        actions = {step.precision: step.action for step in self.job.steps if step.action in ("measure", "estimate")}
+        name = self.source.path.name
+        timed = [m for m in made if actions.get(m.artifact.precision) == "measure"]
+        found = measured(self.job, [(m.artifact, m.path) for m in timed], name, self.val_pixels) if timed else []
+        expected = {m.path: each for m, each in zip(timed, found, strict=True)}
+        for m in made:
+            if actions.get(m.artifact.precision) == "estimate":
+                with self.progress.task(f"estimating {m.artifact.precision}", 1) as advance:
+                    what, threads = f"{name} {m.artifact.precision}", self.job.wishes.threads
+                    expected[m.path] = estimated(m.artifact, m.path, self.job.target, threads, what)
+                    advance(1)
+        return [replace(m, expected=expected.get(m.path, NOT_YET)) for m in made]
 
     def size_bytes(self, network: Network, precision: Precision) -> int:
         """Of the model file that a network gives: its weights' values do not matter, so it need not be trained yet."""
@@ -156,22 +186,39 @@ class Candidates:
     def _quantization(self, graph: onnx.ModelProto, network: Network) -> Quantization:
         """Of a graph that was made of a network; of a smaller one with nothing in float for speed, which takes room in the file."""
         timing = None
-        if network is self.network and any(step.action == "measure" for step in self.steps):
+        if network is self.network and any(step.action == "measure" for step in self.job.steps):
             image = self.val_pixels[:1].astype(self.profile.input_dtype.value)
-            timing = QuickTiming(image, self.wishes.threads, self.folder)
+            timing = QuickTiming(image, self.job.wishes.threads, self.folder)
+        drop = self.job.wishes.limits(self.profile.budget).drop_points
 
-        def retrain(pixels: Pixels, labels: Sequence[int]) -> onnx.ModelProto:
+        def retrain(pixels: Pixels, labels: Sequence[int]) -> onnx.ModelProto | None:
             kind = self.profile.int8.activations if self.profile.int8 else "uint8"
+            training = Training(
+                "quantization-aware training for INT8",
+                f"{EPOCHS} epochs on {len(pixels):,} images",
+                f"INT8 loses more than {drop:g} points of top-1 without it",
+                seconds_for(network, self.preprocess, len(pixels), EPOCHS, kind),
+            )
+            if not self.job.may_begin(training):
+                return None
             trained = quantization_aware(network, self.preprocess, pixels, labels, kind, seed=self._seed, progress=self.progress)
             return self._graph(trained)
 
-        drop = self.wishes.limits(self.profile.budget).drop_points
         return Quantization(
-            graph, self.profile, self.source.dataset, self._seed, self._pixels, drop, self.folder, self.progress, timing, retrain
+            graph,
+            self.profile,
+            self.source.dataset,
+            self._seed,
+            self._pixels,
+            drop,
+            self.folder,
+            self.progress,
+            timing,
+            retrain if self.job.wishes.may_train else None,
         )
 
     def _checked(self, found: Quantized, precision: Precision, parent: str, shrunk: Shrunk | None = None) -> Made:
-        """Save a model, and hold it against its declaration; look how good it is and what it takes."""
+        """Save a model, and hold it against its declaration; look how good it is."""
         model = compact(found.model) if precision == "int8" else found.model
         check_graph(model, precision, self.inputs, self.outputs)
         if self.profile.tensorrt is not None:
@@ -199,26 +246,12 @@ class Candidates:
         options = RunOptions(simulate_quantization=self.profile.runtime == "tensorrt" and precision == "int8")
         with cast(Runtime, plugins.load("runtimes", "onnxruntime")).open_model(path, options) as runner:
             outputs = probabilities(runner, self.val_pixels, BATCH, self.progress, f"{precision} on the validation images")
-        parity = float(np.abs(outputs - self.reference).max())
-        return Made(artifact, path, outputs, parity, self.top1(outputs), self._expected(artifact, path))
+        check_probabilities(precision, outputs)
+        return Made(artifact, path, outputs, float(np.abs(outputs - self.reference).max()), self.top1(outputs))
 
     def top1(self, outputs: Probabilities) -> float:
         """Accuracy of what a model says of the validation part."""
         return score(outputs, [sample.label for sample in self.val], self.source.checkpoint.classes).top1
-
-    def _expected(self, artifact: Artifact, path: Path) -> Expected:
-        """Latency and memory on the target, as the plan has it."""
-        what, threads = f"{self.source.path.name} {artifact.precision}", self.wishes.threads
-        action = next((step.action for step in self.steps if step.precision == artifact.precision and step.action in TIMING), None)
-        if action is None:
-            return Expected()
-        with self.progress.task(f"{TIMING[action]} {artifact.precision}", 1) as advance:
-            if action == "measure":
-                found = measured(artifact, path, self.target, threads, what, self.val_pixels[:64])
-            else:
-                found = estimated(artifact, path, self.target, threads, what)
-            advance(1)
-        return found
 
 
 def _exporter(opset: int) -> str:

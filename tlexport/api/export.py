@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tlexport import __version__
 from tlexport.api.candidates import Candidates, Made, Source
 from tlexport.api.expected import plan
+from tlexport.api.job import Consent, Job, consent_to_all
 from tlexport.api.levers import Found, Levers
 from tlexport.api.open_bundle import check_archive_place
 from tlexport.api.origin import licences_of, training_of
 from tlexport.artifact import Precision
+from tlexport.bench.in_turn import Measure, measure_in_turn
 from tlexport.bundle import Golden, Manifest, Model
 from tlexport.bundle_archive import is_archive, pack
 from tlexport.checkpoint import Checkpoint, read_checkpoint, read_dataset, snapshot
@@ -25,7 +27,7 @@ from tlexport.export.write_bundle import GOLDEN_INPUTS, GoldenImages, check_plac
 from tlexport.files import new_file, temporary_folder
 from tlexport.lock import claim
 from tlexport.measurement import Measurement
-from tlexport.plan import Step, Verdict, Wishes, choose
+from tlexport.plan import Verdict, Wishes, choose
 from tlexport.ports import Progress, Silent
 from tlexport.profile import Profile
 from tlexport.signature import read_private_key
@@ -50,7 +52,7 @@ class Exported:
 
     def to_json(self) -> dict[str, object]:
         """As cli.md has it."""
-        models = [
+        models: list[dict[str, object]] = [
             {
                 "precision": m.artifact.precision,
                 "path": str(self.path / m.file),
@@ -63,12 +65,25 @@ class Exported:
                 "peak_memory_bytes": m.peak_memory_bytes,
                 "memory_bytes": m.estimate.memory_bytes if m.estimate else None,
                 "chosen": m.chosen,
+                "rejected": False,
                 "reason": m.reason,
             }
             for m in self.manifest.models
         ]
-        chosen = self.manifest.model().artifact.precision
-        return {"bundle": str(self.path), "target": self.manifest.target, "chosen": chosen, "models": models}
+        unknown = ("path", "size_bytes", "top1", "top1_interval", "n", "drop_points", "latency_ms", "peak_memory_bytes", "memory_bytes")
+        models += [
+            {"precision": r.precision, **dict.fromkeys(unknown), "chosen": False, "rejected": True, "reason": r.reason}
+            for r in self.manifest.rejected
+            if r.size_bytes is None
+        ]
+        chosen = self.manifest.model()
+        return {
+            "bundle": str(self.path),
+            "target": self.manifest.target,
+            "chosen": chosen.artifact.precision,
+            "budget": {"kept": not chosen.over and not chosen.doubts, "over": list(chosen.over), "doubts": list(chosen.doubts)},
+            "models": models,
+        }
 
 
 def export(
@@ -81,6 +96,8 @@ def export(
     sign: Path | None = None,
     with_c: bool = False,
     progress: Progress | None = None,
+    consent: Consent = consent_to_all,
+    measure: Measure = measure_in_turn,
 ) -> Exported:
     """Convert, quantize, check, measure and choose; write a bundle.
 
@@ -93,37 +110,27 @@ def export(
         sign: the private key (PEM, Ed25519) to sign with; None: not signed.
         with_c: add an example in C++.
         progress: where to tell what happens.
+        consent: is asked before anything is trained.
+        measure: times models on this machine.
 
     Raises:
-        TlxError: see errors.py; OverBudget when nothing fits. Nothing is written then.
+        TlxError: see errors.py; OverBudget when no model keeps the limits that were asked for. Nothing is written then.
     """
     progress = progress or Silent()
     key = read_private_key(sign) if sign else None
     check_archive_place(out) if is_archive(out) else check_place(out)
-    steps = plan(target, wishes)
+    job = Job(target, wishes, plan(target, wishes), progress, consent, measure)
     with claim(out, "tlx export"), temporary_folder("tlx-export-") as folder:
         source = snapshot(checkpoint_path, folder / "source")  # which another process may replace meanwhile
-        return _Export(source, target, wishes, data_root, folder, progress, steps, key, with_c).run(out)
+        return _Export(source, job, data_root, folder, key, with_c).run(out)
 
 
 class _Export:
     """One run of the verb: what its steps share."""
 
-    def __init__(
-        self,
-        path: Path,
-        target: Target,
-        wishes: Wishes,
-        data_root: Path | None,
-        folder: Path,
-        progress: Progress,
-        steps: Sequence[Step],
-        key: Ed25519PrivateKey | None,
-        with_c: bool,
-    ) -> None:
-        self.key, self.with_c = key, with_c
-        self.path, self.target, self.wishes, self.folder, self.progress, self.steps = path, target, wishes, folder, progress, steps
-        self.profile: Profile = target.profile
+    def __init__(self, path: Path, job: Job, data_root: Path | None, folder: Path, key: Ed25519PrivateKey | None, with_c: bool) -> None:
+        self.path, self.job, self.folder, self.key, self.with_c = path, job, folder, key, with_c
+        self.profile: Profile = job.target.profile
         self.checkpoint: Checkpoint = read_checkpoint(path)
         dataset = read_dataset(path)
         self.dataset: Dataset = dataset if data_root is None else dataset.model_copy(update={"root": str(data_root.absolute())})
@@ -131,22 +138,21 @@ class _Export:
     def run(self, out: Path) -> Exported:
         candidates = self._candidates(self.checkpoint.preprocess)
         found = Found(candidates, tuple(candidates.all()))
-        levers = Levers(
-            limits=self.wishes.limits(self.profile.budget),
-            wanted=self.wishes.precision,
-            checkpoint_top1=candidates.top1(candidates.reference),
-            at_size=self._candidates,
-            progress=self.progress,
-        )
+        levers = Levers(self.job, candidates.top1(candidates.reference), self._candidates)
         found = levers.pull(found)
-        verdicts = choose([m.expected.candidate(m.artifact, levers.drop(m)) for m in found.made], levers.limits, self.wishes.precision)
+        wishes = self.job.wishes
+        limits, yardstick = wishes.binding(), wishes.limits(self.profile.budget)
+        if found.changed:  # whatever it was changed for, it does not lose more than it may
+            limits = replace(limits, drop_points=yardstick.drop_points)
+        known = [m.expected.candidate(m.artifact, levers.drop(m)) for m in found.made]
+        verdicts = choose(known, limits, wishes.precision, yardstick)
         return self._write(found, levers, verdicts, out)
 
     def _candidates(self, preprocess: Preprocess) -> Candidates:
         source = Source(self.path, self.checkpoint, self.dataset)
         folder = self.folder / str(preprocess.size)
         folder.mkdir()
-        return Candidates(source, preprocess, self.target, self.wishes, self.steps, folder, self.progress)
+        return Candidates(source, preprocess, self.job, folder)
 
     def _write(self, found: Found, levers: Levers, verdicts: Sequence[Verdict], out: Path) -> Exported:
         candidates, made = found.candidates, found.made
@@ -160,7 +166,7 @@ class _Export:
             classes=self.checkpoint.classes,
             preprocess=candidates.preprocess,
             models=models,
-            rejected=found.rejected,
+            rejected=(*found.rejected, *candidates.failed),
             golden=Golden(images=(), inputs=GOLDEN_INPUTS),
             files={},
             checkpoint_sha256=self.checkpoint.weights_sha256,
@@ -195,5 +201,7 @@ class _Export:
             golden_outputs=f"golden/outputs.{precision}.npy",
             chosen=verdict.chosen,
             reason=verdict.reason,
+            over=verdict.over,
+            doubts=verdict.doubts,
             engine=engine,
         )

@@ -61,7 +61,9 @@ class Ladder:
     judge: Callable[[Form], Judged]  # makes the INT8 graph, and looks how good it is on training images that set no ranges
     least_top1: float  # on these; the climb ends where it is reached
     calibrating: Pixels  # uint8 (image, height, width, channel): they set the ranges
-    retrained: Callable[[], onnx.ModelProto] | None  # the FP32 graph after quantization-aware training
+    retrained: (
+        Callable[[], onnx.ModelProto | None] | None
+    )  # the FP32 graph after quantization-aware training; None: not asked for, declined
     can_weights_alone: bool  # the target's runtime computes in float with INT8 weights
     milliseconds: Callable[[onnx.ModelProto], float] | None  # where the target is this machine
     progress: Progress
@@ -112,9 +114,9 @@ class Ladder:
 
     def _trained(self, best: Stand) -> Iterator[Stand]:
         """Short quantization-aware training of all weights; where that is not enough either, blocks back to float after it."""
-        if self.retrained is None:
+        graph = self.retrained() if self.retrained else None
+        if graph is None:
             return
-        graph = self.retrained()
         form = Form(graph, Ranges(graph, self.calibrating), best.form.method, best.form.kept)
         yield (stand := self._stand("quantization-aware training", form))
         if stand.judged.tried.top1 < self.least_top1:

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     import onnx
 
 
-Retrain = Callable[[Pixels, Sequence[int]], "onnx.ModelProto"]  # of training images and labels: the FP32 graph after it
+# of training images and labels: the FP32 graph after it; None: declined
+Retrain = Callable[[Pixels, Sequence[int]], "onnx.ModelProto | None"]
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Quantization:
         folder: for files that are not kept.
         progress: where to tell what happens.
         timing: where the target is this machine.
-        retrain: quantization-aware training of the checkpoint.
+        retrain: quantization-aware training of the checkpoint; None: it was not asked for.
     """
 
     def __init__(
@@ -91,6 +92,12 @@ class Quantization:
             model = quantizer.quantize(self._request(Form(self.graph, ranges, "minmax", frozenset())))
             advance(1)
         return Quantized(model, how, provenance(self.calibrating, "minmax"))
+
+    def read_images(self) -> None:
+        """Decode the images that calibrate and judge. Raises InvalidFile where they are missing or have changed."""
+        _ = self._calibration
+        if self.choosing:
+            _ = self._choice
 
     def size_bytes(self, precision: Precision) -> int:
         """Of the graph in that precision, with no more in float than has to be."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from tlexport.measurement import Measurement
+from tlexport.units import format_bytes
 
 # A quiet machine keeps p90 within a few percent of p50 (the five benches of benchmarks/bench_quality.py); twice that is no quiet one.
 SPREAD = 0.15  # p90 above p50
@@ -13,7 +14,11 @@ DRIFT = 0.05  # median of the last quarter of the runs against that of the first
 FEWEST = 20  # runs that say anything about either
 OTHER_CORES = 0.25  # cores' worth of CPU time that other programs take without being worth a word
 BUSY = 1.0  # load average at the start, where what others took meanwhile was not measured
-SLOWED = 0.9  # a GPU's lowest clock against its highest
+SLOWED = 0.9  # a lowest clock against the highest
+CROWDED = 0.5  # cores that were missing for the model's threads beside those of other programs
+LIMITED = 0.01  # seconds for which a container's limit on CPU time held the process
+SWAPPED = 10**6  # bytes
+WAITED = 0.1  # share of the time in which some process waited for a disk or for memory
 
 
 def noise(measurement: Measurement) -> str:
@@ -27,6 +32,17 @@ def noise(measurement: Measurement) -> str:
     causes = [*throttled, *_other_causes(measurement)] if signs else throttled
     because = "; likely because " + " and ".join(causes) if causes else "; nothing that was watched explains it"
     return (", ".join(signs) or "the runs are even, and may all be slow") + because
+
+
+def disturbance(measurement: Measurement) -> str:
+    """As :func:`noise`, for a decision that rests on the latency: runs beside programs that share the cores may be even and yet slow."""
+    if told := noise(measurement):
+        return told
+    p50, p95 = measurement.percentile_ms(50), measurement.percentile_ms(95)
+    signs = [f"some runs are slow (p95 is {p95 / p50:.2f} times p50)"] if p95 > (1 + SPREAD) * p50 else []
+    if crowded := list(_crowding(measurement)):
+        return f"{signs[0] if signs else 'the runs are even, and may all be slow'}; likely because {crowded[0]}"
+    return signs[0] if signs else ""
 
 
 def _signs(m: Measurement) -> Iterator[str]:
@@ -51,18 +67,52 @@ def _throttling(m: Measurement) -> list[str]:
     return [f"the machine throttled{told}"]
 
 
+def _crowding(m: Measurement) -> Iterator[str]:
+    """Other programs took so much that some of the model's threads shared their cores."""
+    others, cores = (m.watch or {}).get("other_cores"), m.environment.cores
+    if isinstance(others, int | float) and others + m.threads > cores + CROWDED:
+        yield f"other programs took {others:.1f} of {cores} cores, and the model has {m.threads} thread(s)"
+
+
 def _other_causes(m: Measurement) -> Iterator[str]:
     watch, environment = m.watch or {}, m.environment
     others = watch.get("other_cores")
-    if isinstance(others, int | float):
-        if others >= OTHER_CORES:
-            yield f"other programs took {others:.1f} of {environment.cores} cores meanwhile"
-    elif (environment.load_1min or 0) >= BUSY:
+    if isinstance(others, int | float) and others >= OTHER_CORES:
+        yield f"other programs took {others:.1f} of {environment.cores} cores meanwhile"
+    # where it was not counted; or a load that is not the model's own
+    if (environment.load_1min or 0) >= (environment.cores + m.threads if isinstance(others, int | float) else BUSY):
         yield f"the machine had a load of {environment.load_1min} at the start"
     if environment.governor is not None and environment.governor != "performance":
         yield f"the frequency governor is {environment.governor}, not performance"
+    yield from _held_up(watch)
+    clocks = watch.get("cpu_mhz")
+    if isinstance(clocks, dict):
+        before, after = clocks.get("before"), clocks.get("after")
+        if isinstance(before, int | float) and isinstance(after, int | float) and after < SLOWED * before:
+            yield f"the CPU's clock fell from {before:.0f} to {after:.0f} MHz"
     clocks = watch.get("gpu_mhz")
     if isinstance(clocks, dict):
         low, high = clocks.get("lowest"), clocks.get("highest")
         if isinstance(low, int | float) and isinstance(high, int | float) and low < SLOWED * high:
             yield f"the GPU's clock went between {low} and {high} MHz"
+
+
+def _held_up(watch: Mapping[str, object]) -> Iterator[str]:
+    """What kept the process from running."""
+
+    def told(name: str) -> float:
+        value = watch.get(name)
+        return value if isinstance(value, int | float) else 0.0
+
+    if (stolen := told("stolen_cores")) >= OTHER_CORES:
+        yield f"the hypervisor gave {stolen:.1f} cores to other guests"
+    if (seconds := told("limited_seconds")) >= LIMITED:
+        yield f"the container's limit on CPU time held the process for {seconds:.2f} s"
+    if (count := told("swapped_bytes")) >= SWAPPED:
+        yield f"the system swapped {format_bytes(round(count))}"
+    waiting = watch.get("waiting")
+    if isinstance(waiting, dict):
+        for name, what in (("io", "a disk"), ("memory", "memory")):
+            share = waiting.get(name)
+            if isinstance(share, int | float) and share >= WAITED:
+                yield f"programs waited for {what} in {share:.0%} of the time"

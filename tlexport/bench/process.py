@@ -1,16 +1,19 @@
 """Measuring in a process of its own, that does nothing else: only so are load time and peak memory the model's.
 
-The request goes to the child as JSON on its standard input; the answer comes back as JSON on its standard output. The child is
+The request goes to the child as one line of JSON on its standard input, which stays open as long as this process lives; the answer comes
+back as JSON on its standard output. The child is
 ``python -m tlexport.bench.process``.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from queue import SimpleQueue
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Literal, Self, cast
 
@@ -25,6 +28,7 @@ from tlexport.bench.made_up import made_up
 from tlexport.bench.stages import time_stages
 from tlexport.bench.watching import gpu_memory_used, watching
 from tlexport.contract import Preprocess
+from tlexport.device import lifeline
 from tlexport.device.environment import peak_memory_bytes
 from tlexport.device.timing import time_runs
 from tlexport.errors import InvalidFile, StepFailed, TlxError, Unsupported
@@ -100,7 +104,7 @@ _ANSWER: TypeAdapter[Measurement | Failure] = TypeAdapter(Measurement | Failure)
 
 
 def measure(request: BenchRequest) -> Measurement:
-    """Measure one model in a fresh process, and wait for it. When this process is interrupted, that one is ended.
+    """Measure one model in a fresh process, and wait for it. However this process ends, that one ends too.
 
     The time to load is that of opening the model, with the runtime's library imported before and the file most likely in the
     system's cache. Peak memory is the whole process's: Python, the runtime's library, the model and its working memory.
@@ -109,23 +113,36 @@ def measure(request: BenchRequest) -> Measurement:
         StepFailed: the process died; with the last lines it wrote.
         TlxError: what the process met, as if it had been met here.
     """
-    child = subprocess.run(
-        command("tlexport.bench.process"),
-        input=request.absolute().model_dump_json(),
-        capture_output=True,
-        env=environment(),
-        encoding="utf-8",
-        errors="replace",
-        check=False,
-    )
+    code, answers, log = _ask("tlexport.bench.process", request.absolute().model_dump_json())
     try:
-        answer = _ANSWER.validate_json(child.stdout.rpartition("\n")[2])  # the last line: the start of Python may have printed others
+        answer = _ANSWER.validate_json(answers.rpartition("\n")[2])  # the last line: the start of Python may have printed others
     except ValidationError:
-        raise death(request.what, child.returncode, child.stderr) from None
-    print(child.stderr, end="", file=sys.stderr)
+        raise death(request.what, code, log) from None
+    print(log, end="", file=sys.stderr)
     if isinstance(answer, Failure):
         raise answer.as_error()
     return answer
+
+
+def _ask(module: str, line: str) -> tuple[int, str, str]:
+    """Start a child, send it a line, and keep its standard input open until it has ended: exit code, standard output, standard error."""
+    theirs, ours = os.pipe()
+    pipe = subprocess.PIPE
+    try:
+        with subprocess.Popen(
+            command(module), stdin=theirs, stdout=pipe, stderr=pipe, env=environment(), encoding="utf-8", errors="replace"
+        ) as child:
+            try:
+                os.close(theirs)
+                with contextlib.suppress(BrokenPipeError):  # it is dead: its exit code says how
+                    os.write(ours, f"{line}\n".encode())
+                answers, log = child.communicate()
+            except BaseException:
+                child.kill()
+                raise
+    finally:
+        os.close(ours)
+    return child.returncode, answers, log
 
 
 def command(module: str) -> list[str]:
@@ -150,14 +167,23 @@ def death(what: str, code: int, log: str) -> StepFailed:
 
 def main() -> int:
     """The child: measure what standard input asks for. Returns the exit code."""
+    orders = follow_parent()
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as answers:
         os.dup2(2, 1)  # whatever a library prints goes to standard error
         try:
-            answer: Measurement | Failure = _measure(BenchRequest.model_validate_json(sys.stdin.read()))
+            answer: Measurement | Failure = _measure(BenchRequest.model_validate_json(orders.get() or ""))
         except TlxError as error:
             answer = Failure.of(error)
         answers.write(answer.model_dump_json())
     return 0
+
+
+def follow_parent() -> SimpleQueue[str | None]:
+    """End with the parent from here on. Returns the lines that it sends, and None when there are no more."""
+    lifeline.end_with_parent()
+    orders: SimpleQueue[str | None] = SimpleQueue()
+    lifeline.follow(sys.stdin, orders.put)
+    return orders
 
 
 def run_options(request: BenchRequest, runtime: Runtime) -> RunOptions:

@@ -20,14 +20,16 @@ import sys
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from time import perf_counter_ns
+from time import perf_counter_ns, process_time_ns
 from typing import IO, TYPE_CHECKING, cast
 
+import psutil
 from pydantic import Field, TypeAdapter, ValidationError
 
 from tlexport import plugins
 from tlexport.bench.compare import Samples, Turns
-from tlexport.bench.process import BenchRequest, Failure, command, death, environment, feeds_for, run_options
+from tlexport.bench.process import BenchRequest, Failure, command, death, environment, feeds_for, follow_parent, run_options
+from tlexport.device.environment import peak_memory_bytes
 from tlexport.device.timing import warm_up
 from tlexport.errors import StepFailed, TlxError
 from tlexport.record import Record
@@ -54,6 +56,11 @@ class Answer(Record):
     provider: str
     threads: int
     latencies_ns: tuple[int, ...] = ()
+    cpu_ns: tuple[int, ...] = Field((), description="CPU time of each run, over all threads")
+    load_ns: int = Field(0, description="opening the model")
+    first_ns: int = Field(0, description="the first run")
+    warmup_runs: int = 0
+    peak_memory_bytes: int = 0
 
 
 _ANSWER: TypeAdapter[Answer | Failure] = TypeAdapter(Answer | Failure)
@@ -76,10 +83,18 @@ class Player:
         """Wait until the model is open and warm. Raises what the process met."""
         return self._hear()
 
-    def turn(self, turn: Turn) -> Samples:
-        """Let it run; the duration of each run, ns."""
+    def turn(self, turn: Turn) -> Answer:
+        """Let it run."""
         self._say(turn)
-        return self._hear().latencies_ns
+        return self._hear()
+
+    def cpu_seconds(self) -> float:
+        """CPU time that the process has taken so far; 0 where it is dead, which hearing from it tells better."""
+        try:
+            times = psutil.Process(self._child.pid).cpu_times()
+        except psutil.Error:
+            return 0.0
+        return float(times.user + times.system)
 
     def close(self) -> None:
         """End the process."""
@@ -141,7 +156,7 @@ def play_round(requests: Sequence[BenchRequest], turns: int, turn: Turn, number:
         order = list(enumerate(ready))[:: -1 if number % 2 else 1]
         for _ in range(turns):
             for place, player in order:
-                taken[place].append(player.turn(turn))
+                taken[place].append(player.turn(turn).latencies_ns)
     return [tuple(turns_of) for turns_of in taken]
 
 
@@ -156,47 +171,63 @@ def shared_core(requests: Sequence[BenchRequest], number: int) -> tuple[int, ...
 
 def main(change: Callable[[Runner, BenchRequest], Runner] = lambda runner, request: runner) -> int:
     """The child. ``change`` puts something around the open model: benchmarks plant a slowdown there. Returns the exit code."""
+    orders = follow_parent()
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as answers:
         os.dup2(2, 1)  # whatever a library prints goes to standard error
         try:
-            for answer in _answers(sys.stdin, change):
+            for answer in _answers(iter(orders.get, None), change):
                 print(answer.model_dump_json(), file=answers, flush=True)
         except TlxError as error:
             print(Failure.of(error).model_dump_json(), file=answers, flush=True)
     return 0
 
 
-def _answers(orders: IO[str], change: Callable[[Runner, BenchRequest], Runner]) -> Iterator[Answer]:
-    request = BenchRequest.model_validate_json(orders.readline())
+def _answers(orders: Iterator[str | None], change: Callable[[Runner, BenchRequest], Runner]) -> Iterator[Answer]:
+    request = BenchRequest.model_validate_json(next(orders) or "")
     runtime = cast("Runtime", plugins.load("runtimes", request.runtime))
     options = run_options(request, runtime)
+    begin = perf_counter_ns()
     with runtime.open_model(request.path, options) as opened:
+        load_ns = perf_counter_ns() - begin
         runner = change(opened, request)
         turns = itertools.cycle(feeds_for(request, opened.inputs)[0])
         settle_ns = SETTLE_ALONE_NS if options.threads == 1 else SETTLE_NS
-        ready = Answer(provider=opened.provider, threads=options.threads or 1)
         gc.collect()
         gc.disable()
-        warm_up(runner.run, turns, request.warmup_seconds)
+        begin = perf_counter_ns()
+        runner.run(next(turns))
+        first_ns = perf_counter_ns() - begin
+        ready = Answer(
+            provider=opened.provider,
+            threads=options.threads or 1,
+            load_ns=load_ns,
+            first_ns=first_ns,
+            warmup_runs=warm_up(runner.run, turns, request.warmup_seconds),
+        )
         yield ready
         for order in orders:
-            turn = Turn.model_validate_json(order)
-            yield ready.model_copy(update={"latencies_ns": _run(runner, turns, turn, settle_ns)})
+            turn = Turn.model_validate_json(order or "")
+            latencies, cpu = _run(runner, turns, turn, settle_ns)
+            yield ready.model_copy(update={"latencies_ns": latencies, "cpu_ns": cpu, "peak_memory_bytes": peak_memory_bytes()})
 
 
-def _run(runner: Runner, turns: Iterator[Mapping[str, Array]], turn: Turn, settle_ns: int) -> Samples:
+def _run(runner: Runner, turns: Iterator[Mapping[str, Array]], turn: Turn, settle_ns: int) -> tuple[Samples, Samples]:
+    """Duration and CPU time of each run, ns. The clock of the CPU time is read outside of what is timed: it takes a system call."""
     begin, settled = perf_counter_ns(), 0
     while settled < SETTLE_RUNS or perf_counter_ns() - begin < settle_ns:
         runner.run(next(turns))
         settled += 1
     samples: list[int] = []
+    cpu: list[int] = []
     begin = perf_counter_ns()
     while len(samples) < turn.runs or perf_counter_ns() - begin < turn.seconds * 1e9:
         feed = next(turns)
+        busy = process_time_ns()
         start = perf_counter_ns()
         _ = runner.run(feed)
         samples.append(perf_counter_ns() - start)
-    return tuple(samples)
+        cpu.append(process_time_ns() - busy)
+    return tuple(samples), tuple(cpu)
 
 
 if __name__ == "__main__":

@@ -3,42 +3,97 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import psutil
 from pydantic import JsonValue
 
+from tlexport.device import sysfs
 from tlexport.device.board_state import Watch
+
+# CPU time of everything: what a guest takes is in "user" and "nice"; what a hypervisor took away ("steal") is somebody's load
+BUSY = ("user", "nice", "system", "irq", "softirq", "steal", "interrupt", "dpc")
+PRESSURES = ("io", "memory")  # of /proc/pressure; that of the CPU counts the measured model's own threads
 
 
 @contextmanager
-def watching(root: str = "/") -> Iterator[dict[str, JsonValue]]:
+def watching(root: str = "/", own_seconds: Callable[[], float] = time.process_time) -> Iterator[dict[str, JsonValue]]:
     """Watch while the block runs; the dict is filled when it is left.
 
-    It holds what :meth:`tlexport.device.board_state.Watch.report` says, and ``other_cores``: the cores' worth of CPU time that
-    everything but this process took, as the system counts it (to 10 ms), None where the block was too short to tell.
+    It holds what :meth:`tlexport.device.board_state.Watch.report` says, and
+
+    - ``other_cores``: the cores' worth of CPU time that everything else took, at whatever priority, as the system counts it (to 10 ms);
+      None where the block was too short to tell.
+    - ``stolen_cores``: the part of it that a hypervisor gave to other guests.
+    - ``limited_seconds``: how long a container's limit on CPU time held this process; None where there is none.
+    - ``swapped_bytes``: what went to the swap and came back.
+    - ``waiting``: share of the time in which some process waited for ``io`` or ``memory``, by the kernel's own measure.
+    - ``cpu_mhz``: highest clock of the cores at the start and at the end; None where it cannot be read.
 
     Args:
         root: root of the file system that tells of sensors.
+        own_seconds: CPU time that what is measured has taken so far.
     """
     found: dict[str, JsonValue] = {}
-    busy, own, begin = _busy_seconds(), time.process_time(), time.monotonic()
+    before, own, begin = _counters(root), own_seconds(), time.monotonic()
     watch = Watch(root)
     with watch:
         yield found
-    seconds = time.monotonic() - begin
-    others = _busy_seconds() - busy - (time.process_time() - own)
+    seconds, after = time.monotonic() - begin, _counters(root)
+    grown = {name: after[name] - value for name, value in before.items() if name in after}
     found |= watch.report()
-    found["other_cores"] = round(max(0.0, others / seconds), 2) if seconds >= 0.1 else None
+    if seconds < 0.1:
+        found["other_cores"] = None
+        return
+    found["other_cores"] = round(max(0.0, (grown["busy"] - (own_seconds() - own)) / seconds), 2)
+    found["stolen_cores"] = round(max(0.0, grown["stolen"] / seconds), 2)
+    found["limited_seconds"] = round(grown["limited"], 3) if "limited" in grown else None
+    found["swapped_bytes"] = round(grown["swapped"])
+    found["waiting"] = {name: round(min(1.0, grown[name] / seconds), 2) for name in PRESSURES if name in grown}
+    clocks = before.get("mhz"), after.get("mhz")
+    found["cpu_mhz"] = {"before": clocks[0], "after": clocks[1]} if all(clocks) else None
 
 
-def _busy_seconds() -> float:
-    """CPU time of everything on this machine since it started. Time that a hypervisor took away counts: it is somebody's load."""
-    times = psutil.cpu_times()
-    return sum(getattr(times, name, 0.0) for name in ("user", "system", "irq", "softirq", "steal", "interrupt", "dpc"))
+def _counters(root: str) -> dict[str, float]:
+    """Counters that only grow, and the clock; what the system does not tell is left out."""
+    times, swap = psutil.cpu_times(), psutil.swap_memory()
+    found = {"busy": sum(getattr(times, name, 0.0) for name in BUSY), "stolen": getattr(times, "steal", 0.0)}
+    found["swapped"] = float(swap.sin + swap.sout)
+    for name in PRESSURES:
+        if total := re.search(r"^some .*total=(\d+)", sysfs.text(root, f"proc/pressure/{name}") or "", re.MULTILINE):
+            found[name] = int(total[1]) / 1e6
+    limited = [seconds for folder in _control_groups(root) if (seconds := _limited(root, folder)) is not None]
+    if limited:
+        found["limited"] = sum(limited)
+    files = sysfs.find(root, "sys/devices/system/cpu/cpufreq/policy*/scaling_cur_freq")
+    if clocks := [khz for file in files if (khz := sysfs.number(root, file))]:
+        found["mhz"] = max(clocks) / 1000
+    return found
+
+
+def _control_groups(root: str) -> Iterator[str]:
+    """Folders of the control groups that this process is in, with those above them; version 2, then version 1."""
+    own = re.findall(r"^\d+:(.*?):/(.*)$", sysfs.text(root, "proc/self/cgroup") or "", re.MULTILINE)
+    for controllers, path in own:
+        if controllers == "":
+            base = "sys/fs/cgroup"
+        elif "cpu" in controllers.split(","):
+            base = "sys/fs/cgroup/cpu"
+        else:
+            continue
+        parts = [part for part in path.split("/") if part and part != ".."]
+        yield from ("/".join([base, *parts[:depth]]) for depth in range(len(parts) + 1))
+
+
+def _limited(root: str, folder: str) -> float | None:
+    """Seconds for which a control group's limit on CPU time has held its processes; None where it has no such limit."""
+    stat = sysfs.text(root, f"{folder}/cpu.stat") or ""
+    found = re.search(r"^throttled_(usec|time) (\d+)$", stat, re.MULTILINE)  # version 2: µs; version 1: ns
+    return int(found[2]) / (1e6 if found[1] == "usec" else 1e9) if found else None
 
 
 def gpu_memory_used(device: str) -> int | None:

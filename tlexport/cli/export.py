@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tlexport.api.export import Exported
+    from tlexport.api.job import Training
     from tlexport.bundle import Model, Rejected
-    from tlexport.plan import Step
+    from tlexport.steps import Step
 
 
 @click.command(
@@ -36,14 +39,21 @@ if TYPE_CHECKING:
 @click.option(
     "--precision", type=click.Choice(["auto", "fp32", "fp16", "int8"]), default="auto", show_default=True, help="auto: try all, choose one."
 )
-@click.option("--max-size", type=options.size, help="Largest model file, such as 2MB (1 MB = 10^6 bytes); default: the profile's.")
+@click.option("--max-size", type=options.size, help="Largest model file, such as 2MB (1 MB = 10^6 bytes); a limit given here binds.")
 @click.option(
     "--max-latency",
     type=options.duration,
-    help="Largest latency, such as 10ms: p95 if measured, else the estimate; default: the profile's.",
+    help="Largest latency, such as 10ms: p95 if measured, else the estimate; binds.",
 )
-@click.option("--max-memory", type=options.size, help="Most memory, such as 100MB: measured, else estimated; default: the profile's.")
-@click.option("--max-drop", type=options.Number(0, 100), help="Points of top-1 that the chosen model may lose; default 1.0.")
+@click.option("--max-memory", type=options.size, help="Most memory, such as 100MB: measured, else estimated; binds.")
+@click.option(
+    "--max-drop",
+    type=options.Number(0, 100),
+    help="Points of top-1 that the chosen model may lose; binds, and allows training for INT8. A yardstick of 1.0 if left out.",
+)
+@click.option("--shrink", is_flag=True, help="Change the network for the profile's own budget too: prune, train, smaller images.")
+@click.option("--no-train", is_flag=True, help="Decline whatever would be trained.")
+@click.option("-y", "--yes", is_flag=True, help="Begin a training without asking; without a terminal nothing is asked.")
 @click.option("--data", type=click.Path(path_type=Path), help="Where the checkpoint's images lie now, if they were moved.")
 @click.option("--sign", type=click.Path(path_type=Path), metavar="KEY", help="Private key (PEM, Ed25519) to sign the bundle with.")
 @click.option("--build-engine", "engine", is_flag=True, help="Build the TensorRT engine too, where this machine is the target.")
@@ -61,6 +71,9 @@ def command(
     max_latency: float | None,
     max_memory: int | None,
     max_drop: float | None,
+    shrink: bool,
+    no_train: bool,
+    yes: bool,
     data: Path | None,
     sign: Path | None,
     engine: bool,
@@ -75,9 +88,14 @@ def command(
     """Convert CHECKPOINT (default: runs/latest) for a target, quantize, check, and write a bundle.
 
     Latency and memory are measured, with one thread unless --threads says otherwise, where the target is this machine; elsewhere they
-    are estimated, if there is something to estimate by. What was done is said. For a Jetson the bundle holds ONNX files, and the
-    engine is built there, from the bundle or with --build-engine. Where --out ends in .zip or .tar.gz the bundle is that one file, which
-    every command takes as it is.
+    are estimated, if there is something to estimate by. The output states which.
+
+    A limit that is given here binds: the network may be pruned, trained or given smaller images for it, and the exit code is 6 if no
+    model keeps it. The profile's own budget is a yardstick: the bundle is written, with a verdict. A training is announced with its
+    expected time, and confirmed on a terminal.
+
+    For a Jetson the bundle holds ONNX files, and the engine is built there, from the bundle or with --build-engine. If --out ends in .zip
+    or .tar.gz the bundle is that one file, which every command takes as it is.
     """
     from tlexport.target import resolve
 
@@ -91,7 +109,9 @@ def command(
     from tlexport.api.subject import latest_checkpoint
     from tlexport.plan import Wishes
 
-    wishes = Wishes(precision, max_size, max_latency, max_drop, threads or 1, max_memory)
+    if yes and no_train:
+        raise click.UsageError("--yes and --no-train exclude each other")
+    wishes = Wishes(precision, max_size, max_latency, max_drop, threads or 1, max_memory, shrink)
     if dry_run:
         _show_plan(plan(found, wishes), as_json)
         return
@@ -99,8 +119,10 @@ def command(
         expect_buildable(found, out)
     source = checkpoint or latest_checkpoint()
     path = out or Path("build") / f"{source.resolve().name}-{found.profile.target.replace(':', '-')}"
-    exported = export(source, found, wishes, path, data_root=data, sign=sign, with_c=with_c, progress=reporter)
+    ask = functools.partial(_consent, declined=no_train, given=yes)
+    exported = export(source, found, wishes, path, data_root=data, sign=sign, with_c=with_c, progress=reporter, consent=ask)
     built = build_engine(path, reporter) if engine else None
+    _hint(exported)
     if as_json:
         print_json(exported.to_json() | ({"engine": str(built)} if built else {}))
     else:
@@ -110,6 +132,25 @@ def command(
         elif exported.manifest.model().engine:
             click.echo(f"no engine was built: copy the bundle to the {found.profile.title} and run there: python3 run.py setup", err=True)
         click.echo(str(path))
+
+
+def _consent(training: Training, *, declined: bool, given: bool) -> bool:
+    """Whether an announced training is begun: asked where somebody can answer."""
+    if declined or given or not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return not declined
+    return click.confirm(f"{training.in_words()}. Begin?", default=True, err=True)
+
+
+def _hint(exported: Exported) -> None:
+    """What to type where the chosen model does not keep the profile's budget for certain."""
+    chosen, target = exported.manifest.model(), exported.manifest.target
+    if chosen.over:
+        click.echo(f"hint: over the budget of {target}, which is a yardstick: {'; '.join(chosen.over)}", err=True)
+        click.echo(
+            "  to change the network for it: --shrink; to have a limit bind: --max-size, --max-latency, --max-memory, --max-drop", err=True
+        )
+    for doubt in chosen.doubts:
+        click.echo(f"hint: {doubt}; measure again on a quiet machine: tlx bench {exported.path} --check", err=True)
 
 
 def _show_models(exported: Exported) -> None:
@@ -123,11 +164,13 @@ def _show_models(exported: Exported) -> None:
             latency = f"p50 {milliseconds(m.latency.p50)}, p95 {milliseconds(m.latency.p95)}"
         elif m.estimate:
             latency = f"about {m.estimate.latency.replace(' ms', '')}"
-        rows.append((_name(m), format_bytes(m.size_bytes), percent(m.top1), f"{m.drop_points:.2f}", latency))
+        size = "-" if m.size_bytes is None else format_bytes(m.size_bytes)
+        accuracy = ("-", "-") if m.top1 is None or m.drop_points is None else (percent(m.top1), f"{m.drop_points:.2f}")
+        rows.append((_name(m), size, *accuracy, latency))
     print_table("", ("model", "size", "top-1", "drop, points", "latency, ms"), rows)
     for model in models:
         click.echo(f"{model.artifact.precision}: {'chosen, ' if model.chosen else ''}{model.reason}")
-        for text in _quantization(model):
+        for text in (*_quantization(model), *_noise(model)):
             click.echo(f"{model.artifact.precision}: {text}")
     for r in rejected:
         click.echo(f"{r.precision} {r.what}: rejected, {r.reason}")
@@ -161,6 +204,14 @@ def _quantization(model: Model) -> Iterator[str]:
             yield f"{rung.rung}: {percent(rung.top1)} there, {format_bytes(rung.size_bytes)}{latency}{kept}"
     if mixed := artifact.mixed:
         yield f"{len(mixed.kept)} of {len(mixed.ranking)} blocks back in float; see sensitivity.md in the bundle"
+
+
+def _noise(model: Model) -> Iterator[str]:
+    """That the machine was not quiet while a model was measured."""
+    noise = model.latency.noise if model.latency else None
+    if noise and noise.verdict == "noisy":
+        times = f"{noise.repeats} times" if noise.repeats > 1 else "once"
+        yield f"noisy measurement ({times}): {noise.cause}; the shortest run took {milliseconds(noise.shortest_ms)} ms"
 
 
 def _origin(model: Model) -> str:

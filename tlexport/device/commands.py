@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple, Optional
 from . import choice as choices
 from . import golden, image
 from .errors import DeviceError, InvalidFile, Unsupported, VerificationFailed
+from .lifeline import bound
 from .model import Model, open_model, say
 
 if TYPE_CHECKING:
@@ -213,7 +214,7 @@ def _bench_each(bundle: "Bundle", options: "Any") -> Result:
     measured = []  # type: List[Dict[str, Any]]
     for precision in bundle.precisions:
         command = [sys.executable, "-m", package, "bench", *shared, "--precision", precision]
-        done = subprocess.run(command, stdout=subprocess.PIPE, cwd=str(root), check=False)
+        done = subprocess.run(bound(command), stdout=subprocess.PIPE, cwd=str(root), check=False)
         if done.returncode:
             hint = f"alone: python3 run.py bench --precision {precision}"
             raise DeviceError(f"measuring {precision} failed with exit code {done.returncode}", hint)

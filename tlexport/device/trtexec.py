@@ -4,6 +4,7 @@ Python 3.6 syntax: it is copied into bundles as it is. The command lines are in 
 trtexec_log.py and trtexec_json.py.
 """
 
+import errno
 import os
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple, Optional, Tuple
 
 from .build_options import parse_version, version_text
 from .errors import DeviceError, InvalidFile, MissingDependency, Unsupported
+from .lifeline import bound
 from .trtexec_command import bench_command, build_command, device_option, predict_command
 from .trtexec_json import LayerTime, read_output, read_profile, read_times
 from .trtexec_log import BUILT, MEASURED, Log, last_lines, read_log, require
@@ -83,7 +85,7 @@ def ask_version(program: str) -> Tuple[int, ...]:
 
 
 def run(program: str, arguments: "Sequence[str]", report: "Optional[Report]" = None, folder: "Optional[str]" = None) -> Ended:
-    """Run trtexec, and wait for it. When this process is interrupted, that one is ended.
+    """Run trtexec, and wait for it. However this process ends, that one ends too.
 
     Args:
         program: its path.
@@ -95,8 +97,11 @@ def run(program: str, arguments: "Sequence[str]", report: "Optional[Report]" = N
         MissingDependency: it cannot be started.
     """
     try:
+        Path(program).stat()  # what starts it does not say why it cannot
+        if not os.access(program, os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         process = subprocess.Popen(
-            [program, *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=folder
+            bound([program, *arguments]), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=folder
         )
     except OSError as error:
         raise MissingDependency("{} cannot be started: {}".format(program, error.strerror or error), INSTALL) from None

@@ -14,6 +14,7 @@ from tlexport.errors import Unsupported, VerificationFailed
 from tlexport.ports import WEIGHTED
 
 STANDARD = ("", "ai.onnx")  # two names for ONNX's own domain
+SUM_TOLERANCE = 0.01  # of the probabilities of an image: FP16 has three digits, and classes may be many
 FP32_AGREEMENT = 1e-4  # largest difference in probability between torch and the FP32 graph
 
 
@@ -80,4 +81,22 @@ def check_fp32_agreement(reference: Probabilities, outputs: Probabilities) -> No
             f"the FP32 graph disagrees with the checkpoint on {int(bad.sum())} of {len(bad)} validation images: worst difference in "
             f"probability {difference.max():.2g} (allowed {FP32_AGREEMENT:g}), {int(flipped.sum())} other classes",
             "nothing was written; please report this with the checkpoint's recipe",
+        )
+
+
+def check_probabilities(precision: str, outputs: Probabilities) -> None:
+    """What a graph gives are probabilities.
+
+    Args:
+        precision: of the graph.
+        outputs: float32 (image, class).
+
+    Raises:
+        VerificationFailed: some are not finite, as where FP16 overflows, or those of an image do not sum to 1.
+    """
+    bad = ~np.isfinite(outputs).all(axis=1) | ~(np.abs(outputs.sum(axis=1, dtype=np.float64) - 1) <= SUM_TOLERANCE)
+    if bad.any():
+        raise VerificationFailed(
+            f"the {precision} graph gives no probabilities for {int(bad.sum())} of {len(bad)} validation images: "
+            f"{int((~np.isfinite(outputs).all(axis=1)).sum())} rows are not finite, the others do not sum to 1"
         )

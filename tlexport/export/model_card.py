@@ -101,6 +101,8 @@ def _metrics(m: Manifest) -> Iterator[str]:
         "The validation images also decided when training stopped and which model was chosen, so an independent test set may show a little "
         "less. Classes are weighed by how many validation images they have."
     )
+    yield ""
+    yield from _budget(m)
 
 
 def _latency(model: Model) -> str:
@@ -110,6 +112,24 @@ def _latency(model: Model) -> str:
     if model.estimate:
         return f"estimated: {plain(model.estimate.latency)}"
     return "not known"
+
+
+def _budget(m: Manifest) -> Iterator[str]:
+    """What the chosen model says to the profile's limits, and how quiet the machine was."""
+    chosen = m.model()
+    if chosen.over:
+        yield f"- Over the budget of {plain(m.target)}, which is a yardstick: {plain('; '.join(chosen.over))}."
+    else:
+        yield f"- {chosen.artifact.precision.upper()}: {plain(chosen.reason)}."
+    for doubt in chosen.doubts:
+        yield f"- Not certain: {plain(doubt)}."
+    for model in m.models:
+        if model.latency and (noise := model.latency.noise):
+            times = f"{noise.repeats} times" if noise.repeats > 1 else "once"
+            state = f"noisy machine: {plain(noise.cause)}" if noise.verdict == "noisy" else "quiet machine"
+            yield f"- {model.artifact.precision.upper()} was measured {times}; {state}; the shortest run took {noise.shortest_ms:.3f} ms."
+    for rejected in m.rejected:
+        yield f"- Rejected: {rejected.precision.upper()}, {plain(rejected.what)}: {plain(rejected.reason)}."
 
 
 def _quantization(m: Manifest) -> Iterator[str]:

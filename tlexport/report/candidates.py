@@ -45,6 +45,8 @@ def candidates(measurements: Sequence[Measurement], known: Manifest | Checkpoint
                 Candidate(name, model.size_bytes, model.top1, *latency, model.chosen, model.reason, _interval(latency, model.estimate))
             )
         for other in known.rejected:
+            if other.size_bytes is None:  # it failed: nothing is known of it
+                continue
             latency = _latency(other.latency, other.estimate, None)
             name, interval = f"{other.precision.upper()}, {other.what}", _interval(latency, other.estimate)
             found.append(Candidate(name, other.size_bytes, other.top1, *latency, False, f"not in the bundle: {other.reason}", interval))
