@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from tlexport.cli import options
-from tlexport.cli.output import print_json, print_table
+from tlexport.cli.output import echo, print_json, print_table
 from tlexport.units import format_bytes
 
 
@@ -30,6 +30,6 @@ def command(name: str | None, as_json: bool) -> None:
         return
     rows = [(f"{number}  {stage.name}", f"{stage.parameters:,}", stage.output) for number, stage in enumerate(detail.stages)]
     print_table(f"{name}, {detail.image_size} pixels", ("stage", "parameters", "output (channels x height x width)"), rows)
-    click.echo(f"{detail.parameters:,} parameters with 1000 classes, {format_bytes(4 * detail.parameters)} in FP32")
-    click.echo(f"imagenet weights: {detail.imagenet}, top-1 {detail.imagenet_top1:.2f} %")
-    click.echo(f"embedded weights: {'yes' if detail.embedded else 'no'}")
+    echo(f"{detail.parameters:,} parameters with 1000 classes, {format_bytes(4 * detail.parameters)} in FP32")
+    echo(f"imagenet weights: {detail.imagenet}, top-1 {detail.imagenet_top1:.2f} %")
+    echo(f"embedded weights: {'yes' if detail.embedded else 'no'}")

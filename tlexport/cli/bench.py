@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tlexport.cli import options
-from tlexport.cli.output import print_json, progress
+from tlexport.cli.output import echo, print_json, progress
 from tlexport.errors import OverBudget, UsageError
 
 if TYPE_CHECKING:
@@ -65,10 +65,8 @@ if TYPE_CHECKING:
 @options.device
 @options.host
 @click.option("--markdown", is_flag=True, help="A table in Markdown, for a pull request.")
-@click.option(
-    "--csv", "csv_file", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Also write a row for each measurement."
-)
-@click.option("--report", type=click.Path(path_type=Path), metavar="FILE.html", help="Also write it as one page, to read and to hand on.")
+@click.option("--csv", "csv_file", type=options.place, metavar="FILE", help="Also write a row for each measurement.")
+@click.option("--report", type=options.place, metavar="FILE.html", help="Also write it as one page, to read and to hand on.")
 @options.as_json
 @options.verbosity
 def command(
@@ -229,7 +227,7 @@ def _tell(
             value["against"] = regression.to_json()
         print_json(values[0] if len(values) == 1 else values)
     elif markdown:
-        click.echo(bench_table.markdown(title, measurements, regressions), nl=False)
+        echo(bench_table.markdown(title, measurements, regressions), nl=False)
     else:
         bench_table.show(title, measurements)
         if regressions:

@@ -8,9 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
-
-from tlexport.cli.output import print_table
+from tlexport.cli.output import echo, print_table
 from tlexport.files import new_file
 from tlexport.units import format_bytes
 
@@ -27,21 +25,19 @@ def show(title: str, measurements: Sequence[Measurement]) -> None:
     """The tables, and the environment under them."""
     batches, threads = {m.batch for m in measurements}, {m.threads for m in measurements}
     settings = f"batch {next(iter(batches))}, " if len(batches) == 1 else ""
-    click.echo(f"{title}, {settings}latency in ms")
+    echo(f"{title}, {settings}latency in ms")
     swept = len(batches) > 1 or len(threads) > 1
     print_table("", *latencies(measurements, swept))
-    click.echo()
+    echo()
     print_table("", *costs(measurements, swept))
     for m in measurements:
         if m.layers:
-            click.echo(
-                f"\n{m.precision}: the {len(m.layers.slowest)} slowest of {m.layers.count} layers, which take {m.layers.total_us:.0f} µs"
-            )
+            echo(f"\n{m.precision}: the {len(m.layers.slowest)} slowest of {m.layers.count} layers, which take {m.layers.total_us:.0f} µs")
             rows = [(_short(one.name), one.kind, f"{one.us:.0f}", f"{one.share:.1%}") for one in m.layers.slowest]
             print_table("", ("layer", "kind", "µs", "share"), rows)
-    click.echo()
+    echo()
     for line in circumstances(measurements):
-        click.echo(line)
+        echo(line)
 
 
 def latencies(measurements: Sequence[Measurement], swept: bool) -> Table:
@@ -96,13 +92,13 @@ def circumstances(measurements: Sequence[Measurement]) -> list[str]:
 
 def show_comparisons(what: str, comparisons: Sequence[Comparison]) -> None:
     """Each other model against the first."""
-    click.echo(f"time of each model over that of {what}")
+    echo(f"time of each model over that of {what}")
     rows = []
     for one in comparisons:
         found = one.interval
         rows.append((_short(one.other), f"{found.ratio:.3f}", f"{found.low:.3f} to {found.high:.3f}", found.in_words()))
     print_table("", ("model", "ratio", "99 % interval", "verdict"), rows)
-    click.echo(f"\n{len(comparisons[0].rounds)} rounds, in each of which the models were started afresh and ran in turn")
+    echo(f"\n{len(comparisons[0].rounds)} rounds, in each of which the models were started afresh and ran in turn")
 
 
 def show_regressions(regressions: Sequence[Regression]) -> None:
@@ -111,10 +107,10 @@ def show_regressions(regressions: Sequence[Regression]) -> None:
     for one in regressions:
         found, medians = one.interval, (_ms(one.before.percentile_ms(50)), _ms(one.now.percentile_ms(50)))
         rows.append((_short(one.now.what), *medians, f"{found.ratio:.3f}", f"{found.low:.3f} to {found.high:.3f}"))
-    click.echo()
+    echo()
     print_table("", ("model", "before", "now", "ratio", "99 % interval"), rows)
     for text in sorted({text for one in regressions for text in one.differs}):
-        click.echo(f"not the same machine: {text}")
+        echo(f"not the same machine: {text}")
 
 
 def markdown(title: str, measurements: Sequence[Measurement], regressions: Sequence[Regression] = ()) -> str:

@@ -7,12 +7,12 @@ from pathlib import Path
 import click
 
 from tlexport.cli import options
-from tlexport.cli.output import percent, print_json, print_table, progress
+from tlexport.cli.output import echo, percent, print_json, print_table, progress
 from tlexport.units import format_bytes
 
 
 @click.command(epilog=options.examples("tlx demo", "tlx demo --out elsewhere --json"))
-@click.option("-o", "--out", type=click.Path(path_type=Path), default="tlx-demo", show_default=True, help="Where to write.")
+@click.option("-o", "--out", type=options.place, metavar="PATH", default="tlx-demo", show_default=True, help="Where to write.")
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of the split and of training.")
 @options.threads
 @options.as_json
@@ -40,6 +40,6 @@ def command(out: Path, seed: int, threads: int | None, as_json: bool, verbose: b
     ]
     print_table("", ("model", "size", "top-1", "p50, ms", "p95, ms"), rows)
     n, environment = result.trained.scores.n, result.measurements[0].environment
-    click.echo(f"* chosen. Top-1 of {n} validation images; latency of one image on {environment.cpu}, 1 thread, ONNX Runtime.")
-    click.echo(f"{len(result.checks)} checks of the bundle hold. {result.seconds:.0f} s in all.")
-    click.echo(f"next: tlx predict {result.exported.path} {result.out}/digits/7/*.png")
+    echo(f"* chosen. Top-1 of {n} validation images; latency of one image on {environment.cpu}, 1 thread, ONNX Runtime.")
+    echo(f"{len(result.checks)} checks of the bundle hold. {result.seconds:.0f} s in all.")
+    echo(f"next: tlx predict {result.exported.path} {result.out}/digits/7/*.png")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from tlexport.cli import options
-from tlexport.cli.output import print_json
+from tlexport.cli.output import echo, print_json
 from tlexport.errors import MissingDependency
 
 
@@ -21,7 +21,7 @@ def command(as_json: bool) -> None:
     else:
         for finding in findings:
             mark = "ok     " if finding.ok else "MISSING" if finding.needed else "-      "
-            click.echo(f"{mark} {finding.name}: {finding.detail}")
+            echo(f"{mark} {finding.name}: {finding.detail}")
     missing = [finding.name for finding in findings if finding.needed and not finding.ok]
     if missing:
         raise MissingDependency(f"missing or broken: {', '.join(missing)}", "pip install --force-reinstall tlexport")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tlexport.cli import options
-from tlexport.cli.output import print_json, print_table, progress
+from tlexport.cli.output import echo, print_json, print_table, progress
 from tlexport.units import format_bytes
 
 if TYPE_CHECKING:
@@ -116,4 +116,4 @@ def _show(heading: str, answers: list[Answer]) -> None:
         lines.append(f"{name}: {''.join(f'{over}; ' for over in answer.fit.broken)}{e.basis}")
     print_table(heading, ("target", "p50, ms", "80 % interval", "memory", "size", "in budget?", "basis"), rows)
     for line in lines:
-        click.echo(line)
+        echo(line)

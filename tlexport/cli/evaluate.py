@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from tlexport.cli import options
-from tlexport.cli.output import percent, print_json, print_table, progress
+from tlexport.cli.output import echo, percent, print_json, print_table, progress
 
 
 @click.command(
@@ -71,5 +71,5 @@ def command(
         rows.append((name, str(row["n"]), *("-" if row[k] is None else percent(row[k] or 0.0) for k in ("recall", "precision")), most))
     print_table("", ("class", "images", "recall", "precision", "taken most for"), rows)
     scores = result.scores
-    click.echo(f"top-1 {percent(scores.top1)} of {scores.n} images ({result.part}), expected calibration error {scores.ece:.3f}")
-    click.echo(f"{result.runtime}, {result.provider}")
+    echo(f"top-1 {percent(scores.top1)} of {scores.n} images ({result.part}), expected calibration error {scores.ece:.3f}")
+    echo(f"{result.runtime}, {result.provider}")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tlexport.cli import options
-from tlexport.cli.output import milliseconds, percent, print_json, print_table, progress
+from tlexport.cli.output import echo, echo_path, milliseconds, percent, print_json, print_table, progress
 from tlexport.units import format_bytes
 
 if TYPE_CHECKING:
@@ -128,10 +128,10 @@ def command(
     else:
         _show_models(exported)
         if built:
-            click.echo(f"engine: {built}")
+            echo(f"engine: {built}")
         elif exported.manifest.model().engine:
-            click.echo(f"no engine was built: copy the bundle to the {found.profile.title} and run there: python3 run.py setup", err=True)
-        click.echo(str(path))
+            echo(f"no engine was built: copy the bundle to the {found.profile.title} and run there: python3 run.py setup", err=True)
+        echo_path(path)
 
 
 def _consent(training: Training, *, declined: bool, given: bool) -> bool:
@@ -145,12 +145,12 @@ def _hint(exported: Exported) -> None:
     """What to type where the chosen model does not keep the profile's budget for certain."""
     chosen, target = exported.manifest.model(), exported.manifest.target
     if chosen.over:
-        click.echo(f"hint: over the budget of {target}, which is a yardstick: {'; '.join(chosen.over)}", err=True)
-        click.echo(
+        echo(f"hint: over the budget of {target}, which is a yardstick: {'; '.join(chosen.over)}", err=True)
+        echo(
             "  to change the network for it: --shrink; to have a limit bind: --max-size, --max-latency, --max-memory, --max-drop", err=True
         )
     for doubt in chosen.doubts:
-        click.echo(f"hint: {doubt}; measure again on a quiet machine: tlx bench {exported.path} --check", err=True)
+        echo(f"hint: {doubt}; measure again on a quiet machine: tlx bench {exported.path} --check", err=True)
 
 
 def _show_models(exported: Exported) -> None:
@@ -169,15 +169,15 @@ def _show_models(exported: Exported) -> None:
         rows.append((_name(m), size, *accuracy, latency))
     print_table("", ("model", "size", "top-1", "drop, points", "latency, ms"), rows)
     for model in models:
-        click.echo(f"{model.artifact.precision}: {'chosen, ' if model.chosen else ''}{model.reason}")
+        echo(f"{model.artifact.precision}: {'chosen, ' if model.chosen else ''}{model.reason}")
         for text in (*_quantization(model), *_noise(model)):
-            click.echo(f"{model.artifact.precision}: {text}")
+            echo(f"{model.artifact.precision}: {text}")
     for r in rejected:
-        click.echo(f"{r.precision} {r.what}: rejected, {r.reason}")
+        echo(f"{r.precision} {r.what}: rejected, {r.reason}")
     origins = [_origin(m) for m in models]
     for origin in dict.fromkeys(origins):
         of = ", ".join(m.artifact.precision for m, its in zip(models, origins, strict=True) if its == origin)
-        click.echo(f"latency of {of}: {origin}")
+        echo(f"latency of {of}: {origin}")
 
 
 def _name(model: Model | Rejected) -> str:
@@ -228,4 +228,4 @@ def _show_plan(steps: tuple[Step, ...], as_json: bool) -> None:
         print_json([{"action": step.action, "precision": step.precision, "reason": step.reason} for step in steps])
         return
     for number, step in enumerate(steps, 1):
-        click.echo(f"{number:2}. {step.action} {step.precision or ''}: {step.reason}".replace(" :", ":"))
+        echo(f"{number:2}. {step.action} {step.precision or ''}: {step.reason}".replace(" :", ":"))

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import click
 
 from tlexport.cli import options
-from tlexport.cli.output import percent, print_json, print_table, progress
-
-RANK, WORKERS = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))  # set by torchrun
+from tlexport.cli.output import echo, echo_path, percent, print_json, print_table, progress
 
 
 def _rgb(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, ...] | None:
@@ -120,6 +117,7 @@ def command(
     from tlexport.api.subject import LATEST
     from tlexport.errors import INTERRUPTED
     from tlexport.recipe import Recipe
+    from tlexport.train.distributed import place_among_workers
     from tlexport.train.memory import keep_freed_memory
 
     keep_freed_memory()
@@ -128,7 +126,8 @@ def command(
         raise click.UsageError("--resume and --restart exclude each other")
     if out == LATEST:
         raise click.BadParameter(f"{out} is the link to the newest run; give the run a name of its own", param_hint="--out")
-    if WORKERS > 1 and out is None:
+    place = place_among_workers()
+    if place.count > 1 and out is None:
         raise click.UsageError("under torchrun all processes need the same --out")
     base = Recipe.read_toml(recipe) if recipe else None
     given = {key: value for key, value in asked.items() if value is not None}
@@ -150,7 +149,7 @@ def command(
         restart=restart,
         progress=reporter,
     )
-    if RANK > 0:
+    if place.rank > 0:
         return 0  # the first process has written, and speaks for all
     if trained.checkpoint.interrupted:
         reporter.note(f"interrupted: the best of {trained.checkpoint.metrics['epochs']:.0f} epochs was kept")
@@ -161,10 +160,10 @@ def command(
         table = [(name, str(row["n"]), _share(row["recall"]), _share(row["precision"])) for name, row in scores.per_class().items()]
         print_table("", ("class", "images", "recall", "precision"), table[:20])
         if len(table) > 20:
-            click.echo(f"... and {len(table) - 20} more classes: tlx evaluate {trained.path} DATA --json")
+            echo(f"... and {len(table) - 20} more classes: tlx evaluate {trained.path} DATA --json")
         sessions = f" in {trained.sessions} sessions" if trained.sessions > 1 else ""
-        click.echo(f"validation top-1 {percent(scores.top1)} of {scores.n} images, {trained.seconds:.1f} s{sessions}")
-        click.echo(str(trained.path))
+        echo(f"validation top-1 {percent(scores.top1)} of {scores.n} images, {trained.seconds:.1f} s{sessions}")
+        echo_path(trained.path)
     return INTERRUPTED if trained.checkpoint.interrupted else 0
 
 

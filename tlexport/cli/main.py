@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from pathlib import Path
 
 import click
 
 from tlexport import __version__
-from tlexport.cli import options
-from tlexport.errors import INTERRUPTED, TlxError
+from tlexport.cli import options, surroundings
+from tlexport.cli.output import echo
+from tlexport.errors import INTERRUPTED, MissingDependency, StepFailed, TlxError
 
-SHARED = ("__init__", "main", "options", "output", "bench_table")
+SHARED = ("__init__", "main", "options", "output", "surroundings", "bench_table")
 
 
 def command_names() -> tuple[str, ...]:
@@ -47,30 +49,74 @@ def tlx() -> None:
 
 def main() -> None:
     """Entry point of the ``tlx`` script."""
-    sys.exit(run(sys.argv[1:]))
+    try:
+        surroundings.open_streams()
+    except TlxError as error:
+        sys.exit(_complain(error))
+    code = run(sys.argv[1:])
+    if (unwritten := surroundings.flush_stdout()) is not None:
+        code = code or _unwritten(unwritten)
+    sys.exit(code)
 
 
 def run(arguments: list[str]) -> int:
-    """Run one command line; returns the exit code. Errors of ours and of usage are printed; bugs keep their traceback."""
+    """Run one command line; returns the exit code.
+
+    Errors of ours, of usage, and what is the machine's fault are printed; bugs keep their traceback.
+    """
     try:
-        code = tlx.main(arguments, prog_name="tlx", standalone_mode=False)
-        return code if isinstance(code, int) else 0
+        return _run(arguments)
+    except MissingDependency as error:  # a library may be there, and the memory missing that it needs
+        cause = surroundings.as_error(error.__cause__) if error.__cause__ else None
+        return _complain(error if cause is None or isinstance(cause, MissingDependency) else cause)
     except TlxError as error:
-        _complain(error.message, error.hint)
-        return error.exit_code
+        return _complain(error)
     except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message(), err=True)
+        echo(error.format_message(), err=True)
         return 2
     except click.ClickException as error:
         where = f" {error.ctx.command_path}" if isinstance(error, click.UsageError) and error.ctx else " tlx"
-        _complain(error.format_message(), f"see:{where} --help")
-        return error.exit_code
+        return _complain(TlxError(error.format_message(), f"see:{where} --help"), error.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted", err=True)
+        echo("interrupted", err=True)
         return INTERRUPTED
+    except BrokenPipeError as error:
+        if not surroundings.reader_is_gone():
+            raise
+        return _unwritten(error)
+    except BaseException as error:
+        if isinstance(error, OSError) and (unwritten := surroundings.flush_stdout()) is not None:
+            return _unwritten(unwritten)
+        if (found := surroundings.as_error(error)) is not None:
+            return _complain(found)
+        raise
 
 
-def _complain(message: str, hint: str) -> None:
-    click.echo(click.style("error: ", fg="red") + message, err=True)
-    if hint:
-        click.echo(click.style("hint: ", fg="cyan") + hint, err=True)
+def _run(arguments: list[str]) -> int:
+    """As click's own main, which would take EOFError for Ctrl-C, and every broken pipe for that of standard output."""
+    if asked := os.environ.get("_TLX_COMPLETE"):
+        from click.shell_completion import shell_complete
+
+        return shell_complete(tlx, {}, "tlx", "_TLX_COMPLETE", asked)
+    surroundings.expect_usable(arguments)
+    try:
+        with tlx.make_context("tlx", list(arguments)) as context:
+            code = tlx.invoke(context)
+    except click.exceptions.Exit as end:
+        return end.exit_code
+    return code if isinstance(code, int) else 0
+
+
+def _unwritten(error: OSError) -> int:
+    """Standard output did not take everything. Quiet when its reader has ended, as in ``tlx ... | head -1``."""
+    if isinstance(error, BrokenPipeError):
+        surroundings.flush_stdout()
+        return 1
+    return _complain(StepFailed(f"cannot write to standard output: {error.strerror}", "write to another disk, or free some space"))
+
+
+def _complain(error: TlxError, code: int | None = None) -> int:
+    echo(error.message, err=True, label=("error: ", "red"))
+    if error.hint:
+        echo(error.hint, err=True, label=("hint: ", "cyan"))
+    return error.exit_code if code is None else code

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -177,9 +178,20 @@ def on_error(function: F) -> F:
     return click.option("--on-error", type=click.Choice(["skip", "fail"]), help=text)(function)
 
 
+def place(text: str) -> Path:
+    """A click type: where something new is written; neither the current directory nor a folder that it lies in."""
+    if not text:
+        raise click.BadParameter("the path is empty; name a new file or directory")
+    path = Path(text)
+    if (here := Path.cwd()).is_relative_to(whole := Path(os.path.abspath(path))):  # noqa: PTH100  # links are followed later
+        where = "the current directory" if whole == here else "a folder above the current directory"
+        raise click.BadParameter(f"{text!r} is {where}; name a new one, such as {Path(text, 'new')}")
+    return path
+
+
 def out(function: F) -> F:
     """``-o/--out``."""
-    return click.option("-o", "--out", type=click.Path(path_type=Path), help="Where to write.")(function)
+    return click.option("-o", "--out", type=place, metavar="PATH", help="Where to write.")(function)
 
 
 def as_json(function: F) -> F:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from tlexport.cli import options
-from tlexport.cli.output import percent, print_json, print_table, progress
+from tlexport.cli.output import echo, echo_path, percent, print_json, print_table, progress
 
 MOST_MODES = 4  # power modes that a row of the list names
 
@@ -76,31 +76,31 @@ def show_command(name: str, as_json: bool) -> None:
 
     target = resolve(name)
     if target.note:
-        click.echo(f"note: {target.note}", err=True)
+        echo(f"note: {target.note}", err=True)
     data = target.profile.model_dump(exclude_none=True)
     if as_json:
         print_json(data)
         return
-    click.echo(f"{target.profile.title}\n{target.path}")
+    echo(f"{target.profile.title}\n{target.path}")
     for file in target.file.chain()[1:]:
-        click.echo(f"extends {file.path}")
+        echo(f"extends {file.path}")
     _show(data, "")
     for mode, title in target.file.modes().items():
-        click.echo(f"power mode {target.profile.name}:{mode} = {title}")
+        echo(f"power mode {target.profile.name}:{mode} = {title}")
 
 
 def _show(data: dict[str, Any], prefix: str) -> None:
     for key, value in data.items():
         if isinstance(value, dict) and {"value", "source", "status"} <= set(value):
             shown = " ".join(map(str, value["value"])) if isinstance(value["value"], list | tuple) else value["value"]
-            click.echo(f"{prefix}{key} = {shown}  [{value['status']}: {value['source']}]")
+            echo(f"{prefix}{key} = {shown}  [{value['status']}: {value['source']}]")
         elif isinstance(value, dict):
             _show(value, f"{prefix}{key}.")
         elif isinstance(value, list | tuple) and value and isinstance(value[0], dict):
             for place, table in enumerate(value, 1):
                 _show(table, f"{prefix}{key} {place}: ")
         elif key not in ("format", "title"):
-            click.echo(f"{prefix}{key} = {value}")
+            echo(f"{prefix}{key} = {value}")
 
 
 @command.command(
@@ -121,7 +121,7 @@ def check_command(file: Path, as_json: bool) -> None:
         print_json({"file": str(file), "ok": True, "name": profile.name, "modes": [str(mode.mode) for mode in modes]})
     else:
         also = f", in {len(modes)} power modes" if modes else ""
-        click.echo(f"{file} is a valid profile{also}: {profile.title}")
+        echo(f"{file} is a valid profile{also}: {profile.title}")
 
 
 @command.command(
@@ -146,8 +146,8 @@ def new_command(name: str, parent: str, out: Path, as_json: bool) -> None:
     if as_json:
         print_json({"file": str(path), "name": name})
         return
-    click.echo(f"edit it, then: tlx profiles check {path}", err=True)
-    click.echo(str(path))
+    echo(f"edit it, then: tlx profiles check {path}", err=True)
+    echo_path(path)
 
 
 @command.command(
@@ -167,7 +167,7 @@ def schema_command(out: Path | None, as_json: bool) -> None:
     if as_json:
         print_json({"file": str(out)})
     else:
-        click.echo(str(out))
+        echo_path(out)
 
 
 @command.command(
@@ -243,4 +243,4 @@ def calibrate_command(
         print_json({"profile": str(path), "name": path.stem, answer[0]: answer[1]})
         return
     print_table("", columns, rows)
-    click.echo(str(path))
+    echo_path(path)

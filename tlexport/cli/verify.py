@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tlexport.cli import options
-from tlexport.cli.output import print_json, progress
+from tlexport.cli.output import echo, print_json, progress
 from tlexport.errors import VerificationFailed
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def command(bundle: Path, key: Path | None, device: str, threads: int | None, ho
         print_json(found | where)
     else:
         for check in checks:
-            click.echo(f"{'ok    ' if check.ok else 'FAILED'} {check.name}{': ' if check.detail else ''}{check.detail}")
+            echo(f"{'ok    ' if check.ok else 'FAILED'} {check.name}{': ' if check.detail else ''}{check.detail}")
     if failed:
         first = f"{failed[0].name}: {failed[0].detail}"
         raise VerificationFailed(f"{len(failed)} of {len(checks)} checks failed ({verdict(checks)}), first: {first}", remedy(checks))

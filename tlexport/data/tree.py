@@ -63,6 +63,9 @@ class Seen:
     notes: list[str] = field(default_factory=list)
 
 
+OURS = ({"checkpoint.json", "model.safetensors"}, {"manifest.json", "run.py"})  # files of a checkpoint, of a bundle
+
+
 def read_tree(root: Path, seen: Seen) -> Tree:
     """List the images below a folder. Links are followed; within each top folder a directory is read once.
 
@@ -92,6 +95,10 @@ def _walk(root: Path, folder: Path, images: list[Names], folders: list[Names], s
             inner.clear()
             continue
         read.add(real)
+        if any(written <= set(files) for written in OURS):
+            seen.notes.append(f"left out {here}: tlx wrote it; it is a checkpoint or a bundle")
+            inner.clear()
+            continue
         folders.append(place)
         inner[:] = sorted(name for name in inner if not is_ignored(name))
         for name in files:

@@ -7,6 +7,7 @@ DistributedDataParallel) and of every feature extraction; all decide alike, and 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from tlexport.errors import Unsupported
+from tlexport.errors import StepFailed, Unsupported, UsageError
 
 
 @dataclass(frozen=True)
@@ -80,15 +81,45 @@ class Workers:
             dist.barrier()
 
 
+def place_among_workers() -> Workers:
+    """This process among those that ``torchrun`` started; without it the only one.
+
+    Raises:
+        UsageError: a variable that torchrun sets is missing or no number, or the numbers do not fit one another.
+    """
+    hint = "start with torchrun, which sets it, or take it out of the environment: env -u RANK -u WORLD_SIZE -u LOCAL_RANK tlx ..."
+    if not os.environ.get("RANK") or not os.environ.get("WORLD_SIZE"):  # other launchers set one of them for their own ends
+        return Workers()
+    found = {}
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        text = os.environ.get(name, "0")
+        if not re.fullmatch("[0-9]{1,6}", text):
+            raise UsageError(f"the environment variable {name} is {text!r}; torchrun sets a whole number", hint)
+        found[name] = int(text)
+    place = Workers(found["RANK"], found["WORLD_SIZE"], found["LOCAL_RANK"])
+    if not place.rank < place.count or place.local_rank > place.rank:
+        raise UsageError(f"RANK={place.rank}, WORLD_SIZE={place.count}, LOCAL_RANK={place.local_rank} do not fit one another", hint)
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        if place.count > 1 and not os.environ.get(name):
+            raise UsageError(f"WORLD_SIZE is {place.count}, and the environment variable {name} is not set", hint)
+    if place.count > 1 and not re.fullmatch("[0-9]{1,5}", port := os.environ["MASTER_PORT"]):
+        raise UsageError(f"the environment variable MASTER_PORT is {port!r}; the number of a port was expected", hint)
+    return place
+
+
 @contextmanager
 def workers() -> Iterator[Workers]:
     """Join the processes that ``torchrun`` started (gloo: every tensor that is exchanged as a whole lies in host memory)."""
-    count = int(os.environ.get("WORLD_SIZE", "1"))
-    if count == 1 or "RANK" not in os.environ:
-        yield Workers()
+    place = place_among_workers()
+    if place.count == 1:
+        yield place
         return
-    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     try:
-        yield Workers(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", "0")))
+        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    except (RuntimeError, ValueError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise StepFailed(f"the processes of torchrun do not find one another: {reason}", "check MASTER_ADDR and MASTER_PORT") from error
+    try:
+        yield place
     finally:
         dist.destroy_process_group()

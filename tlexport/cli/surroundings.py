@@ -1,0 +1,185 @@
+"""What the machine around a command does wrong (a full disk, a closed stream, a limit), as errors with a hint; bugs stay what they are."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import re
+import select
+import sys
+from collections.abc import Iterator
+
+from tlexport.errors import InvalidFile, MissingDependency, StepFailed, TlxError, UsageError
+
+_SPACE = "free some space; temporary files are written to $TMPDIR, caches to $TLX_CACHE"
+_MEMORY = "close other programs, raise the limit (ulimit -v), or use fewer --threads or a smaller batch"
+_GONE = ("the current directory no longer exists", "change to another one: cd")
+_FAULTS: dict[int, tuple[type[TlxError], str]] = {
+    errno.ENOSPC: (StepFailed, _SPACE),
+    errno.EDQUOT: (StepFailed, _SPACE),
+    errno.EFBIG: (StepFailed, "the file system or a limit (ulimit -f) does not allow files of that size"),
+    errno.EROFS: (StepFailed, "choose a place that can be written to"),
+    errno.EACCES: (StepFailed, "check the permissions of the path and of the folders above it"),
+    errno.EPERM: (StepFailed, "check the permissions of the path and of the folders above it"),
+    errno.EMFILE: (StepFailed, "raise the limit of open files: ulimit -n 4096"),
+    errno.ENFILE: (StepFailed, "close other programs: the system has no file handles left"),
+    errno.EAGAIN: (StepFailed, "raise the limit of processes and threads (ulimit -u), or use fewer --threads"),
+    errno.ENOMEM: (StepFailed, _MEMORY),
+    errno.EIO: (StepFailed, "check the disk and its connection"),
+    errno.ESTALE: (StepFailed, "check the connection to the file server"),
+    errno.ENOENT: (StepFailed, "the file or folder was removed, or a folder above it is missing; check the path"),
+    errno.EISDIR: (UsageError, "give the path of a file"),
+    errno.ENOTDIR: (UsageError, "a part of the path is a file, not a folder; check the path"),
+    errno.ENAMETOOLONG: (UsageError, "use a shorter path"),
+    errno.ELOOP: (UsageError, "links in the path lead in a circle; check the path"),
+}
+# what libraries say instead of raising OSError
+_WORDS = (
+    (r"no space left|storage ?full|disk full", errno.ENOSPC),
+    (r"can't start new thread|pthread_create failed|resource temporarily unavailable", errno.EAGAIN),
+    (r"not enough memory|out of memory|bad_alloc|can't allocate|cannot allocate|failed to allocate|unable to mmap", errno.ENOMEM),
+    (r"failed to map segment", errno.ENOMEM),
+    (r"too many open files", errno.EMFILE),
+    (r"file too large", errno.EFBIG),
+    (r"read-only file system", errno.EROFS),
+    (r"permission denied", errno.EACCES),
+)
+
+
+_CUT_OFF = r"unexpected pos \d+ vs \d+|file write failed|iostream error"  # by torch.save
+
+
+def open_streams() -> None:
+    """Make the standard streams usable. A closed one is opened on /dev/null, so that no other file gets its number.
+
+    Text that a stream's encoding lacks is written as ``\\xe9``.
+
+    Raises:
+        StepFailed: standard output is closed.
+    """
+    lost = sys.stdout is None
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # which gets the lowest free number: this one
+    sys.stdin = sys.stdin or open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
+    sys.stdout = sys.stdout or open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    if lost:
+        raise StepFailed("standard output is closed, and results are written there", "redirect it: > FILE, or > /dev/null")
+
+
+def expect_usable(arguments: list[str]) -> None:
+    """Look at what a command line and its directory are made of.
+
+    Raises:
+        StepFailed: the current directory is gone; torch would end the process without a word of its own.
+        UsageError: an argument or the directory is no text, and so could be neither written to a record nor shown.
+    """
+    here = _directory()
+    if here is None and arguments and not {"--help", "-h", "--version"} & set(arguments):
+        raise StepFailed(*_GONE)
+    for word in (*arguments, here or ""):
+        if any("\ud800" <= character <= "\udfff" for character in word):
+            encoding = sys.getfilesystemencoding()
+            hint = "rename the file or folder" if encoding == "utf-8" else "use a UTF-8 locale: LC_ALL=C.UTF-8 tlx ..."
+            raise UsageError(f"{word!a} is not {encoding} text", hint)
+
+
+def flush_stdout() -> OSError | None:
+    """Write what is buffered for standard output. What cannot be written is dropped, and the reason returned."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the interpreter's own flush at its end succeeds
+        return error
+    return None
+
+
+def reader_is_gone() -> bool:
+    """Whether standard output or standard error is a pipe whose reader has ended, as ``head`` does."""
+    if not hasattr(select, "poll"):
+        return True
+    pipes = select.poll()
+    for number in (1, 2):
+        pipes.register(number, 0)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in pipes.poll(0))
+
+
+def as_error(error: BaseException) -> TlxError | None:
+    """The error to show for an exception that nobody expected; None for a bug.
+
+    Args:
+        error: what left a command; its causes are looked at, too.
+    """
+    return next((found for one in _chain(error) if (found := _of_system(one) or _of_library(one))), None)
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """The exception and its causes, without what was replaced on purpose."""
+    seen: BaseException | None = error
+    for _ in range(10):
+        if seen is None:
+            return
+        yield seen
+        seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
+
+
+def _of_system(error: BaseException) -> TlxError | None:
+    """What the operating system refused."""
+    if isinstance(error, MemoryError):
+        return StepFailed(f"the memory is not enough{f': {error}' if str(error) else ''}", _MEMORY)
+    if not isinstance(error, OSError):
+        return None
+    if isinstance(error, FileNotFoundError) and _directory() is None:
+        return StepFailed(*_GONE)
+    if isinstance(error, FileNotFoundError) and "temporary directory" in str(error):
+        return StepFailed(
+            f"no temporary directory can be written to: {error.strerror}", "free some space, or set TMPDIR to a folder of yours"
+        )
+    if error.errno not in _FAULTS:
+        return None
+    kind, hint = _FAULTS[error.errno]
+    where = " -> ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
+    return kind(f"{where}: {error.strerror}" if where else f"{error.strerror}", hint)
+
+
+def _of_library(error: BaseException) -> TlxError | None:
+    """What a library raised for the same reasons, or because the machine lacks something else."""
+    text = next(iter(str(error).splitlines()), "")[:500]
+    if isinstance(error, OSError | RuntimeError | SystemError | ImportError | ValueError) or "safetensor" in type(error).__name__.lower():
+        for words, number in _WORDS:
+            if re.search(words, str(error), re.IGNORECASE):
+                kind, hint = _FAULTS[number]
+                return kind(f"{os.strerror(number)}: {text}", hint)
+    if isinstance(error, RuntimeError) and re.search(_CUT_OFF, text):
+        return StepFailed(f"a file could not be written to its end: {text}", f"{_SPACE}; or raise the limit of file sizes: ulimit -f")
+    if (isinstance(error, UnicodeError) and "surrogates not allowed" in text) or "string_unicode" in str(error):
+        return InvalidFile(
+            f"a file name is not {sys.getfilesystemencoding()} text: {text!a}", "rename it, or use a UTF-8 locale: LC_ALL=C.UTF-8"
+        )
+    if (isinstance(error, KeyError) and "getpwuid" in text) or (isinstance(error, RuntimeError) and "home directory" in text):
+        return StepFailed("this user has no name and no home directory", "set HOME and USER, or TLX_CACHE to a folder of yours")
+    if isinstance(error, ImportError) and not (error.name or "").startswith("tlexport") and not _of_ours(error):
+        return MissingDependency(f"{error.name or 'a library'} cannot be imported: {text}", "see what is missing: tlx doctor")
+    if isinstance(error, OSError) and "shared object" in text:
+        return MissingDependency(f"a library cannot be loaded: {text}", "see what is missing: tlx doctor")
+    return None
+
+
+def _of_ours(error: ImportError) -> bool:
+    """Whether an import failed since a module of ours lacks a name: a bug."""
+    return "from 'tlexport" in str(error)
+
+
+def _directory() -> str | None:
+    """The current directory; None if it was removed."""
+    try:
+        return os.getcwd()  # noqa: PTH109
+    except OSError:
+        return None
