@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import re
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -60,8 +61,11 @@ def test_doctor_knows_this_machine(findings: dict[str, dict[str, Any]]) -> None:
     assert findings["profiles of this machine"]["ok"] == bool(here_)
     assert all(name in findings["profiles of this machine"]["detail"] for name in here_)
     for runtime in plugins.names("runtimes"):
-        module = plugins.load("runtimes", runtime)
-        assert all(form in findings[f"runtime {runtime}"]["detail"] for form in module.FORMATS)
+        module, finding = plugins.load("runtimes", runtime), findings[f"runtime {runtime}"]
+        assert not finding["ok"] or all(form in finding["detail"] for form in module.FORMATS)
+    assert findings["runtime torch"]["ok"] and findings["runtime onnxruntime"]["ok"]
+    assert not findings["runtime tensorrt"]["ok"] or (findings["tensorrt"]["ok"] and findings["cuda"]["ok"])
+    assert not findings["runtime onnxruntime_tensorrt"]["ok"] or findings["cuda"]["ok"]
     assert all(finding["ok"] for finding in findings.values() if finding["needed"])
 
 
@@ -82,6 +86,38 @@ def test_doctor_tells_of_a_library_that_cannot_be_loaded(tmp_path: Path) -> None
     assert "libcudnn.so.9" in findings["runtime torch"]["detail"]
     assert (findings["cuda"]["ok"], findings["cuda"]["needed"]) == (False, False)
     assert "error: missing or broken: runtime torch\nhint: pip install" in ended.err
+
+
+STUBS = {
+    "": "a module without TensorRT's libraries",
+    "raise RuntimeError('libnvinfer is missing')": "cannot be loaded: libnvinfer is missing",
+    "raise ImportError('libnvinfer.so.10: cannot open shared object file')": "cannot be loaded: libnvinfer.so.10",
+}
+
+
+@pytest.mark.parametrize("program", STUBS)
+def test_doctor_sees_through_a_stub_of_tensorrt(
+    program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The package on the index installs a module alone; so would any folder of that name."""
+    (tmp_path / "tensorrt.py").write_text(program)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
+    found = answer(capfd, "doctor")
+    monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
+    assert (found["tensorrt"]["ok"], found["runtime tensorrt"]["ok"]) == (False, False)
+    assert STUBS[program] in found["tensorrt"]["detail"] and "pip install" in found["tensorrt"]["detail"]
+
+
+def test_doctor_tells_of_several_onnx_runtimes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    for name in ("onnxruntime", "onnxruntime_gpu", "onnxruntime_openvino"):
+        folder = tmp_path / f"{name}-1.0.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name.replace('_', '-')}\nVersion: 1.0\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    ended = here(capfd, "doctor")
+    assert ended.code == 3
+    assert "onnxruntime and onnxruntime-gpu and onnxruntime-openvino are installed and overwrite each other" in ended.out
 
 
 def test_doctor_tells_of_profiles_that_cannot_be_found(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:

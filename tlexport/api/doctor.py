@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes.util
+import importlib
 import importlib.metadata
 import importlib.util
 import platform
@@ -37,6 +39,8 @@ LIBRARIES = (
     *("matplotlib", "scikit-learn", "scipy", "click", "jinja2", "pydantic", "rich", "psutil", "torch-pruning"),
 )
 
+ONNX_RUNTIMES = tuple(f"onnxruntime{kind}" for kind in ("", "-gpu", "-openvino", "-directml", "-qnn", "-training"))
+REINSTALL = "install it again: pip install --force-reinstall 'tlexport[tensorrt]' with NVIDIA's package index"
 SHOWN = {"L4T": "l4t", "JetPack": "jetpack", "CUDA": "cuda", "TensorRT": "tensorrt", "power mode": "power_mode"}  # of a board
 
 
@@ -93,36 +97,73 @@ def _library(name: str) -> Finding:
 
 
 def _onnxruntime() -> Finding:
-    found = [name for name in ("onnxruntime", "onnxruntime-gpu") if _library(name).ok]
-    if len(found) == 2:
-        return Finding(
-            "onnxruntime",
-            False,
-            "both onnxruntime and onnxruntime-gpu are installed and overwrite each other: uninstall both, then install one",
-        )
+    """Which package holds ONNX Runtime: several write the same files, and the one installed last is what runs."""
+    found = sorted({found for name in ONNX_RUNTIMES for found in _owners(name)})
+    if len(found) > 1:
+        other = f"{' and '.join(found)} are installed and overwrite each other: pip uninstall {' '.join(found)}, then install one"
+        return Finding("onnxruntime", False, other)
     if not found:
+        if importlib.util.find_spec("onnxruntime") is not None:
+            return Finding("onnxruntime", True, "found, not installed by pip")
         return Finding("onnxruntime", False, "not installed: pip install tlexport")
+    if importlib.util.find_spec("onnxruntime") is None:
+        again = f"{found[0]} is listed by pip, and its files are missing: pip install --force-reinstall {found[0]}"
+        return Finding("onnxruntime", False, again)
     return Finding("onnxruntime", True, f"{found[0]} {importlib.metadata.version(found[0])}")
 
 
+def _owners(name: str) -> list[str]:
+    """The package of a name if it is installed."""
+    return [name] if _library(name).ok else []
+
+
 def _tensorrt() -> Finding:
-    if importlib.util.find_spec("tensorrt") is None:
-        detail = "not installed; engines are built on the device (on a PC: pip install 'tlexport[tensorrt]' with NVIDIA's package index)"
+    """Whether TensorRT can be used: its package on the index is a stub, whose libraries other packages bring."""
+    detail = "not installed; engines are built on the device (on a PC: pip install 'tlexport[tensorrt]' with NVIDIA's package index)"
+    listed = importlib.util.find_spec("tensorrt") is not None
+    if not listed:
         return Finding("tensorrt", False, detail, needed=False)
-    version = _library("tensorrt")  # JetPack's own has no entry among pip's packages
-    return Finding("tensorrt", True, version.detail if version.ok else "found, not installed by pip", needed=False)
+    try:
+        version = getattr(importlib.import_module("tensorrt"), "__version__", None)
+    except (ImportError, OSError, RuntimeError, AttributeError) as error:
+        return Finding("tensorrt", False, f"installed, and cannot be loaded: {_first_line(error)}; {REINSTALL}", needed=False)
+    if version is None:  # a stub, or a folder of that name in the working directory
+        return Finding("tensorrt", False, f"a module without TensorRT's libraries; {REINSTALL}", needed=False)
+    return Finding("tensorrt", True, str(version), needed=False)
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _runtime(name: str) -> Finding:
     """Whether a runtime's library can be loaded; that one which is not there at all is needed is said elsewhere."""
-    there = importlib.util.find_spec(name) is not None
+    needed = name in ("torch", "onnxruntime") and importlib.util.find_spec(name) is not None
     try:
         runtime = cast(Runtime, plugins.load("runtimes", name))
+        if lacks := _lacks(name):
+            return Finding(f"runtime {name}", False, f"opens nothing here: {lacks}", needed=False)
         return Finding(f"runtime {name}", True, f"opens {' and '.join(runtime.FORMATS)}, --device auto is {runtime.auto_device()}")
     except TlxError as error:
-        return Finding(f"runtime {name}", False, f"{error.message} ({error.hint})", needed=there)
-    except OSError as error:  # a shared library that is missing or damaged
-        return Finding(f"runtime {name}", False, str(error), needed=there)
+        return Finding(f"runtime {name}", False, f"{error.message} ({error.hint})", needed=needed)
+    except (OSError, RuntimeError, ImportError, AttributeError) as error:  # a shared library that is missing or damaged, or a stub
+        return Finding(f"runtime {name}", False, _first_line(error), needed=needed)
+
+
+def _lacks(name: str) -> str | None:
+    """What a runtime needs besides the module that was loaded, if it is not here."""
+    if not name.endswith("tensorrt"):
+        return None
+    if name == "onnxruntime_tensorrt":
+        import onnxruntime
+
+        if "TensorrtExecutionProvider" not in onnxruntime.get_available_providers():
+            return "this ONNX Runtime has no TensorRT provider (pip install onnxruntime-gpu)"
+        if ctypes.util.find_library("nvinfer") is None and not _tensorrt().ok:
+            return "TensorRT is not installed, see tensorrt above"
+    elif not _tensorrt().ok:
+        return "TensorRT is not installed or not complete, see tensorrt above"
+    return None if _cuda().ok else "no CUDA GPU was found, see cuda below"
 
 
 def _cuda() -> Finding:
@@ -130,6 +171,9 @@ def _cuda() -> Finding:
         import torch
     except (ImportError, OSError):
         return Finding("cuda", False, "not known, since torch cannot be imported", needed=False)
+    if torch.version.cuda is None:
+        return Finding("cuda", False, "this torch is built without CUDA; the CPU is used", needed=False)
     if not torch.cuda.is_available():
-        return Finding("cuda", False, "torch finds no CUDA GPU; the CPU is used", needed=False)
+        built = f"torch is built for CUDA {torch.version.cuda} and finds no GPU that it can use; the CPU is used"
+        return Finding("cuda", False, f"{built} (see: nvidia-smi)", needed=False)
     return Finding("cuda", True, ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())), needed=False)
