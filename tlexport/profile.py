@@ -53,6 +53,9 @@ def _distinct(precisions: tuple[Precision, ...]) -> tuple[Precision, ...]:
 # (TensorRT version, largest opset that its ONNX parser reads); a version between two rows reads what the lower row says.
 # Source: docs/operators.md of onnx/onnx-tensorrt in the releases 8.0, 8.4, 9.0 and 10.1; from 10.9 on NVIDIA's ONNX opset guide.
 PARSER_OPSETS = (((8, 0), 13), ((8, 4), 17), ((9, 0), 19), ((10, 0), 20), ((10, 9), 22), ((10, 13), 24), ((11, 0), 25))
+# (Python, newest ONNX Runtime for it, largest opset that this reads); a Python between two rows has at least what the lower row says.
+# Source: the wheels on PyPI, and docs/reference/compatibility.md of microsoft/onnxruntime.
+PYTHON_OPSETS = (((3, 6), "1.10", 15), ((3, 7), "1.14", 18), ((3, 8), "1.19", 21), ((3, 10), "1.23", 23), ((3, 11), "1.31", 25))
 # TensorRT takes UINT8 network inputs from here on: NVIDIA/TensorRT#1503, and docs/Changelog.md of onnx/onnx-tensorrt for 8.5.
 UINT8_INPUT = (8, 5)
 # TensorRT reads INT8 constants in a network from here on. 8.0.3, 8.2.5 and 8.4.1 refused them ("invalid weights type of Int8":
@@ -117,7 +120,7 @@ class Software(Record):
 
     jetpack: Fact[str] | None = Field(None, description="release of NVIDIA's software for the board")
     l4t: Fact[str] | None = Field(None, description="release of the system in it, such as 36.5.0")
-    python: Fact[str] | None = Field(None, description="version that the system brings")
+    python: Fact[Annotated[str, Field(pattern=r"^\d+\.\d+(\.\d+)*$")]] | None = Field(None, description="version that the system brings")
     cuda: Fact[str] | None = Field(None, description="version")
     tensorrt: Fact[Annotated[str, Field(pattern=r"^\d+\.\d+(\.\d+)*$")]] | None = Field(None, description="version, such as 10.3.0")
 
@@ -195,13 +198,24 @@ class Profile(Record):
             raise ValueError("[software.tensorrt] must be there exactly when runtime is 'tensorrt'")
         if self.runtime == "tensorrt" and self.device is not None:
             raise ValueError("device is for runtime 'onnxruntime'; TensorRT runs on the GPU anyway: leave it out")
-        if beyond := "; ".join(self._beyond_tensorrt()):
+        if beyond := "; ".join((*self._beyond_tensorrt(), *self._beyond_python())):
             raise ValueError(beyond)
         for name, tables in (("calibration", self.calibration), ("sharpened", self.sharpened)):
             keys = [table.key for table in tables]
             if twice := next((key for key in keys if keys.count(key) > 1), None):
                 raise ValueError("{} has two tables for {}, {} and {} threads".format(name, *twice))
         return self
+
+    def _beyond_python(self) -> Iterator[str]:
+        """What this profile asks of the newest ONNX Runtime for the board's Python that it cannot do."""
+        if self.runtime != "onnxruntime" or self.software.python is None:
+            return
+        python = tuple(int(part) for part in self.software.python.value.split(".")[:2])
+        newest, opset = next(((version, opset) for since, version, opset in reversed(PYTHON_OPSETS) if since <= python), ("", 0))
+        if self.opset.value > opset:
+            name = self.software.python.value
+            reads = f"ONNX Runtime {newest}, the newest for Python {name}, reads up to {opset}" if opset else f"Python {name} is too old"
+            yield f"opset {self.opset.value}: {reads}"
 
     def _beyond_tensorrt(self) -> Iterator[str]:
         """What this profile asks of the board's TensorRT that it cannot do."""

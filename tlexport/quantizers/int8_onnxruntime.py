@@ -23,14 +23,17 @@ METHOD = "static, QDQ, per-channel weights; pixels as they are, in blocks; depth
 # as QuickGelu in float, or as QLinearSigmoid and QLinearMul. EfficientNet-B0 takes 0.8 of its time with the one on one processor with
 # AVX512-VNNI, and 0.9 with the other on another
 VARIANTS = ("swish in one node", "swish as a table")
+QUICK_GELU = 17  # opset: lower ones are for versions as old as 1.10, which has no QuickGelu
 
 
 def quantize(request: QuantizeRequest) -> onnx.ModelProto:
     """FP32 graph -> INT8 in the form that ONNX Runtime's CPU kernels fuse (its own guidance: U8S8 on x86, S8S8 on ARM)."""
     unsigned = request.activations == "uint8"
     stem = on_pixels(request)
+    has_quick_gelu = request.model.opset_import[0].version >= QUICK_GELU
     in_float = request.kept if request.variant == VARIANTS[1] else None
-    formed = replace(stem, model=normalise_in_one(swish_in_one(pad_depthwise(stem.model), in_float)))
+    padded = pad_depthwise(stem.model)
+    formed = replace(stem, model=normalise_in_one(swish_in_one(padded, in_float) if has_quick_gelu else padded))
     activations, options = (QuantType.QUInt8, {}) if unsigned else (QuantType.QInt8, {"ActivationSymmetric": True})
     quantized = integer_gates(quantize_int8(formed, activations, OPERATORS, options))
     return without_quantization(gates_in_rows(quantized, formed.model))
