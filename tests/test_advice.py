@@ -49,6 +49,16 @@ def test_advice_after_training(train: float, val: float, head: float, says: list
     assert all(word in note for word, note in zip(says, notes, strict=True))
 
 
+def test_overfitting_and_missed_classes_are_named_with_what_to_try() -> None:
+    """What is already done is not proposed again."""
+    missed = [f"class {number}" for number in range(7)]
+    notes = after_training(Recipe(strategy="full"), 1.0, 0.56, math.nan, 10, missed)
+    assert "class 0, class 1, class 2, class 3, class 4 and 2 more" in notes[0] and "--balance sampler" in notes[0]
+    assert "100 % in training, 56 % in validation" in notes[1] and "--augment medium" in notes[1] and "--freeze" in notes[1]
+    done = Recipe(strategy="head", augment="strong", label_smoothing=0.2, balance="sampler")
+    assert not any("--" in note for note in after_training(done, 1.0, 0.56, math.nan, 10, missed))
+
+
 @pytest.mark.parametrize("tracker", sorted(PACKAGES))
 def test_a_tracker_that_is_not_installed_is_refused_with_how_to_get_it(tracker: Any) -> None:
     if importlib.util.find_spec(PACKAGES[tracker]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from typing import Literal
@@ -22,6 +23,8 @@ DATASET = "dataset.json"
 HISTORY = "history.jsonl"
 RECIPE = "recipe.toml"
 REPORT = "report.html"
+HASH = re.compile("[0-9a-f]{64}")
+AGAIN = "copy the checkpoint again, or train it anew: tlx finetune DATA"
 ATTEMPTS = 5  # to read a directory that is replaced meanwhile
 
 
@@ -101,8 +104,13 @@ def snapshot(path: Path, into: Path) -> Path:
     for _ in range(ATTEMPTS):
         before = _identity(path)
         try:
-            read_checkpoint(path)
-            read_dataset(path)
+            record, dataset = read_checkpoint(path), read_dataset(path)
+            if record.classes != dataset.classes:
+                raise InvalidFile(
+                    f"{path / DATASET} has {len(dataset.classes)} classes ({_few(dataset.classes)}), "
+                    f"{path / RECORD} has {len(record.classes)} ({_few(record.classes)})",
+                    AGAIN,
+                )
             copy.mkdir(parents=True, exist_ok=True)
             for name in (RECORD, WEIGHTS, DATASET):
                 shutil.copyfile(path / name, copy / name)
@@ -119,6 +127,10 @@ def snapshot(path: Path, into: Path) -> Path:
     raise StepFailed(f"{path} was replaced again and again while it was read", "try again when nothing is trained there")
 
 
+def _few(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
 def _identity(path: Path) -> tuple[int, int] | None:
     """Which directory lies at a path: another one after it was replaced."""
     try:
@@ -129,5 +141,12 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 
 def read_dataset(path: Path) -> Dataset:
-    """The data a checkpoint was trained on. Raises InvalidFile when there is none."""
-    return Dataset.read(path / DATASET)
+    """The data a checkpoint was trained on. Raises InvalidFile when there is none, or it is damaged."""
+    dataset, hashes = Dataset.read(path / DATASET), dict[str, str]()
+    for sample in dataset.samples:
+        wrong = "" if HASH.fullmatch(sample.sha256) else f"has the hash {sample.sha256!r:.80}, 64 hexadecimal digits were expected"
+        if not wrong and hashes.setdefault(sample.path, sample.sha256) != sample.sha256:
+            wrong = "is listed twice, with different hashes"
+        if wrong:
+            raise InvalidFile(f"{path / DATASET}: {sample.path!r:.200} {wrong}", AGAIN)
+    return dataset

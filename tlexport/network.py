@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchvision import models
 
 from tlexport import plugins
-from tlexport.checkpoint import WEIGHTS, Checkpoint
+from tlexport.checkpoint import AGAIN, RECORD, WEIGHTS, Checkpoint
 from tlexport.contract import Preprocess
 from tlexport.errors import InvalidFile, UsageError
 from tlexport.ports import Backbone, Traits
@@ -142,10 +142,16 @@ def load_network(path: Path, checkpoint: Checkpoint) -> Network:
     """The trained network of a checkpoint directory whose record was read (and hash checked) before, in evaluation mode.
 
     Raises:
-        InvalidFile: a parameter or a statistic is not finite.
+        InvalidFile: the weights are not those of the record's backbone and classes, or not finite.
     """
-    network = build(checkpoint.recipe.backbone, len(checkpoint.classes))
-    state = read_safetensors(path / WEIGHTS, "copy the checkpoint again")
+    backbone, classes = checkpoint.recipe.backbone, len(checkpoint.classes)
+    if backbone not in backbone_names():
+        raise InvalidFile(f"{path / RECORD}: there is no backbone {backbone!r:.80}", "list them with: tlx backbones")
+    state = read_safetensors(path / WEIGHTS, AGAIN)
+    if not any(tensor.dim() and len(tensor) == classes for tensor in state.values()):  # before a network is built for any number of them
+        raise InvalidFile(f"{path / WEIGHTS} holds no classifier for the {classes} classes of {path / RECORD}", AGAIN)
+    network = build(backbone, classes)
+    _expect_fitting(state, network.net.state_dict(), path / WEIGHTS, backbone)
     for name, values in state.items():
         if bad := int((~torch.isfinite(values)).sum()):
             raise InvalidFile(
@@ -154,6 +160,19 @@ def load_network(path: Path, checkpoint: Checkpoint) -> Network:
             )
     network.load(state)
     return network.eval()
+
+
+def _expect_fitting(state: Mapping[str, Tensor], own: Mapping[str, Tensor], file: Path, backbone: str) -> None:
+    """Raise InvalidFile unless names, shapes and types are those of the network; the message has the first that differ."""
+    wrong = [f"{name} is missing" for name in own if name not in state]
+    wrong += [f"{name[:80]} is unknown" for name in state if name not in own]
+    for name in own.keys() & state.keys():
+        found, expected = state[name], own[name]
+        if (found.shape, found.dtype) != (expected.shape, expected.dtype):
+            wrong.append(f"{name} is {found.dtype} {list(found.shape)}, expected {expected.dtype} {list(expected.shape)}")
+    if wrong:
+        more = f"; and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise InvalidFile(f"{file} does not fit {backbone}: {'; '.join(sorted(wrong)[:3])}{more}", AGAIN)
 
 
 @contextmanager

@@ -106,7 +106,10 @@ def report_of(
 def advice_after(recipe: Recipe, fit: Fit, scores: Scores) -> list[str]:
     """What the user is told after training."""
     head = max((epoch.val_top1 for epoch in fit.history if epoch.phase == "head"), default=math.nan)
-    return after_training(recipe, fit.best.train_top1, fit.best.val_top1, head, len(scores.classes))
+    missed = [name for name, figures in scores.per_class().items() if figures["recall"] == 0]
+    last = fit.history[-1]
+    train = max(fit.best.train_top1, last.train_top1)  # where the best epoch was an early one, the last one shows more
+    return after_training(recipe, train, fit.best.val_top1, head, len(scores.classes), missed)
 
 
 def metrics_of(fit: Fit, scores: Scores) -> dict[str, float]:

@@ -11,6 +11,7 @@ IMBALANCED = 5.0  # ratio of the largest to the smallest class
 GAP = 0.10  # of training over validation accuracy, 0..1
 NEAR_CHANCE = 0.15  # of the way from chance to certainty that a head on ImageNet features should at least get
 LARGE = 50_000  # training images: with a few hundred each for a hundred classes, networks have been trained from scratch
+SHOWN = 5  # classes that a note names
 INT8_BYTES_PER_PARAMETER = 1.0
 
 
@@ -40,7 +41,9 @@ def before_training(recipe: Recipe, counts: Sequence[int], backbone_parameters: 
     return notes
 
 
-def after_training(recipe: Recipe, train_top1: float, val_top1: float, head_top1: float, classes: int) -> list[str]:
+def after_training(
+    recipe: Recipe, train_top1: float, val_top1: float, head_top1: float, classes: int, missed: Sequence[str] = ()
+) -> list[str]:
     """Notes on the result.
 
     Args:
@@ -49,11 +52,25 @@ def after_training(recipe: Recipe, train_top1: float, val_top1: float, head_top1
         val_top1: of the best epoch, 0..1.
         head_top1: best validation accuracy while only the head was trained, 0..1; NaN where it never was.
         classes: number of classes.
+        missed: classes of which no validation image was recognised (recall 0).
     """
     notes = []
+    if missed:
+        more = f" and {len(missed) - SHOWN} more" if len(missed) > SHOWN else ""
+        remedies = "look at the confusion matrix in report.html, check the labels, add images of them" + (
+            ", or try --balance sampler" if recipe.balance == "none" else ""
+        )
+        notes.append(f"no validation image is recognised of: {', '.join(missed[:SHOWN])}{more}; {remedies}")
     if train_top1 - val_top1 > GAP:
-        remedies = "more images, --augment medium, a larger --label-smoothing, or fewer unfrozen stages"
-        notes.append(f"training accuracy is {100 * (train_top1 - val_top1):.0f} points above validation: it overfits; try {remedies}")
+        tries = ["more images"]
+        tries += ["--augment medium"] if recipe.augment in ("none", "light") else []
+        tries += ["a larger --label-smoothing"] if recipe.label_smoothing < 0.1 else []
+        tries += ["fewer trained stages (--strategy head, or --freeze)"] if recipe.strategy != "head" else []
+        tries += ["pretrained weights (--weights)"] if recipe.weights == "none" else []
+        notes.append(
+            f"the network overfits: top-1 is {100 * train_top1:.0f} % in training, {100 * val_top1:.0f} % in validation; "
+            f"try {', or '.join(tries)}"
+        )
     chance = 1 / classes
     if head_top1 - chance < NEAR_CHANCE * (1 - chance) and recipe.weights != "none":
         notes.append(

@@ -49,10 +49,13 @@ def read_request(out: Path) -> tuple[str, Recipe]:
         return read_dataset(out).source, Checkpoint.read(out / RECORD).recipe
     if not file.exists():
         raise UsageError(f"there is nothing to resume for {out}: no run was begun there", "leave out --resume")
-    request = read_object(file)
+    request = read_object(file, _anew(out))
     if not isinstance(request.get("data"), str) or not isinstance(request.get("recipe"), dict):
         raise InvalidFile(f"{file} is not the request of a run: it needs the keys data (text) and recipe (a table)", _anew(out))
-    return request["data"], Recipe.parse(request["recipe"], str(file))
+    try:
+        return request["data"], Recipe.parse(request["recipe"], str(file))
+    except InvalidFile as error:
+        raise InvalidFile(error.message, _anew(out)) from None
 
 
 def interrupted_runs(runs: Path) -> list[Path]:
@@ -186,7 +189,7 @@ def write_tensors(value: object, path: Path) -> None:
 
 
 def _expect_plain_zip(path: Path) -> None:
-    """As ``torch.save`` writes it: a zip whose members are not compressed, so that no small file becomes a large one in memory.
+    """As ``torch.save`` writes it: a zip of whole, uncompressed members, so that no small file becomes a large one in memory.
 
     Raises:
         ValueError: it is not.
@@ -195,5 +198,7 @@ def _expect_plain_zip(path: Path) -> None:
         raise ValueError("it is not a file")
     with contextlib.closing(zipfile.ZipFile(path)) as archive:
         members = archive.infolist()
-    if any(member.compress_type != zipfile.ZIP_STORED for member in members) or sum(m.file_size for m in members) > path.stat().st_size:
-        raise ValueError("its members are not stored as torch.save stores them")
+        if any(member.compress_type != zipfile.ZIP_STORED for member in members) or sum(m.file_size for m in members) > path.stat().st_size:
+            raise ValueError("its members are not stored as torch.save stores them")
+        if broken := archive.testzip():  # torch itself does not look at the checksums
+            raise ValueError(f"the checksum of {broken} does not match")
