@@ -36,11 +36,11 @@ HOSTILE = (
     "\u202egnp.elttil \u2066evil",
     "قطة سوداء صغيرة",
     "猫の写真",
-    "very-long-" + "x" * 300,
+    "very-long-" + "x" * 240,
     "$\\frac{$ &amp; &lt;b&gt; #0a0001 url(#a)",
-    "a\x0bb\x01c",
+    "a\u200bb\ufeffc",
     "javascript:window.hacked=5",
-    "]]> --> <!-- ",
+    "]]> --> <!--",
     "http://example.invalid/x.png",
 )
 THOUSAND = tuple(f"class {number:04d} of the thousand" for number in range(1000))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,9 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, confusion_matrix, precision_score, recall_score
 
-from tlexport.accuracy import ECE_BINS, Probabilities, probabilities, score
+from tlexport.accuracy import ECE_BINS, Probabilities, Scores, probabilities, score
+from tlexport.api.evaluate import Evaluated
 from tlexport.ports import RunOptions, Silent, Task
+from tlexport.report.training import confused
 from tlexport.runtimes import onnxruntime
+from tlexport.train.plots import plot_confusion
 
 NAMES = ("a", "b", "c", "d")
 
@@ -111,3 +115,25 @@ def test_every_image_is_run_once_whatever_the_batch(batch: str, dtype: str, tmp_
         found = probabilities(runner, pixels, 3, progress, "testing")
     np.testing.assert_allclose(found, exponents / exponents.sum(axis=1, keepdims=True), atol=1e-5)
     assert sum(progress.moves) == progress.total == len(pixels)
+
+
+def test_thousands_of_classes_stay_small(tmp_path: Path) -> None:
+    names = tuple(f"class {index}" for index in range(3000))
+    confusion = np.zeros((3000, 3000), dtype=np.int64)
+    confusion[np.arange(3000), np.arange(3000)] = 2
+    confusion[5, 7], confusion[9, 5] = 3, 1
+    whole = confusion.nbytes
+    tracemalloc.start()
+    try:
+        answer = Evaluated(Path("x"), "torch", "cpu", "val", Scores(6004, 0.9, 0.1, confusion, names)).to_json()
+        pairs = [(pair.true, pair.predicted, pair.n) for pair in confused(confusion, names)]
+        plot_confusion(confusion, names, tmp_path / "confusion.png")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert pairs == [("class 5", "class 7", 3), ("class 9", "class 5", 1)]
+    assert answer["confusion"] is None
+    assert len(answer["confusion_counts"]) == 3002  # type: ignore[arg-type]
+    assert [5, 7, 3] in answer["confusion_counts"]  # type: ignore[operator]
+    assert (tmp_path / "confusion.png").stat().st_size > 1000
+    assert peak < 3 * whole

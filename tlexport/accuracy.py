@@ -66,12 +66,8 @@ class Scores:
     def per_class(self) -> dict[str, dict[str, float | int | None]]:
         """Recall and precision of each class; None where there is nothing to divide by."""
         table: dict[str, dict[str, float | int | None]] = {}
-        for index, name in enumerate(self.classes):
-            right, true, predicted = (
-                int(self.confusion[index, index]),
-                int(self.confusion[index].sum()),
-                int(self.confusion[:, index].sum()),
-            )
+        counts = (self.confusion.diagonal(), self.confusion.sum(axis=1), self.confusion.sum(axis=0))
+        for name, right, true, predicted in zip(self.classes, *(count.tolist() for count in counts), strict=True):
             table[name] = {
                 "n": true,
                 "recall": round(right / true, 6) if true else None,

@@ -22,6 +22,7 @@ from tlexport.ports import Progress, Silent
 from tlexport.record import nearest
 
 BATCH = 16
+MATRIX = 1000  # classes whose confusion matrix is written out; of 5,000 it would have 25 million numbers
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,10 @@ class Evaluated:
     scores: Scores
 
     def to_json(self) -> dict[str, object]:
-        """As cli.md has it, with the confusion matrix."""
+        """As cli.md has it, with the confusion matrix: its rows up to ``MATRIX`` classes, and all counts above 0 as triples."""
+        confusion = self.scores.confusion
+        true, predicted = np.nonzero(confusion)
+        counts = np.stack([true, predicted, confusion[true, predicted]], axis=1)
         return {
             "what": str(self.what),
             "runtime": self.runtime,
@@ -45,7 +49,8 @@ class Evaluated:
             "top1": self.scores.top1,
             "per_class": self.scores.per_class(),
             "ece": self.scores.ece,
-            "confusion": self.scores.confusion.tolist(),
+            "confusion": confusion.tolist() if len(confusion) <= MATRIX else None,
+            "confusion_counts": counts.tolist(),  # (true class, predicted class, images), by position in classes
             "classes": list(self.scores.classes),
         }
 

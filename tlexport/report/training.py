@@ -143,13 +143,14 @@ def thumbnail(pixels: Pixels) -> str:
 
 def confused(confusion: npt.NDArray[np.int64], classes: Sequence[str]) -> list[Pair]:
     """Which class is taken for which, the most frequent first, from int64 (true class, predicted class)."""
-    errors = confusion.copy()
-    np.fill_diagonal(errors, 0)
-    flat = errors.ravel()
-    most = np.argsort(-flat, kind="stable")[:PAIRS]
+    true, predicted = np.nonzero(confusion)  # of thousands of classes, a copy of the whole would take hundreds of megabytes
+    wrong = true != predicted
+    true, predicted = true[wrong], predicted[wrong]
+    counts = confusion[true, predicted]
+    most = np.argsort(-counts, kind="stable")[:PAIRS]
     totals = confusion.sum(axis=1)
-    pairs = [(int(i) // len(classes), int(i) % len(classes), int(flat[i])) for i in most if flat[i]]
-    return [Pair(classes[true], classes[predicted], n, n / float(totals[true])) for true, predicted, n in pairs]
+    pairs = [(int(true[i]), int(predicted[i]), int(counts[i])) for i in most]
+    return [Pair(classes[row], classes[column], n, n / float(totals[row])) for row, column, n in pairs]
 
 
 def class_rows(scores: Scores) -> list[ClassRow]:

@@ -13,6 +13,8 @@ from matplotlib.figure import Figure
 
 from tlexport.train.loop import Epoch
 
+CELLS = 500  # of a confusion matrix in one direction; a picture has about two pixels for each
+
 
 def plot_curves(history: Sequence[Epoch], path: Path) -> None:
     """Loss and accuracy of training and validation by epoch; a thin line where a new phase begins."""
@@ -33,14 +35,22 @@ def plot_curves(history: Sequence[Epoch], path: Path) -> None:
 
 
 def plot_confusion(confusion: npt.NDArray[np.int64], classes: Sequence[str], path: Path) -> None:
-    """Counts of (true class, predicted class); coloured by the share of the true class. Names up to 40 classes."""
+    """Counts of (true class, predicted class); coloured by the share of the true class. Names up to 40 classes.
+
+    Of more than ``CELLS`` classes, neighbours share a cell: the memory of the picture does not grow with the classes.
+    """
+    together = -(-len(classes) // CELLS)
+    starts = np.arange(0, len(classes), together)
+    if together > 1:
+        confusion = np.add.reduceat(np.add.reduceat(confusion, starts, axis=0), starts, axis=1)
     side = min(14.0, 2.5 + 0.4 * len(classes))
     figure = Figure(figsize=(side, side), layout="constrained")
     axes = figure.subplots()
     share = confusion / np.maximum(1, confusion.sum(axis=1, keepdims=True))
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("true")
+    unit = f", {together} classes in a cell" if together > 1 else ""
+    axes.set_xlabel(f"predicted{unit}")
+    axes.set_ylabel(f"true{unit}")
     if len(classes) <= 40:
         # a dollar sign would start matplotlib's formula syntax
         names = [name.replace("$", r"\$") for name in classes]
