@@ -27,7 +27,7 @@ from tlexport.checkpoint import RECORD, read_checkpoint, read_dataset
 from tlexport.data.decode import decode_files
 from tlexport.export.calibration import calibration_parts
 from tlexport.network import load_network
-from tlexport.plan import Wishes
+from tlexport.plan import MAX_DROP_POINTS, Wishes
 from tlexport.target import resolve
 from tlexport.train.weights import embedded_backbones
 
@@ -65,7 +65,7 @@ class Wanted:
 def prepare(checkpoint: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Every model that is made here, as files beside the checkpoint; what the timing process is to be told, and what is to be kept."""
     folder, record, dataset = checkpoint.parent, read_checkpoint(checkpoint), read_dataset(checkpoint)
-    bundle = export(checkpoint, resolve(TARGET), Wishes(), folder / "bundle")
+    bundle = export(checkpoint, resolve(TARGET), Wishes(max_drop_points=MAX_DROP_POINTS), folder / "bundle")
     calibrating = [sample for part in calibration_parts(dataset, record.recipe.seed) for sample in part]
     val = dataset.part("val")
     for name, samples in (("calibration", calibrating), ("val", val)):

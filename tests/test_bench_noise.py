@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from test_measurement import ENVIRONMENT, MS, of
 
 from tlexport.bench import noise as limits
-from tlexport.bench.noise import noise
+from tlexport.bench import watching
+from tlexport.bench.noise import disturbance, noise
 from tlexport.measurement import Measurement
 
 QUIET = [10 * MS + (number * 7919 % 100) * 1000 for number in range(400)]  # within 1 %
@@ -52,6 +58,12 @@ def test_normal_scatter_of_three_percent_is_no_noise(seed: int) -> None:
         (None, {"load_1min": 5.0}, ["a load of 5.0 at the start"]),
         ({"other_cores": None}, {"load_1min": 0.3}, ["nothing that was watched explains it"]),
         ({}, {"governor": "schedutil"}, ["the frequency governor is schedutil, not performance"]),
+        ({"other_cores": 0.1}, {"load_1min": 11.0}, ["a load of 11.0 at the start"]),  # more than the model and its start can be
+        ({"stolen_cores": 0.6}, {}, ["the hypervisor gave 0.6 cores"]),
+        ({"limited_seconds": 0.4}, {}, ["limit on CPU time held the process for 0.40 s"]),
+        ({"swapped_bytes": 5 * 10**6}, {}, ["swapped 5.00 MB"]),
+        ({"waiting": {"io": 0.4, "memory": 0.0}}, {}, ["waited for a disk in 40% of the time"]),
+        ({"cpu_mhz": {"before": 3000.0, "after": 1200.0}}, {}, ["the CPU's clock fell from 3000 to 1200 MHz"]),
         ({"gpu_mhz": {"lowest": 300.0, "highest": 918.0}}, {}, ["between 300.0 and 918.0 MHz"]),
         ({"gpu_mhz": {"lowest": 900.0, "highest": 918.0}}, {}, ["nothing that was watched"]),
         ({"throttled": True, "throttling": ["cpu: 12 times"]}, {"governor": "powersave"}, ["throttled (cpu: 12 times)", "powersave"]),
@@ -67,3 +79,42 @@ def test_throttling_is_told_even_when_the_runs_are_even() -> None:
     text = noise(measured(QUIET, {"throttled": True, "throttling": []}, governor="powersave"))
     assert "the machine throttled" in text
     assert "powersave" not in text  # the runs do not scatter, so there is nothing for it to explain
+
+
+@pytest.mark.parametrize(("others", "told"), [(3.0, True), (1.0, False)])
+def test_even_runs_beside_programs_on_all_cores_decide_nothing(others: float, told: bool) -> None:
+    measurement = measured(QUIET, {"other_cores": others})  # of 4, and the model has 2 threads
+    assert noise(measurement) == ""
+    assert ("other programs took 3.0 of 4 cores" in disturbance(measurement)) == told
+
+
+def test_a_latency_whose_slowest_runs_are_disturbed_decides_nothing() -> None:
+    few = [ns * (3 if number % 15 == 0 else 1) for number, ns in enumerate(QUIET)]  # p90 is even
+    assert noise(measured(few)) == ""
+    assert "p95 is 2.9" in disturbance(measured(few))
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="niceness and /proc/stat are Linux's")
+def test_programs_of_low_priority_count() -> None:
+    begin, before = psutil.cpu_times().nice, watching._counters("/")["busy"]
+    with subprocess.Popen([sys.executable, "-S", "-c", "import os; os.nice(19)\nwhile True: pass"]) as burner:
+        while psutil.cpu_times().nice < begin + 0.3:
+            time.sleep(0.05)
+        nice, busy = psutil.cpu_times().nice - begin, watching._counters("/")["busy"] - before
+        burner.kill()
+    assert busy >= nice
+    assert "nice" in watching.BUSY
+
+
+def test_a_container_s_limit_and_waiting_are_read(tmp_path: Path) -> None:
+    for path, text in {
+        "proc/self/cgroup": "0::/box/inner\n",
+        "sys/fs/cgroup/box/cpu.stat": "usage_usec 9\nnr_throttled 4\nthrottled_usec 1500000\n",
+        "proc/pressure/io": "some avg10=1.00 avg60=0.00 avg300=0.00 total=2500000\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=1\n",
+        "sys/devices/system/cpu/cpufreq/policy0/scaling_cur_freq": "1800000\n",
+    }.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
+    found = watching._counters(str(tmp_path))
+    assert (found["limited"], found["io"], found["mhz"]) == (1.5, 2.5, 1800.0)
+    assert "memory" not in found

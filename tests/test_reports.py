@@ -242,6 +242,18 @@ def test_the_verdict_comes_first(on_target: bool, kept: str) -> None:
     assert html.unescape(page).index(sentence) < page.index("<table")
 
 
+@pytest.mark.parametrize(("p95_ms", "word"), [(1, "Within the budget"), (200, "Over the budget")])
+def test_a_verdict_from_a_noisy_machine_is_qualified(p95_ms: int, word: str) -> None:
+    measured = reports.measurement(latencies_ns=(p95_ms * 10**6,) * 20)
+    cause = {measured.artifact_sha256: "the runs scatter"}
+    page = html.unescape(bench_report("bundle", [measured], reports.manifest(), on_target=True, noise=cause))
+    assert f'class="verdict unknown"><span class="word">{word}, measured on a noisy machine.</span>' in page
+    assert "The machine was not quiet: the runs scatter." in page
+    assert f"{'kept' if p95_ms == 1 else 'broken'}: on a noisy machine" in page
+    elsewhere = judge(reports.manifest(), [measured], on_target=False, noise=cause)
+    assert (elsewhere.kept, elsewhere.noise) == ("unknown", "")  # no latency was judged
+
+
 def test_a_file_that_is_too_large_breaks_the_budget_wherever_it_was_measured() -> None:
     manifest = reports.manifest()
     small = manifest.profile.model_copy(update={"budget": manifest.profile.budget.model_copy(update={"size": "1 MB"})})

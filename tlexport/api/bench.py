@@ -92,7 +92,8 @@ def check_budget(bundle: Path, measurements: Sequence[Measurement], *, elsewhere
     candidate = Candidate(chosen.artifact.precision, measured.size_bytes, chosen.drop_points, p50, p95, measured.peak_memory_bytes)
     broken = violations(candidate, Limits(budget.size_bytes, budget.latency_p95_ms, budget.memory_bytes, drop_points=100.0))
     if broken:
+        noisy = f"the machine was not quiet ({found}): measure again; or " if (found := noise(measured)) else ""
         raise OverBudget(
             f"{measured.what} is over the budget of {manifest.target}: {'; '.join(broken)}",
-            "export with --precision auto, or raise the budget",
+            f"{noisy}export with --precision auto, or raise the budget",
         )

@@ -64,6 +64,7 @@ def write_report(
         on_target=on_target,
         real_images=isinstance(known, Manifest),
         host=host,
+        noise={m.artifact_sha256: found for m in measurements if m.batch == 1 and (found := noise(m))},
         notes=[f"The machine was not quiet while {m.what} was measured: {found}." for m in measurements if (found := noise(m))],
     )
     with new_file(path) as file:

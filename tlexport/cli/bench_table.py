@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tlexport.bench.noise import noise
 from tlexport.cli.output import echo, print_table
 from tlexport.files import new_file
 from tlexport.units import format_bytes
@@ -85,6 +86,8 @@ def circumstances(measurements: Sequence[Measurement]) -> list[str]:
     if any(m.stages for m in measurements):
         lines.append("decode, resize, infer: medians of one image at a time, from its file on")
     lines += sorted({m.inputs for m in measurements if m.inputs and m.inputs.startswith("made up")})
+    if noisy := dict.fromkeys(m.precision for m in measurements if noise(m)):
+        lines.append(f"noisy measurement: {', '.join(noisy)}")
     e = first.environment
     lines.append(f"{e.cpu}, governor {e.governor or 'not readable'}, load {e.load_1min}")
     return lines

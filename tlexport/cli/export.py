@@ -122,7 +122,8 @@ def command(
     ask = functools.partial(_consent, declined=no_train, given=yes)
     exported = export(source, found, wishes, path, data_root=data, sign=sign, with_c=with_c, progress=reporter, consent=ask)
     built = build_engine(path, reporter) if engine else None
-    _hint(exported)
+    if not quiet:
+        _hint(exported)
     if as_json:
         print_json(exported.to_json() | ({"engine": str(built)} if built else {}))
     else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +45,7 @@ def bench_report(
     real_images: bool = False,
     host: str = "",
     notes: Sequence[str] = (),
+    noise: Mapping[str, str] | None = None,
 ) -> str:
     """The page.
 
@@ -58,6 +59,7 @@ def bench_report(
             fed is believed.
         host: the board that measured, where that was not this machine.
         notes: what the reader should know of the measuring: that the machine was not quiet, and why.
+        noise: of measurements whose machine was not quiet: the sha256 of the model, and why.
     """
     found = candidates(measurements, known)
     timed = [_timed(measured, name) for measured, name in zip(measurements, _names(measurements, known), strict=True)]
@@ -70,7 +72,7 @@ def bench_report(
         host=host,
         known=known,
         kind="bundle" if isinstance(known, Manifest) else "checkpoint" if isinstance(known, Checkpoint) else "foreign",
-        verdict=judge(known, measurements, on_target=on_target) if isinstance(known, Manifest) else None,
+        verdict=judge(known, measurements, on_target=on_target, noise=noise) if isinstance(known, Manifest) else None,
         candidates=found,
         pareto=bench_plots.pareto(found),
         timed=timed,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from tlexport.bundle import Manifest
@@ -12,6 +12,7 @@ from tlexport.plan import more_than, not_as_budgeted
 from tlexport.units import format_bytes, format_mj
 
 Kept = Literal["kept", "broken", "unknown"]
+TIMED = ("p95 latency", "energy")  # limits that noise on the machine touches
 
 
 @dataclass(frozen=True)
@@ -33,16 +34,40 @@ class Verdict:
     kept: Kept
     sentence: str
     limits: tuple[Limit, ...] = ()
+    noise: str = ""  # why the machine was not quiet while a limit of time was judged; empty where it was
+
+    @property
+    def word(self) -> str:
+        """The answer in a few words."""
+        answer = {"kept": "Within the budget", "broken": "Over the budget", "unknown": "No verdict"}[self.kept]
+        return f"{answer}, measured on a noisy machine." if self.noise and self.kept != "unknown" else f"{answer}."
+
+    @property
+    def tone(self) -> Kept:
+        """How it is coloured: as certain only on a quiet machine."""
+        return "unknown" if self.noise else self.kept
 
 
-def judge(manifest: Manifest, measurements: Sequence[Measurement], *, on_target: bool) -> Verdict:
+def judge(manifest: Manifest, measurements: Sequence[Measurement], *, on_target: bool, noise: Mapping[str, str] | None = None) -> Verdict:
     """Hold the chosen model against the budget of the bundle's profile.
 
     Args:
         manifest: of the bundle.
         measurements: of its models, and perhaps of others.
         on_target: they were made on the device that the bundle is for. Elsewhere only the size counts.
+        noise: of measurements whose machine was not quiet: the sha256 of the model, and why.
     """
+    found = _judged(manifest, measurements, on_target)
+    cause = (noise or {}).get(manifest.model().artifact.sha256, "")
+    timed = [limit for limit in found.limits if limit.name in TIMED and limit.kept != "unknown"]
+    if not cause or not timed:
+        return found
+    again = f"{found.sentence} The machine was not quiet: {cause}. Measure again on a quiet machine to be certain."
+    limits = tuple(replace(limit, why="on a noisy machine") if limit in timed else limit for limit in found.limits)
+    return replace(found, sentence=again, limits=limits, noise=cause)
+
+
+def _judged(manifest: Manifest, measurements: Sequence[Measurement], on_target: bool) -> Verdict:
     chosen, where = manifest.model(), manifest.target
     own = [m for m in measurements if m.artifact_sha256 == chosen.artifact.sha256]
     measured = next((m for m in own if m.batch == 1), None)
