@@ -43,7 +43,12 @@ HOSTILE = (
     "]]> --> <!--",
     "http://example.invalid/x.png",
 )
+# names that no class can have: with control characters, with a space at an end
+HOSTILE_CLASSES = tuple(name for name in HOSTILE if name == name.strip() and "\x0b" not in name)
 THOUSAND = tuple(f"class {number:04d} of the thousand" for number in range(1000))
+BUILDS = "/home/someone/projects/flowers/build"
+LONG_PATHS = tuple(f"{BUILDS}/{day}/flowers-cpu-x86/model.{name}.onnx" for day, name in ((1, "fp32"), (2, "fp32"), (2, "int8")))
+LONG_CLASSES = ("Pseudotsuga-menziesii-var-glauca", "a class whose name is a whole sentence of several words", "x" * 120)
 FEW = ("cat", "dog", "snail")
 SHA = "0123456789abcdef" * 4
 LATENCY = {"fp32": 0.9e6, "fp16": 0.8e6, "int8": 0.4e6}  # ns, about
@@ -201,7 +206,7 @@ def _three() -> list[Measurement]:
 def _hostile_bench() -> str:
     evil = HOSTILE[2]
     strangers = [measurement(what=f"models/{i}-{name}.onnx", artifact_sha256=f"{i:064x}", **full(name)) for i, name in enumerate(HOSTILE)]
-    known = manifest(HOSTILE, evil)
+    known = manifest(HOSTILE_CLASSES, evil)
     return bench_report(evil, [*_three(), *strangers], known, host=evil, notes=HOSTILE)
 
 
@@ -257,10 +262,12 @@ _PAGES: dict[str, Callable[[], str]] = {
     "bench-hostile": _hostile_bench,
     "bench-against": _against,
     "compare": lambda: _compare(("a.onnx", "b.onnx")),
+    "compare-long": lambda: _compare(LONG_PATHS),
     "compare-hostile": lambda: _compare(HOSTILE),
     "finetune-few": lambda: _finetune(FEW, 120),
+    "finetune-long": lambda: _finetune(LONG_CLASSES, 120, LONG_PATHS[0]),
     "finetune-thousand": lambda: _finetune(THOUSAND, 3000),
-    "finetune-hostile": lambda: _finetune(HOSTILE, 200, HOSTILE[2]),
+    "finetune-hostile": lambda: _finetune(HOSTILE_CLASSES, 200, HOSTILE[2]),
 }
 NAMES = sorted(_PAGES)
 

@@ -13,6 +13,7 @@ from tlexport.measurement import Interval, Measurement
 from tlexport.report import bench_plots, extras
 from tlexport.report.candidates import candidates
 from tlexport.report.page import render
+from tlexport.report.text import short_names
 from tlexport.report.verdict import judge
 
 
@@ -69,6 +70,7 @@ def bench_report(
     return render(
         "bench.html",
         what=what,
+        short=short_names([what])[0],
         host=host,
         known=known,
         kind="bundle" if isinstance(known, Manifest) else "checkpoint" if isinstance(known, Checkpoint) else "foreign",

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tlexport.measurement import Environment, Interval
 from tlexport.report import bench_plots, extras
 from tlexport.report.page import render
 from tlexport.report.svg import INK, MARKERS, SERIES, Plot, drawing, label
+from tlexport.report.text import short_names
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,11 @@ def compare_report(
         raw: what the download holds, as JSON has it.
     """
     about: dict[str, Any] = environment.model_dump(mode="json")
-    names, samples = [what, *(one.name for one in others)], [others[0].first_ns, *(one.runs_ns for one in others)]
+    paths = [what, *(one.name for one in others)]
+    names = short_names(paths)
+    what, others = names[0], [replace(one, name=name) for one, name in zip(others, names[1:], strict=True)]
+    shortened = {} if names == paths else dict(zip(names, paths, strict=True))
+    samples = [others[0].first_ns, *(one.runs_ns for one in others)]
     return render(
         "compare.html",
         what=what,
@@ -57,6 +62,7 @@ def compare_report(
         distribution=bench_plots.distribution(names, samples),
         shown=bench_plots.MOST_LINES,
         count=len(others[0].round_ratios),
+        models=shortened,
         tables=[table for table in (extras.facts("How they ran", settings), extras.facts("Measured here", about)) if table],
         raw=raw,
     )

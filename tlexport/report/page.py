@@ -9,7 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from tlexport import __version__
-from tlexport.report.text import json_link, number, percent, plain
+from tlexport.report.text import breakable, json_link, number, percent, plain
 from tlexport.units import format_bytes
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -38,5 +38,5 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         finalize=lambda value: plain(value) if isinstance(value, str) and not isinstance(value, Markup) else value,
     )
-    made.filters |= {"number": number, "percent": percent, "bytes": format_bytes, "json_link": json_link}
+    made.filters |= {"breakable": breakable, "number": number, "percent": percent, "bytes": format_bytes, "json_link": json_link}
     return made

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import unicodedata
+from collections.abc import Sequence
+
+from markupsafe import Markup, escape
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 TURNING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # explicit formatting characters of Unicode's UAX #9
@@ -18,6 +22,25 @@ def plain(text: str) -> str:
 
 def _unfit(character: str) -> bool:
     return (unicodedata.category(character) in ("Cc", "Cs") and character not in "\t\n") or character in TURNING
+
+
+def short_names(paths: Sequence[str]) -> list[str]:
+    """The last parts of each path, as many as tell it from the others: ``["a/x.onnx", "b/x.onnx"]`` for two files ``x.onnx``."""
+    parts = {path: [part for part in re.split(r"[/\\]", path) if part] or [path] for path in paths}
+
+    def short(path: str) -> str:
+        own = parts[path]
+        for count in range(1, len(own)):
+            if all(other == path or parts[other][-count:] != own[-count:] for other in parts):
+                return "/".join(own[-count:])
+        return path
+
+    return [short(path) for path in paths]
+
+
+def breakable(text: str) -> Markup:
+    """A name or a path that may be broken after the signs between its words."""
+    return Markup("<wbr>").join(escape(part) for part in re.split(r"(?<=[/\\_.-])", plain(text)))
 
 
 def number(value: float | None, digits: int = 3) -> str:

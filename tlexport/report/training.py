@@ -14,7 +14,7 @@ from tlexport.accuracy import Probabilities, Scores, reliability
 from tlexport.checkpoint import Checkpoint
 from tlexport.ports import Pixels
 from tlexport.report.page import render
-from tlexport.report.text import data_link
+from tlexport.report.text import data_link, short_names
 from tlexport.report.training_plots import Epoch, calibration, curve
 
 MATRIX = 20  # classes that a matrix of numbers is readable with
@@ -96,6 +96,7 @@ def finetune_report(
         "finetune.html",
         record=record,
         source=source,
+        short=short_names([source])[0],
         scores=scores,
         interval=wilson(round(scores.top1 * scores.n), scores.n),
         history=history,
