@@ -50,7 +50,7 @@ class Epoch:
     def describe(self) -> str:
         """What a user follows training by, in one line."""
         train = f"loss {self.train_loss:.3f}, top-1 {100 * self.train_top1:.1f} %"
-        return f"{self.phase}: {train}; validation loss {self.val_loss:.3f}, top-1 {100 * self.val_top1:.1f} %; {self.seconds:.1f} s"
+        return f"{self.phase}: {train}; val loss {self.val_loss:.3f}, top-1 {100 * self.val_top1:.1f} %; {self.seconds:.1f} s"
 
 
 def quicken_batch_norm(module: nn.Module) -> None:
@@ -218,7 +218,7 @@ class PhaseRun:
                 seconds = round(time.perf_counter() - started, 3)
                 speed, share = round(len(self.train) / trained, 1), round(waited / trained, 4)
                 epoch = Epoch(self.phase.name, number, lr, train_loss, train_top1, val_loss, val_top1, speed, share, seconds)
-                advance(0, f"epoch {number} of {self.recipe.epochs}, {epoch.describe()}\n")
+                advance(0, f"epoch {number}/{self.recipe.epochs} {epoch.describe()}\n")
                 yield epoch
             settled()
             self._compile_if_it_pays(seconds)
