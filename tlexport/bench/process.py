@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from tlexport.contract import TensorSpec
     from tlexport.ports import Array, Runtime
 
+PARENT = "TLX_PARENT_PID"  # in a child's environment: who started it
 INPUT_BYTES = 8_000_000  # of input data held in memory, or one batch: more would be measured as the model's memory
 
 
@@ -155,7 +156,7 @@ def command(module: str) -> list[str]:
 def environment() -> dict[str, str]:
     """For a child."""
     search_path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
-    return os.environ | {"PYTHONPATH": search_path, "PYTHONIOENCODING": "utf-8"}
+    return os.environ | {"PYTHONPATH": search_path, "PYTHONIOENCODING": "utf-8", PARENT: str(os.getpid())}
 
 
 def death(what: str, code: int, log: str) -> StepFailed:
@@ -182,7 +183,7 @@ def follow_parent() -> SimpleQueue[str | None]:
     """End with the parent from here on. Returns the lines that it sends, and None when there are no more."""
     lifeline.end_with_parent()
     orders: SimpleQueue[str | None] = SimpleQueue()
-    lifeline.follow(sys.stdin, orders.put)
+    lifeline.follow(sys.stdin, orders.put, int(os.environ.get(PARENT, os.getppid())))
     return orders
 
 

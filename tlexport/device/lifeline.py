@@ -9,13 +9,15 @@ import os
 import signal
 import sys
 import threading
+import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from typing import IO, Any, Callable, List, Sequence
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
-GRACE = 2.0  # seconds that a child has to end by itself after its pipe was closed
+GRACE = 60.0  # seconds that a child has to end by itself after a parent that lives has closed the pipe
+LOOK = 0.2  # seconds between two looks at whether it lives
 
 # A program that is not ours is started by this: the setting outlives exec, and the parent may have died before it was made.
 _STARTER = """
@@ -48,19 +50,22 @@ def bound(command: "Sequence[str]") -> "List[str]":
     return [sys.executable, "-I", "-S", "-c", _STARTER, str(os.getpid()), *command]
 
 
-def follow(stream: "IO[Any]", hear: "Callable[[Any], None]") -> None:
-    """Read the lines that a parent sends in a thread, and end this process soon after the parent has closed the pipe or died.
+def follow(stream: "IO[Any]", hear: "Callable[[Any], None]", parent: int) -> None:
+    """Read the lines that a parent sends in a thread, and end this process when the parent has died, or long ago closed the pipe.
 
     Args:
         stream: standard input, which the parent keeps open as long as the child is needed.
         hear: is given each line, and None at the end.
+        parent: its process id, which it told: it may have died before this process could ask for it.
     """
 
     def read() -> None:
         for line in stream:
             hear(line)
         hear(None)
-        threading.Event().wait(GRACE)
+        end = time.monotonic() + GRACE
+        while os.getppid() == parent and time.monotonic() < end:
+            time.sleep(LOOK)
         os._exit(1)
 
     threading.Thread(target=read, name="lifeline", daemon=True).start()
