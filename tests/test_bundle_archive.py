@@ -152,9 +152,9 @@ def test_a_file_is_unpacked_once_and_checked_each_time(copy: Path, tmp_path: Pat
     path = packed(copy, tmp_path / "a.zip")
     folder = open_bundle(path)
     assert folder.is_relative_to(cache_folder())
-    (folder / "model.fp32.engine").write_bytes(b"built here")
+    (folder / "model.fp32.engine").write_bytes(b"of a stranger")
     assert open_bundle(path) == folder
-    assert (folder / "model.fp32.engine").is_file(), "what was built beside a model stays"
+    assert not (folder / "model.fp32.engine").exists(), "what the archive does not hold is gone"
     model = folder / "model.fp32.onnx"
     model.write_bytes(model.read_bytes()[::-1])
     assert open_bundle(path) == folder

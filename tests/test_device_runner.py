@@ -81,7 +81,7 @@ def test_the_bundle_proves_itself_without_tlexport(copy: Path) -> None:
     assert (found["ok"], found["verdict"]) == (True, "ok")
     assert [check["name"] for check in found["checks"]] == [check.name for check in verify(copy, device="cpu")]
     assert "runs on onnxruntime, cpu" in done.err
-    assert run_py(copy, "verify", "--json").code == 0  # what Python keeps beside the runner is no stranger
+    assert run_py(copy, "verify", "--json").code == 0  # and leaves nothing beside the runner
 
 
 def test_an_image_on_standard_input(copy: Path) -> None:
@@ -100,6 +100,7 @@ def spy(name, globals=None, locals=None, fromlist=(), level=0):
         seen.add(name.split(".")[0])
     return real(name, globals, locals, fromlist, level)
 builtins.__import__ = spy
+sys.dont_write_bytecode = True
 sys.path.insert(0, sys.argv[1])
 from tlx.cli import main
 code = main(sys.argv[2:])

@@ -88,11 +88,6 @@ def test_a_file_too_many_is_found_by_name(copy: Path, name: str) -> None:
     assert name in check.detail
 
 
-def test_an_engine_built_on_the_device_is_no_stranger(copy: Path) -> None:
-    (copy / "model.fp16.engine").write_bytes(b"ftrt")
-    assert not failed(copy)
-
-
 @pytest.mark.parametrize("target", ["outside", "nowhere", "itself"])
 def test_a_link_instead_of_a_file_is_found(copy: Path, tmp_path: Path, target: str) -> None:
     model = copy / "model.fp32.onnx"

@@ -11,8 +11,11 @@ from tlexport.api.evaluate import BATCH
 from tlexport.api.subject import find_subject
 from tlexport.artifact import Precision
 from tlexport.data.decode import decode_files
+from tlexport.device.image_files import named_images
 from tlexport.errors import InvalidFile
-from tlexport.ports import Progress, Silent
+from tlexport.ports import Array, Progress, Silent
+
+AT_ONCE = 256  # images that are in memory together: a folder may hold any number
 
 
 @dataclass(frozen=True)
@@ -38,26 +41,48 @@ def predict(
     device: str = "auto",
     threads: int | None = None,
     progress: Progress | None = None,
+    unreadable: list[tuple[str, str]] | None = None,
 ) -> list[Prediction]:
-    """Classify image files; one prediction for each, in their order.
+    """Classify image files; one prediction for each that can be read, in their order.
+
+    Args:
+        what: a checkpoint, a bundle, or a bundle's .onnx file.
+        images: files; or folders, whose images are taken by the rule of :mod:`tlexport.device.image_files`.
+        runtime: that runs it; ``auto``: the usual one of WHAT.
+        precision: which of a bundle's models; None: the chosen one.
+        device: ``auto``, ``cpu`` or ``cuda[:N]``.
+        threads: CPU threads.
+        progress: where to tell what happens.
+        unreadable: path and reason of each image that cannot be read are added here; None: the first such image is an error.
 
     Raises:
-        InvalidFile: WHAT is not a model, or an image cannot be read (each is named, with the reason).
+        InvalidFile: WHAT is not a model, a folder holds no images, or an image cannot be read (each is named, with the reason).
     """
     subject = find_subject(what, runtime, precision)
-    if not images:
-        return []
-    pixels, bad = decode_files(images, subject.preprocess)
-    if bad:
-        raise InvalidFile("these images cannot be read:\n" + "\n".join(f"  {path}: {reason}" for path, reason in bad))
+    files = image_paths(images)
+    predictions: list[Prediction] = []
     with subject.open(device, threads) as runner:
-        outputs = probabilities(runner, pixels, BATCH, progress or Silent(), "predicting")
-    return [
-        Prediction(
-            path,
-            subject.classes[int(row.argmax())],
-            round(float(row.max()), 6),
-            {name: round(float(p), 6) for name, p in zip(subject.classes, row, strict=True)},
-        )
-        for path, row in zip(images, outputs, strict=True)
-    ]
+        for start in range(0, len(files), AT_ONCE):
+            block = files[start : start + AT_ONCE]
+            pixels, bad = decode_files(block, subject.preprocess)
+            if bad and unreadable is None:
+                raise InvalidFile("these images cannot be read:\n" + "\n".join(f"  {path}: {reason}" for path, reason in bad))
+            (unreadable if unreadable is not None else []).extend(bad)
+            good = [path for path in block if str(path) not in dict(bad)]
+            if good:
+                outputs = probabilities(runner, pixels, BATCH, progress or Silent(), "predicting")
+                predictions += [_prediction(path, row, subject.classes) for path, row in zip(good, outputs, strict=True)]
+    return predictions
+
+
+def image_paths(images: Sequence[Path]) -> list[Path]:
+    """Files as they are named, and the images of folders. Raises InvalidFile: a folder holds none."""
+    try:
+        return [Path(name) for name in named_images([str(image) for image in images])]
+    except FileNotFoundError as error:
+        raise InvalidFile(str(error)) from None
+
+
+def _prediction(path: Path, row: Array, classes: Sequence[str]) -> Prediction:
+    probabilities = {name: round(float(p), 6) for name, p in zip(classes, row, strict=True)}
+    return Prediction(path, classes[int(row.argmax())], round(float(row.max()), 6), probabilities)

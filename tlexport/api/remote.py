@@ -10,7 +10,7 @@ from typing import Any
 
 from tlexport.api.bench import BenchSettings
 from tlexport.api.open_bundle import open_bundle
-from tlexport.api.predict import Prediction
+from tlexport.api.predict import Prediction, image_paths
 from tlexport.artifact import Precision
 from tlexport.bundle import Manifest, read_manifest
 from tlexport.device.golden import Check
@@ -97,6 +97,7 @@ def predict_there(
         InvalidFile: an image is not there, or cannot be read on the board (named as it is called here).
         TlxError: as for :func:`bench_there`.
     """
+    images = image_paths(images)
     if missing := [image for image in images if not image.is_file()]:
         raise InvalidFile("these images cannot be read:\n" + "\n".join(f"  {image}: no such file" for image in missing))
     digits = len(str(len(images)))

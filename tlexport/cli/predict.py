@@ -9,6 +9,7 @@ import click
 
 from tlexport.cli import options
 from tlexport.cli.output import percent, print_json, print_table, progress
+from tlexport.errors import InvalidFile
 
 if TYPE_CHECKING:
     from tlexport.remote.ssh import Host
@@ -38,7 +39,11 @@ def command(
     host: Host | None,
     as_json: bool,
 ) -> None:
-    """Class and probability of each of IMAGES, by WHAT: a checkpoint, a bundle, or a bundle's .onnx file."""
+    """Class and probability of each of IMAGES, by WHAT: a checkpoint, a bundle, or a bundle's .onnx file.
+
+    IMAGES are files or folders. An image that cannot be read does not stop the rest: it is reported, and the exit code is 2.
+    """
+    unreadable: list[tuple[str, str]] = []
     if host:
         from tlexport.api.remote import predict_there
 
@@ -49,9 +54,12 @@ def command(
     else:
         from tlexport.api.predict import predict
 
-        predictions = predict(what, images, runtime=runtime, precision=precision, device=device, threads=threads)
+        predictions = predict(what, images, runtime=runtime, precision=precision, device=device, threads=threads, unreadable=unreadable)
     if as_json:
         where = {"host": host.name} if host else {}
         print_json([prediction.to_json() | where for prediction in predictions])
     else:
         print_table("", ("image", "class", "probability"), [(str(p.path), p.name, percent(p.probability)) for p in predictions])
+    if unreadable:
+        listed = "\n".join(f"  {path}: {reason}" for path, reason in unreadable)
+        raise InvalidFile(f"these {len(unreadable)} images cannot be read:\n{listed}", "leave them out, or save them as JPEG or PNG")

@@ -22,7 +22,7 @@ from tlexport.data.source import Listing
 from tlexport.data.table import few
 from tlexport.dataset import Sample
 from tlexport.device.decode_pillow import decoded_pixels
-from tlexport.device.image import BadImage, prepare
+from tlexport.device.image import BadImage, prepare, read_file
 from tlexport.errors import InvalidFile, StepFailed
 from tlexport.files import sha256_of
 from tlexport.units import format_bytes
@@ -225,7 +225,7 @@ def _decode(
 def _decode_one(path: Path, contract: dict[str, Any], out: Pixels, least: int, budget: PixelBudget) -> tuple[str, str]:
     """Write one image into ``out`` (height, width, channel); its file's sha256, and why it is bad, or ""."""
     try:
-        data = path.read_bytes()
+        data = read_file(path)
     except (OSError, ValueError) as error:
         return "", f"cannot be read: {getattr(error, 'strerror', None) or error}"
     try:

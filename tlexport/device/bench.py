@@ -10,7 +10,8 @@ import numpy as np
 from . import board, board_state, engines, environment, golden
 from .choice import split
 from .errors import Unsupported, VerificationFailed
-from .model import open_model, say
+from .model import open_model
+from .terminal import say
 from .timing import now_ns, time_runs
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def measure(bundle: "Bundle", record: "Dict[str, Any]", choice: "Choice", settin
     if choice.runtime == "onnxruntime" and not settings.copies:
         raise Unsupported("ONNX Runtime's runs are timed from host memory to host memory", "leave out --no-copies")
     if choice.runtime != "onnxruntime":  # before the clock and the sensors are looked at
-        engines.ready(bundle, record, choice, say)
+        built = engines.ready(bundle, record, choice, say)
     with board_state.Watch() as watch:
         if choice.runtime == "trtexec":
             ran = _by_trtexec(bundle, record, choice, settings)
@@ -72,7 +73,7 @@ def measure(bundle: "Bundle", record: "Dict[str, Any]", choice: "Choice", settin
     told["size_bytes"] = artifact["size_bytes"]
     if choice.runtime != "onnxruntime":
         accelerator = engines.describe(choice)["gpu"]
-        told["size_bytes"] = (bundle.folder / record["file"]).with_suffix(".engine").stat().st_size
+        told["size_bytes"] = built.path.stat().st_size
     elif choice.device != "cpu":
         accelerator = choice.device
     ran["environment"] = environment.describe(versions(bundle), accelerator)

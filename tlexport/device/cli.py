@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from . import commands
 from .errors import DeviceError, InvalidFile
 from .manifest import Bundle
+from .terminal import printable, say
 
 if TYPE_CHECKING:
     from typing import Any, List, NoReturn, Optional, Sequence
@@ -58,11 +59,11 @@ def main(arguments: "Optional[Sequence[str]]" = None, folder: "Optional[Path]" =
         if options.json:
             _write(json.dumps(result.json, indent=1))
         elif result.text:
-            _write(result.text)
+            _write(printable(result.text, "\n"))
         if result.error is not None:
             raise result.error
     except DeviceError as error:
-        sys.stderr.write(f"error: {error.message}\n" + (f"hint: {error.hint}\n" if error.hint else ""))
+        say(f"error: {error.message}" + (f"\nhint: {error.hint}" if error.hint else ""))
         return error.exit_code
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")

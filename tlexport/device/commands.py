@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, NamedTuple, Optional
 from . import choice as choices
 from . import golden, image
 from .errors import DeviceError, InvalidFile, Unsupported, VerificationFailed
+from .image_files import named_images
 from .lifeline import bound
-from .model import Model, open_model, say
+from .model import Model, open_model
+from .terminal import printable, say
 
 if TYPE_CHECKING:
     from typing import Any, Dict, List, Tuple
 
     from .manifest import Bundle
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".ppm", ".pgm", ".pbm", ".webp", ".tif", ".tiff")  # of images in a folder
 
 
 class Result(NamedTuple):
@@ -139,39 +139,53 @@ def _chosen(bundle: "Bundle", options: "Any") -> "choices.Choice":
 
 
 def predict(bundle: "Bundle", options: "Any") -> Result:
-    """Classes of images."""
+    """Classes of images. One that cannot be used does not stop the rest: each is reported, and the command then fails."""
     if options.precision == "all":
         raise InvalidFile("predict takes one precision", f"the bundle holds: {', '.join(bundle.precisions)}")
     files = _files(options.images)
     _chosen(bundle, options)
     with Model(bundle.folder, options.precision, options.runtime, options.device, options.threads, options.batch) as model:
-        if options.raw:
-            predictions = []
-            for name in files:
-                predictions += [dict(found, path=name) for found in model.predict_raw(_read(name), *options.raw)]
-        elif files == ["-"]:
-            predictions = [dict(found, path="-") for found in model.predict([io.BytesIO(_read("-"))])]  # type: ignore[list-item]
-        else:
-            predictions = model.predict(files)
-    width = max(len(found["path"]) for found in predictions)
-    lines = [f"{found['path']:{width}}  {found['class']}  {100 * found['probability']:.2f} %" for found in predictions]
-    return Result(predictions, "\n".join(lines))
+        predictions, bad = _classify(model, files, options.raw)
+    for reason in bad:
+        say(reason)
+    error = InvalidFile(f"{len(bad)} of {len(files)} images cannot be used", "leave them out, or save them again as JPEG or PNG")
+    width = max((len(printable(found["path"])) for found in predictions), default=0)
+    lines = [f"{printable(p['path']):{width}}  {printable(p['class'])}  {100 * p['probability']:.2f} %" for p in predictions]
+    return Result(predictions, "\n".join(lines), error if bad else None)
+
+
+def _classify(model: Model, files: "List[str]", raw: "Optional[List[int]]") -> "Tuple[List[Dict[str, Any]], List[str]]":
+    """The predictions of the images that can be used, in their order, and the others, each with the reason."""
+
+    def ask(names: "List[str]") -> "List[Dict[str, Any]]":
+        if raw:
+            return [dict(found, path=name) for name in names for found in model.predict_raw(_read(name), *raw)]
+        if names == ["-"]:
+            return [dict(found, path="-") for found in model.predict([io.BytesIO(_read("-"))])]  # type: ignore[list-item]
+        return model.predict(names)
+
+    predictions, bad = [], []  # type: Tuple[List[Dict[str, Any]], List[str]]
+    for start in range(0, len(files), model.batch):
+        batch = files[start : start + model.batch]
+        try:
+            predictions += ask(batch)
+        except InvalidFile:
+            for name in batch:  # which of them it is
+                try:
+                    predictions += ask([name])
+                except InvalidFile as error:
+                    bad.append(f"{printable(name)}: {error.message.splitlines()[-1].strip().replace(f'{name}: ', '', 1)}")
+    return predictions, bad
 
 
 def _files(names: "List[str]") -> "List[str]":
     """Files as they are, folders as the images in them; "-" alone is standard input."""
     if "-" in names and len(names) > 1:
         raise InvalidFile("- stands for one image on standard input; other images were named beside it", "name - alone, or files alone")
-    files = []  # type: List[str]
-    for name in names:
-        if name == "-" or not Path(name).is_dir():
-            files.append(name)
-            continue
-        inside = sorted(str(path) for path in Path(name).rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-        if not inside:
-            raise InvalidFile(f"the folder {name} holds no images", f"known endings: {' '.join(SUFFIXES)}")
-        files += inside
-    return files
+    try:
+        return names if names == ["-"] else named_images(names)
+    except FileNotFoundError as error:
+        raise InvalidFile(str(error)) from None
 
 
 def _read(name: str) -> bytes:
@@ -211,9 +225,10 @@ def _bench_each(bundle: "Bundle", options: "Any") -> Result:
     shared += ["--no-copies"] if options.no_copies else []
     package = __name__.rpartition(".")[0]  # "tlx" in a bundle
     root = Path(__file__).resolve().parents[package.count(".") + 1]
+    start = ["-m", package] if "." in package else [str(root / "run.py")]  # which looks at the runner before it is imported
     measured = []  # type: List[Dict[str, Any]]
     for precision in bundle.precisions:
-        command = [sys.executable, "-m", package, "bench", *shared, "--precision", precision]
+        command = [sys.executable, *start, "bench", *shared, "--precision", precision]
         done = subprocess.run(bound(command), stdout=subprocess.PIPE, cwd=str(root), check=False)
         if done.returncode:
             hint = f"alone: python3 run.py bench --precision {precision}"

@@ -1,11 +1,14 @@
-"""Whether an engine that lies here may be loaded. Python 3.6 syntax: it is copied into bundles as it is.
+"""Where engines are kept, and whether one may be loaded. Python 3.6 syntax: it is copied into bundles as it is.
 
-An engine belongs to the model, the options, the TensorRT, the GPU and the driver that it was built from and with. Beside it lies the
-record of these, ``model.int8.engine.json``; where anything differs the engine is built again, and the reason is said.
+An engine is code. So none is loaded from a bundle, which a stranger may have written: engines are kept in a folder of the user's, outside
+every bundle. An engine belongs to the model, the options, the TensorRT, the GPU and the driver that it was built from and with. Beside it
+is the record of these, ``model.int8.engine.json``; where anything differs the engine is built again, and the reason is printed.
 """
 
 import hashlib
 import json
+import os
+import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Optional
 
@@ -16,6 +19,7 @@ from .plan_header import HEADERS_SINCE, read_plan_version
 if TYPE_CHECKING:
     from typing import Any, Dict, Tuple, Union
 
+PLACE = "TLX_ENGINES"  # environment variable: the folder of engines
 _FORMAT = 1
 _CHUNK = 1 << 20  # bytes read at a time
 
@@ -29,6 +33,36 @@ class Key(NamedTuple):
     gpu: str  # name, "Orin"
     compute_capability: str  # "8.7"
     driver: Optional[str]  # of CUDA, or the board's L4T; None where it is not known
+
+
+def place(model_sha256: str, file: str) -> Path:
+    """Where this user keeps the engine of a model: ``~/.cache/tlexport/engines/HASH/model.int8.engine``. The folder is made.
+
+    ``$TLX_ENGINES`` names another folder, else ``$XDG_CACHE_HOME`` is heeded (XDG Base Directory Specification).
+
+    Args:
+        model_sha256: of the ONNX file; the name of the folder is its beginning.
+        file: of the model, "model.int8.onnx".
+
+    Raises:
+        DeviceError: the folder cannot be made, or others may write to it.
+    """
+    hint = "name a folder that only you can write to: {}=FOLDER".format(PLACE)
+    given = os.environ.get(PLACE)
+    cache = os.environ.get("XDG_CACHE_HOME")
+    try:
+        folder = Path(given) if given else (Path(cache) if cache else Path.home() / ".cache") / "tlexport" / "engines"
+    except (RuntimeError, KeyError):  # neither $HOME nor an entry of the user's
+        raise DeviceError("there is no folder for engines: this user has no home directory", hint) from None
+    folder /= model_sha256[:32]
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = folder.stat()
+    except OSError as error:
+        raise DeviceError("the folder for engines {} cannot be made: {}".format(folder, error.strerror or error), hint) from None
+    if hasattr(os, "getuid") and (found.st_uid != os.getuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)):
+        raise DeviceError("others than you may write to the folder for engines {}; an engine is code".format(folder), hint)
+    return folder / Path(file).with_suffix(".engine").name
 
 
 def key_path(engine: "Union[str, Path]") -> Path:

@@ -30,7 +30,7 @@ def ready(bundle: "Bundle", model: "Dict[str, Any]", choice: "Choice", report: "
     """The engine of a model, for this TensorRT, GPU and driver; built if need be, which takes minutes.
 
     Args:
-        bundle: the bundle; the engine lies beside the model in it.
+        bundle: the bundle; the engine is kept outside it: :func:`tlexport.device.engine_cache.place`.
         model: the model's record in the manifest.
         choice: runtime "tensorrt" or "trtexec", and a device.
         report: told in words what happens.
@@ -44,14 +44,14 @@ def ready(bundle: "Bundle", model: "Dict[str, Any]", choice: "Choice", report: "
 
     recipe = recipe_of(bundle, model)
     source = bundle.checked(model["file"])
-    engine = source.with_suffix(".engine")
+    engine = engine_cache.place(model["artifact"]["sha256"], model["file"])
     here = describe(choice)
     options = dict(recipe, runtime=choice.runtime)
     gpu = here["gpu"], here["compute_capability"], here["driver"]
     key = engine_cache.Key(model["artifact"]["sha256"], options, here["tensorrt"], *gpu)
     reason = engine_cache.why_stale(engine, key)
     if not reason:
-        return Built(engine, False, "the engine that lies here was built from this model, on this device", 0.0)
+        return Built(engine, False, "the engine was built from this model, on this device", 0.0)
     from . import board_state
 
     board_state.preflight(board_state.needed_for_build(recipe["workspace_mb"] << 20, model["artifact"]["size_bytes"]))

@@ -4,6 +4,8 @@ The golden images are replayed in pieces that do not depend on each other: compr
 decoded pixels to the square (the resize), bytes to the square (both), and stored squares to probabilities (each model).
 """
 
+import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -12,6 +14,8 @@ import numpy as np
 from .errors import DeviceError, InvalidFile, MissingDependency
 from .image import BadImage, decode, prepare, prepare_pixels
 from .manifest import MANIFEST, SIGNATURE
+from .regular_file import read_regular
+from .terminal import printable
 
 if TYPE_CHECKING:
     from typing import Any, Callable, Dict, Iterable, List, Tuple
@@ -27,6 +31,7 @@ LABELS = "labels.txt"
 REGION = 256  # side, pixels, of the upper left part of each decoded golden image that a bundle holds: it stays small
 DECODE, RESIZE, BOTH, OUTPUTS = "decode", "resize", "decode and resize", "golden"
 OK = "ok"
+NO_OTHER = "no other files"
 # what to do about one verdict; several at once mostly mean another bundle
 _REMEDIES = {
     "wrong file": "copy the bundle again",
@@ -34,8 +39,13 @@ _REMEDIES = {
     "wrong resize": "install another version of Pillow, or none: the runner then resizes by itself",
     "wrong runtime": "update the runtime, or ask for another: --runtime, --device; then report it with the output of: python3 run.py info",
 }
-# built or kept on the device, so they are no sign of tampering
-_GROWN = (".engine", ".engine.json", ".timing.cache")
+_STRAY = "stray file"  # a verdict
+_FEW = 5  # stray files that a message names
+_LARGEST_ARRAY = 2**28  # bytes of a .npy file; eight images of 1024 x 1024 pixels have 25 MB
+# the header as numpy writes it (numpy.lib.format, versions 1.0 to 3.0), for arrays of numbers
+_HEADER = re.compile(
+    rb"\{'descr': '([<>|][ui][1248]|[<>]f[248])', 'fortran_order': (True|False), 'shape': \(((?:[0-9]{1,10}, ?)*[0-9]{0,10})\), *\}\s*"
+)
 
 
 class Check(NamedTuple):
@@ -51,11 +61,13 @@ class Check(NamedTuple):
 
 
 def verdict(checks: "List[Check]") -> str:
-    """What is wrong, in two or three words: "ok", or "wrong file", "wrong decoder", "wrong resize", "wrong runtime", or several."""
+    """What is wrong, in a few words: "ok", "wrong file", "stray file", "wrong decoder", "wrong resize", "wrong runtime", or several."""
     failed = [check.name for check in checks if not check.ok]
     found = []
-    if any(name.split()[0] not in (DECODE, RESIZE, OUTPUTS) for name in failed):
+    if any(name.split()[0] not in (DECODE, RESIZE, OUTPUTS) and name != NO_OTHER for name in failed):
         found.append("wrong file")
+    if NO_OTHER in failed:
+        found.append(_STRAY)
     if DECODE in failed:
         found.append("wrong decoder")
     if RESIZE in failed:
@@ -69,6 +81,9 @@ def verdict(checks: "List[Check]") -> str:
 
 def remedy(checks: "List[Check]") -> str:
     """What to do about it."""
+    if verdict(checks) == _STRAY:
+        [names] = [check.detail for check in checks if check.name == NO_OTHER]
+        return f"remove what is not part of the bundle: {names}"
     return _REMEDIES.get(verdict(checks), "copy or export the bundle again")
 
 
@@ -92,29 +107,40 @@ def region(pixels: "Any") -> "npt.NDArray[np.uint8]":
 
 
 def check_files(bundle: "Bundle") -> "List[Check]":
-    """Every file has the hash of the manifest, none is missing, none is extra, and the labels are the classes."""
-    present = {path.relative_to(bundle.folder).as_posix() for path in bundle.folder.rglob("*") if path.is_file() or path.is_symlink()}
-    checks = []
-    for name in bundle.data["files"]:
-        reason = bundle.why_not(name)
-        checks.append(Check(f"hash {name}", not reason, reason))
-    extra = sorted(name for name in present - set(bundle.data["files"]) - {MANIFEST, SIGNATURE} if not _grown(name))
-    checks.append(Check("no other files", not extra, ", ".join(extra[:5])))
-    labels = bundle.folder / LABELS
-    same = LABELS in present and _lines(labels) == bundle.classes
+    """Every file is regular and has the manifest's hash, none is missing, nothing else is there, and the labels are the classes."""
+    reasons = {name: bundle.why_not(name) for name in bundle.data["files"]}
+    checks = [Check(f"hash {name}", not reason, reason) for name, reason in reasons.items()]
+    stray = strays(bundle.folder, {*reasons, MANIFEST, SIGNATURE})
+    more = f" and {len(stray) - _FEW} more" if len(stray) > _FEW else ""
+    checks.append(Check(NO_OTHER, not stray, ", ".join(map(printable, stray[:_FEW])) + more))
+    same = reasons.get(LABELS) == "" and _lines(bundle.folder / LABELS) == bundle.classes
     checks.append(Check("labels", same, "" if same else f"{LABELS} does not list the manifest's classes in order"))
     return checks
 
 
-def _grown(name: str) -> bool:
-    return name.endswith(_GROWN) or (name.startswith("tlx/") and name.endswith(".pyc"))
+def strays(folder: Path, known: "Iterable[str]") -> "List[str]":
+    """What a folder holds beside what is known: files of any kind, links, and folders that hold nothing known. Sorted.
+
+    Args:
+        folder: of a bundle.
+        known: relative paths with slashes.
+    """
+    known = set(known)
+    parents = {"/".join(name.split("/")[:depth]) for name in known for depth in range(1, name.count("/") + 1)}
+    found = []
+    for root, folders, files in os.walk(str(folder)):
+        inside = os.path.relpath(root, str(folder)).replace(os.sep, "/")
+        prefix = "" if inside == "." else inside + "/"
+        for name in list(folders):
+            if prefix + name not in parents or Path(root, name).is_symlink():
+                folders.remove(name)
+                found.append(prefix + name)
+        found += [prefix + name for name in files if prefix + name not in known]
+    return sorted(found)
 
 
 def _lines(path: Path) -> "List[str]":
-    try:
-        return path.read_bytes().decode("utf-8", errors="replace").splitlines()
-    except OSError:
-        return []
+    return read_regular(path, _LARGEST_ARRAY).decode("utf-8", "replace").splitlines()
 
 
 def check_images(bundle: "Bundle") -> "List[Check]":
@@ -201,11 +227,26 @@ def _text(tensors: "List[Dict[str, Any]]") -> str:
 
 
 def array(path: Path) -> "Array":
-    """A .npy array of numbers. Raises InvalidFile when it is none, or empty."""
-    try:
-        found: Array = np.load(str(path), allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise InvalidFile(f"{path} cannot be read as a .npy array: {error}") from None
-    if found.size == 0 or found.ndim == 0 or found.dtype.kind not in "uif":
-        raise InvalidFile(f"{path} holds {found.dtype} {found.shape}; numbers were expected")
-    return found
+    """A .npy array of numbers.
+
+    The header is matched, not evaluated, and held against the file's size before anything is allocated: ``numpy.load`` raises what its
+    parsers raise, and allocates what the header says.
+
+    Raises:
+        InvalidFile: not such a file, or an empty array.
+    """
+    content = read_regular(path, _LARGEST_ARRAY)
+    wide = 2 if content[6:7] == b"\x01" else 4  # bytes of the header's length
+    start = 8 + wide
+    end = start + int.from_bytes(content[8:start], "little")
+    header = _HEADER.match(content[start:end]) if content[:6] == b"\x93NUMPY" and end - start <= 10000 else None
+    if header is None or header.end() != end - start:
+        raise InvalidFile(f"{path} is not a .npy array of numbers")
+    dtype, shape = np.dtype(header.group(1).decode()), tuple(int(axis) for axis in header.group(3).split(b",") if axis.strip())
+    size = dtype.itemsize
+    for axis in shape:
+        size *= axis
+    if not shape or size == 0 or size != len(content) - end:
+        raise InvalidFile(f"{path} holds {len(content) - end} bytes of {dtype} {shape}; {size} were expected, and more than none")
+    found: Array = np.frombuffer(content, dtype, offset=end)
+    return found.reshape(shape[::-1]).T if header.group(2) == b"True" else found.reshape(shape)

@@ -6,6 +6,7 @@ where it is here; else OpenCV decodes, and numpy resizes to the same bits; with 
 """
 
 import importlib.util
+import stat
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 MAX_PIXELS = 178956970  # of a file: Pillow's own limit against decompression bombs, 2 * (2^30 / 4 / 3)
+MAX_BYTES = 2**30  # of a file; more than any file of so many pixels has
 MAX_RESIZED_PIXELS = 2**26  # after resizing, before cropping: bounds the memory; a strip of 1024 : 1 at 256 pixels
 UNKNOWN = "not recognised as an image: JPEG, PNG, GIF, BMP, PPM, WebP, TIFF, AVIF and HEIC are"
 _BRANDS = {b"avif": "AVIF", b"avis": "AVIF", b"mif1": "HEIC", b"msf1": "HEIC"}
@@ -76,7 +78,7 @@ def decode(source: "str | Path | BinaryIO", background: "tuple[int, int, int]", 
 
 def _read(source: "str | Path | BinaryIO") -> bytes:
     try:
-        data = source.read() if hasattr(source, "read") else Path(source).read_bytes()
+        data = source.read() if hasattr(source, "read") else read_file(Path(source))
     except OSError as error:
         raise BadImage(f"cannot be read: {error.strerror or error}") from None
     except ValueError as error:  # a path with a null byte
@@ -105,6 +107,16 @@ def special_format(data: bytes) -> str:
 def cannot_read(name: str, remedy: str = "") -> BadImage:
     """The reason why a file of a special format is refused, and what to do."""
     return BadImage(f"{name} cannot be read here: {remedy}convert the file to JPEG or PNG")
+
+
+def read_file(path: Path) -> bytes:
+    """The bytes of an image file. Raises BadImage: not a regular file, or too large; and OSError."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):  # a FIFO would block, and a device may never end
+        raise BadImage("not a regular file; standard input is read where - is named")
+    if status.st_size > MAX_BYTES:
+        raise BadImage(f"too large: {status.st_size} bytes, at most {MAX_BYTES} are read")
+    return path.read_bytes()
 
 
 def resized_size(width: int, height: int, resize: int) -> "tuple[int, int]":

@@ -3,6 +3,13 @@
 It is copied into bundles as it is: Python 3.6 syntax, standard library only.
 """
 
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import List, Sequence
+
 # The usual names of the formats of image.py. The special ones need a decoder that is not everywhere: such files are listed, so that
 # each one that cannot be read is reported with the reason, not left out in silence.
 SPECIAL = (".avif", ".heic", ".heif", ".hif")
@@ -23,3 +30,35 @@ def is_ignored(name: str) -> bool:
 def is_image(name: str) -> bool:
     """Whether a file of this name counts as an image. Its content is not read."""
     return not is_ignored(name) and name.lower().endswith(EXTENSIONS)
+
+
+def named_images(names: "Sequence[str]") -> "List[str]":
+    """Files as they are named, and in place of each folder the images below it, sorted.
+
+    Links are followed, each folder is read once. A pipe or a device in a folder is left out: it would block, or never end.
+
+    Raises:
+        FileNotFoundError: a folder holds no images; the text is for the user.
+    """
+    files = []  # type: List[str]
+    for name in names:
+        if not Path(name).is_dir():
+            files.append(name)
+            continue
+        inside = _below(name)
+        if not inside:
+            raise FileNotFoundError("the folder {} holds no images; known endings: {}".format(name, " ".join(EXTENSIONS)))
+        files += inside
+    return files
+
+
+def _below(folder: str) -> "List[str]":
+    found, read = [], set()
+    for here, inner, files in os.walk(folder, followlinks=True):
+        real = Path(here).resolve()
+        inner[:] = [] if real in read else sorted(name for name in inner if not is_ignored(name))
+        if real not in read:
+            read.add(real)
+            paths = [Path(here, name) for name in files if is_image(name)]
+            found += [str(path) for path in paths if path.is_file() or not path.exists()]  # a dangling link is reported later
+    return sorted(found)

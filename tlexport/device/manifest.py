@@ -2,11 +2,13 @@
 
 import hashlib
 import json
+import os
 import posixpath
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import InvalidFile, VerificationFailed
+from .regular_file import open_regular, read_regular, why_not_regular
 
 if TYPE_CHECKING:
     from typing import Any, Dict, List, Optional, Tuple
@@ -15,6 +17,8 @@ MANIFEST = "manifest.json"
 SIGNATURE = "manifest.json.sig"
 FORMATS = (1, 2)  # what differs between them is nothing that the runner uses
 _BLOCK = 1 << 20
+_LARGEST_MANIFEST = 16 * 10**6  # bytes; one of a thousand classes and three models has about 0.1 MB
+_LARGEST_FILE = 2 * 10**9  # bytes; what an archive of a bundle may hold. Hashing a sparse file of terabytes would take hours
 
 _TEXT, _NUMBER, _WHOLE, _LIST, _TABLE = (str,), (int, float), (int,), (list,), (dict,)
 # key path -> what must stand there; only what the runner uses: newer bundles may hold more
@@ -61,7 +65,7 @@ class Bundle:
     def __init__(self, folder: "str | Path") -> None:
         self.folder = Path(folder)
         path = self.folder / MANIFEST
-        if not path.is_file():
+        if not os.path.lexists(str(path)):
             raise InvalidFile(f"{folder} is not a bundle: it holds no {MANIFEST}", "name the folder that tlx export wrote: --bundle FOLDER")
         self.data = _read_json(path)
         if self.data.get("format") not in FORMATS:
@@ -123,10 +127,14 @@ class Bundle:
         if not is_inside(name):
             return "its name leads out of the bundle"
         path = self.folder / name
-        if not path.is_file():
-            return "it is a link that leads to no file" if path.is_symlink() else "the file is missing"
-        if not str(path.resolve()).startswith(str(self.folder.resolve()).rstrip("/\\") + path.resolve().anchor[-1:]):
-            return "it is a link to a file outside the bundle"
+        reason = why_not_regular(path)
+        if reason:
+            return reason
+        size = os.lstat(str(path)).st_size
+        if size > _LARGEST_FILE:
+            return f"it has {size} bytes, at most {_LARGEST_FILE} were expected"
+        if path.resolve() != self.folder.resolve() / name:
+            return "a folder above it is a link; a regular folder was expected"
         found = sha256_of(path)
         return "" if found == expected else f"found {found[:12]}…, expected {str(expected)[:12]}…"
 
@@ -134,7 +142,7 @@ class Bundle:
         """The path of a file of the bundle, after its hash was found right.
 
         Raises:
-            VerificationFailed: it is missing, a link that leads out of the bundle, or not the file that was exported.
+            VerificationFailed: it is missing, no regular file, or not the file that was exported.
         """
         reason = self.why_not(name)
         if reason:
@@ -152,7 +160,7 @@ def sha256_of(path: Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal. Raises InvalidFile where it cannot be read."""
     digest = hashlib.sha256()
     try:
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             for block in iter(lambda: stream.read(_BLOCK), b""):
                 digest.update(block)
     except OSError as error:
@@ -161,13 +169,27 @@ def sha256_of(path: Path) -> str:
 
 
 def _read_json(path: Path) -> "Dict[str, Any]":
+    content = read_regular(path, _LARGEST_MANIFEST)
     try:
-        data = json.loads(path.read_bytes().decode("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        data = json.loads(content.decode("utf-8"), parse_int=_integer, parse_float=_finite, parse_constant=_finite)
+    except (ValueError, RecursionError) as error:
         raise InvalidFile(f"{path} cannot be read as JSON: {error}", "copy the bundle again") from None
     if not isinstance(data, dict):
         raise InvalidFile(f"{path} holds a JSON {type(data).__name__}; an object was expected", "copy the bundle again")
     return data
+
+
+def _integer(text: str) -> int:
+    if len(text) > 20:  # of 2^64; int() of many digits takes long, or is refused
+        raise ValueError(f"an integer of {len(text)} digits")
+    return int(text)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if value - value != 0:  # NaN and infinities
+        raise ValueError(f"{text:.20} is no finite number")
+    return value
 
 
 def _check(data: "Any", keys: "Dict[str, Tuple[Any, ...]]", where: str, prefix: str) -> None:

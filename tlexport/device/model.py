@@ -5,7 +5,6 @@ model = Model(".")
 print(model.predict("photo.jpg"))
 """
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +14,7 @@ from . import choice as choices
 from .errors import InvalidFile, Unsupported
 from .image import BadImage, prepare, prepare_pixels
 from .manifest import Bundle
+from .terminal import say
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -25,11 +25,6 @@ if TYPE_CHECKING:
     Pixels = npt.NDArray[np.uint8]
     Source = Union[str, Path, Pixels]
     Prediction = Dict[str, Any]
-
-
-def say(text: str) -> None:
-    """Progress and warnings: to standard error."""
-    sys.stderr.write(text + "\n")
 
 
 def open_model(
@@ -100,7 +95,7 @@ class Model:
         self.classes = self.bundle.classes
         self.record = self.bundle.model(precision)
         self.choice = choices.choose(self.bundle, runtime, device)
-        self._batch = batch
+        self.batch = batch
         self._dtype = np.dtype(self.record["artifact"]["inputs"][0]["dtype"])
         size = self.bundle.preprocess["size"]
         self._shape = (size, size, 3)
@@ -149,7 +144,7 @@ class Model:
         """
         if pixels.dtype != np.uint8 or pixels.shape[1:] != self._shape:
             raise InvalidFile(f"{pixels.dtype} {pixels.shape}; uint8 (image, {', '.join(map(str, self._shape))}) was expected")
-        run, step = self._session.run, self._batch
+        run, step = self._session.run, self.batch
         feed = pixels if self._dtype == np.uint8 else pixels.astype(self._dtype)
         if len(feed) == step:
             return run(feed)  # type: ignore[no-any-return]

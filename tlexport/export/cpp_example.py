@@ -97,7 +97,8 @@ def _file(manifest: Manifest, model: Model) -> str:
     artifact = model.artifact
     for_tensorrt = manifest.profile.runtime == "tensorrt" and artifact.precision == "int8"
     weights_alone = any(rung.kept and rung.rung == "weights alone" for rung in artifact.ladder)  # else dequantized at every run
-    names = [artifact.precision, model.file, str(PurePosixPath(model.file).with_suffix(".engine")), model.golden_outputs]
+    engine = f"{artifact.sha256[:32]}/{PurePosixPath(model.file).with_suffix('.engine')}"  # as device/engine_cache.py has it
+    names = [artifact.precision, model.file, engine, model.golden_outputs]
     flags = [artifact.inputs[0].dtype == "float32", for_tensorrt or weights_alone, model.chosen]
     return "{" + ", ".join([*(f"{literal(name)}sv" for name in names), repr(model.tolerance), *(str(flag).lower() for flag in flags)]) + "}"
 

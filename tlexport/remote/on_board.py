@@ -115,7 +115,9 @@ def run(folder: Path) -> int:
     sys.stdout.flush()
     temporary = folder / "temporary"  # what libraries leave in theirs goes with the folder: ONNX Runtime has a file there
     temporary.mkdir(exist_ok=True)
-    environment = dict(os.environ, PYTHONIOENCODING="utf-8", TMPDIR=str(temporary))
+    engines = folder / "engines"  # outside the bundle, and they go with the folder too
+    engines.mkdir(mode=0o700, exist_ok=True)
+    environment = dict(os.environ, PYTHONIOENCODING="utf-8", TMPDIR=str(temporary), TLX_ENGINES=str(engines))
     command = [sys.executable, "run.py", *words]
     child = subprocess.Popen(command, cwd=str(folder / BUNDLE), env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
     running = folder / RUNNING

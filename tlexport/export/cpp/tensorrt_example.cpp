@@ -8,6 +8,7 @@
 #include <NvInfer.h>
 #include <cuda_runtime_api.h>
 
+#include <cstdlib>
 #include <memory>
 
 #include "tlx_example.hpp"
@@ -111,11 +112,19 @@ private:
     Stream stream_;
 };
 
+// Where `python3 run.py build` keeps engines: outside of bundles, which others may have written.
+std::string engines() {
+    const auto variable = [](const char* name) { const char* value = std::getenv(name); return std::string(value ? value : ""); };
+    if (const std::string given = variable("TLX_ENGINES"); !given.empty()) return given;
+    const std::string cache = variable("XDG_CACHE_HOME");
+    return (cache.empty() ? variable("HOME") + "/.cache" : cache) + "/tlexport/engines";
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
-    return tlx::run_example(argc, argv, [](const std::string& bundle, const tlx::model::File& file) -> tlx::Infer {
-        auto engine = std::make_shared<Engine>(bundle + "/" + std::string(file.engine), file);
+    return tlx::run_example(argc, argv, [](const std::string&, const tlx::model::File& file) -> tlx::Infer {
+        auto engine = std::make_shared<Engine>(engines() + "/" + std::string(file.engine), file);
         return [engine](const std::uint8_t* square) { return engine->run(square); };
     });
 }
