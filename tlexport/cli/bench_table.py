@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tlexport.bench.noise import noise
 from tlexport.cli.output import echo, print_table
 from tlexport.files import new_file
 from tlexport.units import format_bytes
@@ -76,6 +75,8 @@ def _settings(m: Measurement, swept: bool) -> tuple[str, ...]:
 
 def circumstances(measurements: Sequence[Measurement]) -> list[str]:
     """What the figures were measured on, with and in."""
+    from tlexport.bench.noise import noise
+
     first, lines = measurements[0], []
     threads = sorted({m.threads for m in measurements})
     runs = min(len(m.latencies_ns) for m in measurements)
