@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
+from commands import environment
 
 from tlexport.errors import StepFailed, UsageError
-from tlexport.files import OURS, new_directory
+from tlexport.files import OURS, new_directory, new_file, temporary_folder
 
 
 def written(path: Path, text: str) -> None:
@@ -49,3 +53,43 @@ def test_what_is_not_ours_is_refused(tmp_path: Path, kind: str) -> None:
     with pytest.raises(UsageError, match="out"), new_directory(out):
         pass
     assert (out / "diary.txt" if kind == "folder" else out).read_text(encoding="utf-8") == "mine"
+
+
+WRITING = """
+import sys
+from pathlib import Path
+from tlexport.files import new_directory, new_file, temporary_folder
+with temporary_folder("tlx-test-") as folder, new_file(Path(sys.argv[1]) / "file"), new_directory(Path(sys.argv[1]) / "folder") as other:
+    (folder / "x").touch()
+    (other / "x").touch()
+    print("writing", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_what_a_killed_process_left_is_swept_but_not_what_a_living_one_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    command = [sys.executable, "-c", WRITING, str(tmp_path)]
+
+    def left() -> list[str]:
+        return sorted(path.name for path in tmp_path.iterdir() if path.name not in ("file", "folder"))
+
+    def write() -> None:
+        written(tmp_path / "folder", "mine")
+        with new_file(tmp_path / "file") as file:
+            file.touch()
+        with temporary_folder("tlx-test-"):
+            pass
+
+    child = subprocess.Popen(command, env=environment(TMPDIR=str(tmp_path)), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert child.stdout
+    assert child.stdout.readline() == "writing\n"
+    before = left()
+    assert len(before) == 5  # a temporary folder, a directory, and the three locks; nothing was written to the file yet
+    write()
+    assert left() == before
+    child.kill()
+    child.communicate()
+    assert left() == before
+    write()
+    assert left() == []
