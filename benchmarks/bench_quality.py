@@ -38,8 +38,9 @@ from tlexport.api.compare import Schedule
 from tlexport.bench.compare import paired
 from tlexport.bench.environment import describe
 from tlexport.bench.noise import noise
-from tlexport.bench.process import BenchRequest, command, environment, feeds_for, measure, run_options
+from tlexport.bench.process import BenchRequest, feeds_for, measure, run_options
 from tlexport.bench.turns import play_round
+from tlexport.child import command, environment
 from tlexport.device.timing import time_runs
 from tlexport.measurement import Interval
 from tlexport.ports import RunOptions, Runtime, Silent

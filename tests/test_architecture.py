@@ -20,7 +20,8 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 HEAVY = {"torch", "torchvision", "onnx", "onnxruntime", "onnxscript", "tensorrt", "matplotlib", "sklearn", "rich", "safetensors"}
 # what the heavy libraries are for, and the verb that hands torch networks on
 LEAVES = (
-    *("train", "export", "estimate", "quantizers", "runtimes", "network", "onnx_graph", "api.finetune"),
+    *("train", "export", "estimate", "quantizers", "runtimes", "network", "api.finetune"),
+    *("onnx_graph", "onnx_precision", "onnx_structure", "onnx_tensors", "external_model"),
     *(f"device.{name}" for name in ("engine_build", "engine_run", "engine_tensors", "tensorrt_log")),
 )
 STANDALONE = "device"

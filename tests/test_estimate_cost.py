@@ -169,12 +169,12 @@ def test_a_bundles_models_cost_the_same_macs_and_as_many_bytes_as_they_hold(bund
 def test_a_free_batch_is_one_image_and_any_other_free_axis_has_to_be_given() -> None:
     node = helper.make_node("Relu", ["x"], ["y"])
     assert cost_of(with_shapes(graph([node], {"x": ["batch", 4]}, ["y"]), {}, "m")).layers[0].output_bytes == 16
-    with pytest.raises(UsageError, match="axis 2 \\(height\\)") as caught:
+    with pytest.raises(UsageError, match="axis 2 has no length") as caught:
         with_shapes(graph([node], {"x": ["batch", 3, "height", 8]}, ["y"]), {}, "m")
     assert "--shape x=" in caught.value.hint
     sized = with_shapes(graph([node], {"x": ["batch", 3, "height", 8]}, ["y"]), {"x": [1, 3, 16, 8]}, "m")
     assert cost_of(sized).layers[0].output_bytes == 4 * 3 * 16 * 8
-    for shapes, part in (({"z": [1]}, "no input 'z'"), ({"x": [1]}, "4 axes"), ({"x": [1, 3, 16, 9]}, "is 8; 9 was given")):
+    for shapes, part in (({"z": [1]}, "no input 'z'"), ({"x": [1]}, "4 axes"), ({"x": [1, 3, 16, 9]}, "is 8; --shape has 9")):
         with pytest.raises(UsageError, match=part):
             with_shapes(graph([node], {"x": ["batch", 3, "height", 8]}, ["y"]), shapes, "m")
 

@@ -1,10 +1,11 @@
-"""An ONNX file as a stranger may have made it: looked at before any runtime opens it."""
+"""An ONNX file as a stranger may have made it: examined before any runtime opens it."""
 
 from __future__ import annotations
 
 import mmap
+import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tlexport.errors import InvalidFile
 from tlexport.untrusted import regular_file
@@ -12,56 +13,88 @@ from tlexport.untrusted import regular_file
 if TYPE_CHECKING:
     import onnx
 
+SUFFIX = ".onnx"
+LARGEST = 2**31 - 1  # bytes of a protobuf message, and so of an ONNX file
+LONGEST_NAME = 100  # characters of a name in a message
+
+
+def is_onnx_name(path: Path) -> bool:
+    """Whether a file is an ONNX model by its suffix, in capitals too."""
+    return path.suffix.lower() == SUFFIX
+
+
+def printable(name: str) -> str:
+    """A name from a file as messages show it: without control characters, and not longer than a line."""
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in name[: LONGEST_NAME + 1])
+    return text if len(text) <= LONGEST_NAME else f"{text[: LONGEST_NAME - 3]}..."
+
 
 def check_onnx_file(path: Path) -> None:
-    """Refuse what is no file, and models that read their weights from other files.
+    """Refuse what is not a file, and models that read their weights from other files.
 
-    Those names would be followed wherever they lead, and the file's hash would say nothing of the weights.
+    Those names would be followed wherever they lead, and the file's hash would not cover the weights.
 
     Raises:
-        InvalidFile: missing, empty, not to be read, not ONNX, or with external data.
+        InvalidFile: missing, empty, unreadable, not ONNX, or with external data.
     """
-    if not path.is_file():
-        raise InvalidFile(f"{path} {'is not a file' if path.exists() else 'does not exist'}; an ONNX file was expected")
-    try:
-        with regular_file(path, "ONNX") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            suspect = content.find(b"location") >= 0  # the key that every reference to another file has
-    except ValueError:
-        raise InvalidFile(f"{path} is empty; an ONNX file was expected") from None
-    except OSError as error:
-        raise InvalidFile(f"{path} cannot be read: {error.strerror or error}") from None
-    if not suspect:
+    if not may_refer_to_files(path):
         return
-    if _external(read_onnx(path)):
+    from tlexport.onnx_tensors import tensors_in  # only where it is needed: onnx costs 0.1 s and memory that a measurement would count
+
+    if any(is_external(tensor) for tensor in tensors_in(read_onnx(path))):
         raise InvalidFile(
             f"{path} keeps its weights in other files (ONNX external data); one file that holds everything was expected",
             "join them in Python: onnx.save(onnx.load('model.onnx'), 'joined.onnx')",
         )
 
 
-def read_onnx(path: Path) -> onnx.ModelProto:
-    """The graph of an ONNX file, with the weights that are inside it; other files would be followed wherever their names lead.
+def may_refer_to_files(path: Path) -> bool:
+    """Whether the bytes of a file hold the key of every reference to another file. Loads no library.
 
     Raises:
-        InvalidFile: not a regular file, not to be read, or not ONNX.
+        InvalidFile: missing, not a regular file, empty, too large for ONNX, or unreadable.
     """
-    import onnx  # only where it is needed: it costs 0.1 s and memory that a measurement would count
+    try:
+        path.name.encode()
+    except UnicodeEncodeError:
+        name = str(path).encode(errors="backslashreplace").decode()
+        raise InvalidFile(f"the name {name} is not UTF-8", "rename the file") from None
+    try:
+        if not path.is_file():
+            raise InvalidFile(f"{path} {'is not a file' if path.exists() else 'does not exist'}; an ONNX file was expected")
+        size = path.stat().st_size
+        if size > LARGEST:
+            raise InvalidFile(
+                f"{path} holds {size} bytes; an ONNX file holds at most {LARGEST}",
+                "keep the weights in a second file: onnx.save(model, 'model.onnx', save_as_external_data=True)",
+            )
+        with regular_file(path, "ONNX") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            return content.find(b"location") >= 0
+    except ValueError:
+        raise InvalidFile(f"{path} is empty; an ONNX file was expected") from None
+    except OSError as error:
+        raise InvalidFile(f"{path} cannot be read: {error.strerror or error}") from None
+
+
+def is_external(tensor: onnx.TensorProto) -> bool:
+    """Whether a tensor has its data in another file."""
+    return bool(tensor.external_data) or tensor.data_location == 1  # TensorProto.EXTERNAL
+
+
+def read_onnx(path: Path) -> onnx.ModelProto:
+    """The message in a file, without data of other files.
+
+    Raises:
+        InvalidFile: unreadable, or not a protobuf message of a model.
+    """
+    import onnx
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
     with regular_file(path, "ONNX") as stream:
         try:
-            return onnx.load_model(stream, format="protobuf", load_external_data=False)
-        except (DecodeError, OSError, ValueError, TypeError, RuntimeError, RecursionError) as error:
-            raise InvalidFile(f"{path} is not an ONNX file: {error}") from None
-
-
-def _external(message: Any) -> bool:
-    """Whether a tensor anywhere in a protobuf message has its data in another file."""
-    import onnx
-
-    if isinstance(message, onnx.TensorProto):
-        return bool(message.external_data) or message.data_location == onnx.TensorProto.EXTERNAL
-    for field, value in message.ListFields():
-        if field.message_type is not None and any(_external(child) for child in ([value] if hasattr(value, "ListFields") else value)):
-            return True
-    return False
+            model: onnx.ModelProto = onnx.ModelProto.FromString(stream.read(min(LARGEST, os.fstat(stream.fileno()).st_size)))
+        except OSError as error:
+            raise InvalidFile(f"{path} cannot be read: {error.strerror or error}") from None
+        except (DecodeError, ValueError, TypeError, RuntimeError, RecursionError) as error:
+            raise InvalidFile(f"{path} cannot be read as ONNX: {printable(str(error))}") from None
+    return model

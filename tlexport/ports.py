@@ -32,6 +32,7 @@ class RunOptions:
     batch: int | None = None  # fix the free batch axis to this length, so that the runtime can plan for it; None: any
     axes: Mapping[str, int] = field(default_factory=dict)  # lengths of other free axes, by their names
     profile: Path | None = None  # the runtime writes its own profile to a file that begins so, when the runner is left
+    external_data: bool = False  # the weights may be in files beside the model, which the caller has examined
     simulate_quantization: bool = False  # compute Q/DQ pairs as written, in float, instead of fusing them into integer kernels
 
 

@@ -17,6 +17,7 @@ from tlexport.bench.process import BenchRequest
 from tlexport.bundle import MANIFEST, read_manifest
 from tlexport.errors import InvalidFile, Unsupported, UsageError, VerificationFailed
 from tlexport.files import sha256_of
+from tlexport.onnx_file import is_onnx_name
 from tlexport.ports import Progress, Runtime
 from tlexport.untrusted import read_npy
 
@@ -52,7 +53,7 @@ def requests_for(
     """
     if what.is_file() and what.suffix in ENGINES:
         return [_engine(what, settings, precisions)]
-    if what.is_file() and what.suffix == ".onnx" and not (what.parent / MANIFEST).is_file():
+    if what.is_file() and is_onnx_name(what) and not (what.parent / MANIFEST).is_file():
         return [_foreign(what, settings, precisions, progress)]
     if settings.shapes:
         raise UsageError(f"--shape is for models of others; the inputs of {what} are known", "leave it out")
@@ -123,9 +124,8 @@ def _foreign(path: Path, settings: BenchSettings, precisions: Sequence[Precision
         progress.note(note)
     progress.note(f"{path} has no {MANIFEST} beside it: its inputs are made up by the shapes that it declares")
     known = {"artifact_sha256": found.sha256, "precision": found.precision, "size_bytes": found.size_bytes}
-    return _request(
-        path, _opens(settings.runtime, "onnx", path), settings, **known, batch=found.batch, shapes=found.shapes, axes=found.axes
-    )
+    known |= {"batch": found.batch, "shapes": found.shapes, "axes": found.axes, "external": True}
+    return _request(path, _opens(settings.runtime, "onnx", path), settings, **known)
 
 
 def _engine(path: Path, settings: BenchSettings, precisions: Sequence[Precision] | None) -> BenchRequest:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import platform
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from tlexport.api.graphs import Estimable, Graph
+from tlexport.api.graphs import Estimable
 from tlexport.artifact import Precision
 from tlexport.calibration import CalibratedModel
 from tlexport.errors import OverBudget, Unsupported
@@ -17,6 +18,9 @@ from tlexport.prediction import Estimate
 from tlexport.profile_calibration import read_device_model
 from tlexport.ranking import Fit, fit, modesty
 from tlexport.target import Target
+
+if TYPE_CHECKING:
+    from tlexport.estimate.costed import Costs, Graph
 
 Kind = Literal["calibrated", "published", "proxy"]
 
@@ -43,13 +47,15 @@ class Answer:
     fit: Fit | None  # into the limits; there exactly when there is an estimate
     kind: Kind | None  # likewise
     error: Unsupported | None  # why there is none
+    batch: int = 1  # images that the latency is for: more than 1 where the model takes no other number
 
     def to_json(self, what: str) -> dict[str, object]:
         """As cli.md has it; with ``latency_ms`` null where there is nothing to estimate by."""
         if self.estimate is None or self.fit is None:
             why = {"reason": self.error.message, "hint": self.error.hint} if self.error else {}
             return {"what": what, "target": self.target.profile.target, "latency_ms": None, **why}
-        return self.estimate.to_json() | {"kind": self.kind, "fits": self.fit.likelihood, "over": list(self.fit.broken)}
+        batch = {"batch": self.batch, "per_image_ms": round(self.estimate.p50_ms / self.batch, 4)}
+        return self.estimate.to_json() | batch | {"kind": self.kind, "fits": self.fit.likelihood, "over": list(self.fit.broken)}
 
 
 def expect_basis(target: Target, precision: Precision, threads: int) -> CalibratedModel | None:
@@ -102,7 +108,7 @@ def foretell(model: Estimable, target: Target, threads: int) -> Foretold:
     return _by_published(graph, target, model.precision, threads) if entry is None else _by_layers(graph, target, entry)
 
 
-def _by_layers(graph: Graph, target: Target, entry: CalibratedModel) -> Foretold:
+def _by_layers(graph: Graph | Costs, target: Target, entry: CalibratedModel) -> Foretold:
     """From the times of layers that a calibration took."""
     from tlexport.estimate.layer_times import predict
 
@@ -120,7 +126,7 @@ def _by_layers(graph: Graph, target: Target, entry: CalibratedModel) -> Foretold
     )
 
 
-def _by_published(graph: Graph, target: Target, precision: Precision, threads: int) -> Foretold:
+def _by_published(graph: Graph | Costs, target: Target, precision: Precision, threads: int) -> Foretold:
     """From figures fitted to latencies that others published. Each layer that nothing is known of widens the interval by its share."""
     from tlexport.estimate.boards import choose, predict
 
@@ -157,6 +163,10 @@ def _estimate(model: Estimable, target: Target, threads: int) -> tuple[Estimate,
     found = foretell(model, target, threads)
     graph, profile = model.graph_for(target.profile), target.profile
     cost, _ = graph.portable
+    if not cost.layers:
+        raise _no_work(model)
+    if found.p50_ms <= 0:
+        raise _no_work(model)
     times, basis = (found.p50_ms, found.low_ms, found.high_ms), found.basis
     runs = next((s for s in profile.sharpened if s.key == (profile.runtime, model.precision, threads)), None)
     if runs and runs.corrects == found.corrects:
@@ -179,6 +189,13 @@ def _estimate(model: Estimable, target: Target, threads: int) -> tuple[Estimate,
         unknown=found.unknown,
     )
     return answer, found.kind
+
+
+def _no_work(model: Estimable) -> Unsupported:
+    why = "its operators only reshape or convert, or their results are constant"
+    return Unsupported(
+        f"{model.what} does 0 MACs, and there is nothing to estimate: {why}", f"measure it: tlx bench {shlex.quote(model.what)}"
+    )
 
 
 def estimate_boards(
@@ -210,7 +227,7 @@ def _answer(model: Estimable, target: Target, wishes: Wishes) -> Answer:
         found, kind = _estimate(model, target, wishes.threads or 1)
     except Unsupported as error:
         return Answer(target, None, None, None, error)
-    return Answer(target, found, fit(found, wishes.limits(target.profile.budget)), kind, None)
+    return Answer(target, found, fit(found, wishes.limits(target.profile.budget)), kind, None, model.batch)
 
 
 def _place(answer: Answer) -> tuple[int, tuple[bool, float, str]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from tlexport.api.estimate import estimate, expect_basis
-from tlexport.api.graphs import Estimable, Graph
+from tlexport.api.graphs import Estimable
 from tlexport.api.job import Job
 from tlexport.artifact import PRECISIONS, Artifact, Precision
 from tlexport.bench.noise import disturbance
@@ -173,6 +173,7 @@ def estimated(artifact: Artifact, path: Path, target: Target, threads: int | Non
     Raises:
         Unsupported: there is nothing to estimate by.
     """
+    from tlexport.estimate.costed import Graph
     from tlexport.estimate.graph import read
 
     graph = Graph(read(path), artifact.size_bytes)

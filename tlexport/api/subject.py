@@ -15,6 +15,7 @@ from tlexport.checkpoint import RECORD, WEIGHTS, Checkpoint, read_checkpoint
 from tlexport.contract import Preprocess
 from tlexport.errors import InvalidFile, Unsupported, UsageError, VerificationFailed
 from tlexport.files import sha256_of
+from tlexport.onnx_file import is_onnx_name
 from tlexport.ports import Runner, RunOptions, Runtime
 
 LATEST = Path("runs/latest")
@@ -68,12 +69,12 @@ def find_subject(what: Path, runtime: str = "auto", precision: Precision | None 
     if (what / MANIFEST).is_file():
         manifest = read_manifest(what)
         return _model(what, manifest, manifest.model(precision).file, runtime)
-    if what.suffix == ".onnx" and (what.parent / MANIFEST).is_file():
+    if is_onnx_name(what) and (what.parent / MANIFEST).is_file():
         subject = _model(what.parent, read_manifest(what.parent), what.name, runtime)
         if precision not in (None, subject.precision):
             raise UsageError(f"{what} is {subject.precision}; {precision} was asked for", f"give the bundle itself: {what.parent}")
         return subject
-    if what.suffix == ".onnx":
+    if is_onnx_name(what):
         raise InvalidFile(
             f"{what} has no {MANIFEST} beside it, so its classes and preprocessing are not known", "give the bundle it belongs to"
         )

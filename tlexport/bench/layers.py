@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tlexport.errors import InvalidFile, Unsupported
+from tlexport.errors import Unsupported
 from tlexport.files import temporary_folder
 from tlexport.measurement import Layer, LayerProfile
 from tlexport.ports import Array, Runner, RunOptions, Runtime
@@ -25,7 +25,7 @@ class Profiled(NamedTuple):
     """What a profile says."""
 
     placement: dict[str, int]  # provider -> nodes that ran on it
-    layers: LayerProfile
+    layers: LayerProfile | None  # None: no node ran
 
 
 def profile(runtime: Runtime, path: Path, options: RunOptions, feed: Mapping[str, Array], runs: int) -> Profiled:
@@ -46,15 +46,11 @@ def profile(runtime: Runtime, path: Path, options: RunOptions, feed: Mapping[str
             del runner  # the profile is written when the last reference to the session is gone
         [file] = Path(folder).iterdir()
         events = json.loads(file.read_text(encoding="utf-8"))
-    return read_events(events, runs, str(path))
+    return read_events(events, runs)
 
 
-def read_events(events: Sequence[Mapping[str, Any]], runs: int, what: str) -> Profiled:
-    """ONNX Runtime's profile: one event for each run of each node, µs; nodes that were fused are one.
-
-    Raises:
-        InvalidFile: no node ran.
-    """
+def read_events(events: Sequence[Mapping[str, Any]], runs: int) -> Profiled:
+    """ONNX Runtime's profile: one event for each run of each node, µs; fused nodes are one. Empty where all outputs are constant."""
     times: dict[str, list[int]] = {}
     about: dict[str, tuple[str, str]] = {}  # operator and provider
     for event in events:
@@ -62,10 +58,8 @@ def read_events(events: Sequence[Mapping[str, Any]], runs: int, what: str) -> Pr
         if event.get("cat") == "Node" and name.endswith(_ENDING):
             times.setdefault(name, []).append(event["dur"])
             about[name] = event["args"]["op_name"], event["args"]["provider"]
-    if not times:
-        raise InvalidFile(f"ONNX Runtime ran no node of {what}: its outputs are constant, so that there is nothing to measure")
     found = [(name.removesuffix(_ENDING), *about[name], _in_one_run(taken, runs)) for name, taken in times.items()]
-    return Profiled(dict(Counter(provider for _, provider in about.values())), _ranked(found, runs))
+    return Profiled(dict(Counter(provider for _, provider in about.values())), _ranked(found, runs) if found else None)
 
 
 def _in_one_run(taken: list[int], runs: int) -> float:

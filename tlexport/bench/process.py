@@ -7,11 +7,10 @@ back as JSON on its standard output. The child is
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
-import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from queue import SimpleQueue
 from time import perf_counter_ns
@@ -20,13 +19,14 @@ from typing import TYPE_CHECKING, Literal, Self, cast
 import numpy as np
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
-from tlexport import errors, plugins
+from tlexport import plugins
 from tlexport.artifact import Precision
 from tlexport.bench.environment import default_threads, describe
 from tlexport.bench.layers import RUNS, engine_profile, profile, prove
 from tlexport.bench.made_up import made_up
 from tlexport.bench.stages import time_stages
 from tlexport.bench.watching import gpu_memory_used, watching
+from tlexport.child import PARENT, Failure, deadline, death, limit_memory, run
 from tlexport.contract import Preprocess
 from tlexport.device import lifeline
 from tlexport.device.environment import peak_memory_bytes
@@ -39,9 +39,9 @@ from tlexport.untrusted import read_npy
 
 if TYPE_CHECKING:
     from tlexport.contract import TensorSpec
-    from tlexport.ports import Array, Runtime
+    from tlexport.ports import Array, Runner, Runtime
 
-PARENT = "TLX_PARENT_PID"  # in a child's environment: who started it
+LONGEST_RUN = 100.0  # seconds to open an external model, or of its first run: a loop in it may never end
 INPUT_BYTES = 8_000_000  # of input data held in memory, or one batch: more would be measured as the model's memory
 
 
@@ -62,6 +62,7 @@ class BenchRequest(Record):
     axes: dict[str, int] = Field({}, description="lengths of the model's free axes other than 'batch', by name")
     images: tuple[Path, ...] = Field((), description="image files for timing end to end; none: it is not")
     preprocess: Preprocess | None = Field(None, description="how image files enter the model")
+    external: bool = Field(False, description="an ONNX file that is no bundle's: its data may be in files beside it, and it gets limits")
     profile: bool = Field(False, description="ask the runtime's profiler which node ran where")
     layers: bool = Field(False, description="and how long each took")
     min_runs: int = Field(100, ge=1, description="100 is the least that tells p99 from the maximum")
@@ -83,24 +84,6 @@ class BenchRequest(Record):
         return self.model_copy(update=paths | {"images": tuple(image.absolute() for image in self.images)})
 
 
-class Failure(Record):
-    """One of our errors, on its way from the child to us."""
-
-    error: str
-    message: str
-    hint: str
-
-    @classmethod
-    def of(cls, error: TlxError) -> Failure:
-        """An error, as plain data."""
-        return cls(error=type(error).__name__, message=error.message, hint=error.hint)
-
-    def as_error(self) -> TlxError:
-        """The error that it was."""
-        found: TlxError = getattr(errors, self.error)(self.message, self.hint)
-        return found
-
-
 _ANSWER: TypeAdapter[Measurement | Failure] = TypeAdapter(Measurement | Failure)
 
 
@@ -112,58 +95,18 @@ def measure(request: BenchRequest) -> Measurement:
 
     Raises:
         StepFailed: the process died; with the last lines it wrote.
+        Unsupported: the runtime crashed on the model, or needs longer than ``LONGEST_RUN`` for one run of an external one.
         TlxError: what the process met, as if it had been met here.
     """
-    code, answers, log = _ask("tlexport.bench.process", request.absolute().model_dump_json())
+    code, answers, log = run("tlexport.bench.process", request.absolute().model_dump_json())
     try:
         answer = _ANSWER.validate_json(answers.rpartition("\n")[2])  # the last line: the start of Python may have printed others
     except ValidationError:
-        raise death(request.what, code, log) from None
+        raise death(f"measuring {request.what}", code, log) from None
     print(log, end="", file=sys.stderr)
     if isinstance(answer, Failure):
         raise answer.as_error()
     return answer
-
-
-def _ask(module: str, line: str) -> tuple[int, str, str]:
-    """Start a child, send it a line, and keep its standard input open until it has ended: exit code, standard output, standard error."""
-    theirs, ours = os.pipe()
-    pipe = subprocess.PIPE
-    try:
-        with subprocess.Popen(
-            command(module), stdin=theirs, stdout=pipe, stderr=pipe, env=environment(), encoding="utf-8", errors="replace"
-        ) as child:
-            try:
-                os.close(theirs)
-                with contextlib.suppress(BrokenPipeError):  # it is dead: its exit code says how
-                    os.write(ours, f"{line}\n".encode())
-                answers, log = child.communicate()
-            except BaseException:
-                child.kill()
-                raise
-    finally:
-        os.close(ours)
-    return child.returncode, answers, log
-
-
-def command(module: str) -> list[str]:
-    """What starts a child."""
-    # -P and our own search path (see environment): the child finds the modules that we found, be it in a checkout, an editable
-    # installation or a wheel, and nothing that happens to lie in the working directory
-    return [sys.executable, "-P", "-m", module]
-
-
-def environment() -> dict[str, str]:
-    """For a child."""
-    search_path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
-    return os.environ | {"PYTHONPATH": search_path, "PYTHONIOENCODING": "utf-8", PARENT: str(os.getpid())}
-
-
-def death(what: str, code: int, log: str) -> StepFailed:
-    """What to say of a child that died: how, and the last lines that it wrote."""
-    end = f"was ended by signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"ended with exit code {code} and no answer"
-    lines = [f"measuring {what} failed: its process {end}", *log.splitlines()[-10:]]
-    return StepFailed("\n  ".join(lines), "it may have run out of memory; try a smaller batch" if code == -9 else "")
 
 
 def main() -> int:
@@ -190,8 +133,9 @@ def follow_parent() -> SimpleQueue[str | None]:
 def run_options(request: BenchRequest, runtime: Runtime) -> RunOptions:
     """How the model is to be opened. An engine computes on the GPU alone, and a number of CPU threads means nothing to it."""
     threads = None if runtime.FORMATS == ("engine",) else request.threads or default_threads()
-    batch = None if request.axes or request.shapes else request.batch  # a foreign model's free axes have names of their own
-    return RunOptions(device=request.device, threads=threads, batch=batch, axes=request.axes)
+    # the free axes of an external model have names of their own
+    batch = None if request.external or request.axes or request.shapes else request.batch
+    return RunOptions(device=request.device, threads=threads, batch=batch, axes=request.axes, external_data=request.external)
 
 
 def _measure(request: BenchRequest) -> Measurement:
@@ -200,12 +144,11 @@ def _measure(request: BenchRequest) -> Measurement:
     options = run_options(request, runtime)
     machine = describe(request.device)
     gpu_before = gpu_memory_used(request.device)
-    begin = perf_counter_ns()
-    with runtime.open_model(request.path, options) as runner:
-        load_ns = perf_counter_ns() - begin
+    with open_for(request, runtime, options) as (runner, load_ns):
         feeds, inputs = feeds_for(request, runner.inputs)
         begin = perf_counter_ns()
-        runner.run(feeds[0])
+        with deadline_for(request):
+            runner.run(feeds[0])
         first_ns = perf_counter_ns() - begin
         with watching() as watch:
             runs = request.min_runs, request.min_seconds, request.max_runs, request.warmup_seconds
@@ -236,6 +179,36 @@ def _measure(request: BenchRequest) -> Measurement:
         if request.layers and (layers := engine_profile(runner, RUNS)):
             more["layers"] = layers
     return measurement.model_copy(update=more | _profiled(request, runtime, options, measurement.provider, feeds[0]))
+
+
+@contextmanager
+def open_for(request: BenchRequest, runtime: Runtime, options: RunOptions) -> Iterator[tuple[Runner, int]]:
+    """The open model, and how long that took, ns. An external one gets no more memory than there is, and limited time.
+
+    Raises:
+        Unsupported: the memory is not enough, or an external model does not run on inputs that are made up.
+        TlxError: what the runtime meets.
+    """
+    if request.external and request.device == "cpu":
+        limit_memory()
+    try:
+        begin = perf_counter_ns()
+        with deadline_for(request):
+            opened = runtime.open_model(request.path, options)
+        load_ns = perf_counter_ns() - begin
+        with opened as runner:
+            yield runner, load_ns
+    except MemoryError:
+        raise Unsupported(f"{request.what} needs more memory than this machine has free", "measure a smaller model or --batch") from None
+    except StepFailed as error:
+        if not request.external:
+            raise
+        raise Unsupported(error.message, "its inputs are drawn at random (integers are 0 or 1); another --shape may suit it") from None
+
+
+def deadline_for(request: BenchRequest) -> AbstractContextManager[None]:
+    """Limits the time of a step with an external model on the CPU; engines may be built for minutes."""
+    return deadline(LONGEST_RUN) if request.external and request.device == "cpu" else nullcontext()
 
 
 def _expect_profiler(request: BenchRequest, runtime: Runtime) -> None:

@@ -28,10 +28,11 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from tlexport import plugins
 from tlexport.bench.compare import Samples, Turns
-from tlexport.bench.process import BenchRequest, Failure, command, death, environment, feeds_for, follow_parent, run_options
+from tlexport.bench.process import BenchRequest, feeds_for, follow_parent, open_for, run_options
+from tlexport.child import Failure, command, death, environment
 from tlexport.device.environment import peak_memory_bytes
 from tlexport.device.timing import warm_up
-from tlexport.errors import StepFailed, TlxError
+from tlexport.errors import TlxError
 from tlexport.record import Record
 
 if TYPE_CHECKING:
@@ -117,11 +118,11 @@ class Player:
             raise answer.as_error()
         return answer
 
-    def _death(self) -> StepFailed:
+    def _death(self) -> TlxError:
         self._child.kill()
         code = self._child.wait()
         self._log.seek(0)
-        return death(self.what, code, self._log.read().decode(errors="replace"))
+        return death(f"measuring {self.what}", code, self._log.read().decode(errors="replace"))
 
 
 @contextmanager
@@ -186,9 +187,7 @@ def _answers(orders: Iterator[str | None], change: Callable[[Runner, BenchReques
     request = BenchRequest.model_validate_json(next(orders) or "")
     runtime = cast("Runtime", plugins.load("runtimes", request.runtime))
     options = run_options(request, runtime)
-    begin = perf_counter_ns()
-    with runtime.open_model(request.path, options) as opened:
-        load_ns = perf_counter_ns() - begin
+    with open_for(request, runtime, options) as (opened, load_ns):
         runner = change(opened, request)
         turns = itertools.cycle(feeds_for(request, opened.inputs)[0])
         settle_ns = SETTLE_ALONE_NS if options.threads == 1 else SETTLE_NS

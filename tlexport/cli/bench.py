@@ -52,14 +52,7 @@ if TYPE_CHECKING:
 @click.option("--runs", type=click.IntRange(1, 1_000_000), default=100, show_default=True, help="At least so many timed runs.")
 @click.option("--seconds", type=options.Number(0, 600), default=1.0, show_default=True, help="And at least so long.")
 @click.option("--layers", is_flag=True, help="Also the ten slowest layers, as the runtime fused them.")
-@click.option(
-    "--shape",
-    "shapes",
-    multiple=True,
-    type=options.shape,
-    metavar="NAME=NxNx...",
-    help="Of an input with free axes besides the first, where WHAT is a model of others.",
-)
+@options.shapes
 @options.runtime
 @options.precision
 @options.device

@@ -28,14 +28,7 @@ if TYPE_CHECKING:
 @click.option("-t", "--target", "names", multiple=True, metavar="PROFILE", help="A name from `tlx profiles`, NAME:MODE, or a .toml file.")
 @click.option("--all", "everything", is_flag=True, help="Every profile: first those that WHAT fits, the most modest one on top.")
 @options.precision
-@click.option(
-    "--shape",
-    "shapes",
-    multiple=True,
-    type=options.shape,
-    metavar="NAME=N,N,...",
-    help="Shape of an input with free axes besides the batch.",
-)
+@options.shapes
 @click.option("--threads", type=click.IntRange(1, 1024), default=1, show_default=True, help="CPU threads of the runtime on the board.")
 @click.option("--max-latency", type=options.duration, help="Latency to keep within, such as 10ms; default: the profile's budget.")
 @click.option("--max-size", type=options.size, help="Largest model file, such as 2MB (1 MB = 10^6 bytes); default: the profile's.")
@@ -75,6 +68,8 @@ def command(
     model = find_graph(what, precision, dict(shapes))
     if model.note:
         reporter.note(model.note)
+    if model.batch != 1:
+        reporter.note(f"the batch of {model.what} is {model.batch}, and so it is estimated: the latency is that of {model.batch} at once")
     wishes = Wishes(max_size_bytes=max_size, max_latency_ms=max_latency, max_memory_bytes=max_memory, threads=threads)
     answers = estimate_boards(model, targets, wishes, rank=everything, progress=reporter)
     expect_any(answers)
@@ -113,7 +108,8 @@ def _show(heading: str, answers: list[Answer]) -> None:
         sizes = format_bytes(e.memory_bytes), format_bytes(e.size_bytes)
         interval = f"{e.low_ms:.3g} to {e.high_ms:.3g}"
         rows.append((name, f"{e.p50_ms:.3g}", interval, *sizes, answer.fit.likelihood, answer.kind or ""))
-        lines.append(f"{name}: {''.join(f'{over}; ' for over in answer.fit.broken)}{e.basis}")
+        each = f"{e.p50_ms / answer.batch:.3g} ms for each of the {answer.batch} images of a batch; " if answer.batch != 1 else ""
+        lines.append(f"{name}: {each}{''.join(f'{over}; ' for over in answer.fit.broken)}{e.basis}")
     print_table(heading, ("target", "p50, ms", "80 % interval", "memory", "size", "in budget?", "basis"), rows)
     for line in lines:
         echo(line)

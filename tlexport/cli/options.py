@@ -85,6 +85,12 @@ def shape(text: str) -> tuple[str, tuple[int, ...]]:
     return name, tuple(int(part) for part in parts)
 
 
+def shapes(function: F) -> F:
+    """``--shape``, as often as a model has inputs that need one."""
+    text = "Shape of an input with free axes besides the first (ONNX files of others). May be repeated."
+    return click.option("--shape", "shapes", multiple=True, type=shape, metavar="NAME=N,N,...", help=text)(function)
+
+
 def counts(most: int) -> Callable[[str], tuple[int, ...]]:
     """A click type: whole numbers from 1 to ``most`` with commas between them, such as ``1,4,16``; each once."""
 

@@ -40,5 +40,28 @@ def pass_on(lines: "List[str]") -> None:
 
 
 def plain(text: str) -> str:
-    """An error of ONNX Runtime in one line, without its prefix of time, source file and error number."""
-    return " ".join(re.sub(r"^.*?\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text, flags=re.DOTALL).split())
+    """An error of ONNX Runtime in one line, without its prefix of time, source file, C++ function and error number."""
+    text = re.sub(r"^.*?\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text, flags=re.DOTALL)
+    text = re.sub(r"Load model from .*? failed: ?", "", text, flags=re.DOTALL)
+    found = re.search(r"\S*/onnxruntime/\S*\.(?:cc|h|cpp|hpp|cu):\d+ ", text)
+    while found:
+        text = text[: found.start()] + _without_signature(text[found.end() :])
+        found = re.search(r"\S*/onnxruntime/\S*\.(?:cc|h|cpp|hpp|cu):\d+ ", text)
+    text = "".join(character if character.isprintable() else " " for character in text)
+    return " ".join(text.split())
+
+
+def _without_signature(text: str) -> str:
+    """What follows a C++ function: its words, up to the first that ends its parameters, then a qualifier and template arguments."""
+    word, depth = "", 0
+    words = []  # type: List[str]
+    for place, character in enumerate(text):
+        depth += (character in "(<[") - (character in ")>]")
+        if character != " " or depth > 0:
+            word += character
+            continue
+        words.append(word)
+        word = ""
+        if any(one.endswith(")") for one in words) and not text[place + 1 :].startswith(("const ", "const]", "[with ", "noexcept ")):
+            return text[place + 1 :]
+    return text

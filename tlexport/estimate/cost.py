@@ -9,15 +9,19 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import onnx
-from onnx import helper
 
+from tlexport.estimate.counted import expect_counted, recurrence
 from tlexport.estimate.memory import peak_bytes
-from tlexport.estimate.shapes import Tensor, attributes, factors, infer
+from tlexport.estimate.shapes import Tensor, attributes, factors, infer, of_node
+from tlexport.onnx_tensors import BITS
 
 Kind = Literal["conv", "pointwise", "depthwise", "grouped", "se", "gemm", "pool", "elementwise", "move", "unknown"]
 
 CONVOLUTIONS = ("Conv", "FusedConv", "NhwcFusedConv", "QLinearConv", "ConvInteger")
-PRODUCTS = ("Gemm", "FusedGemm", "QGemm", "MatMul", "FusedMatMul", "QLinearMatMul", "MatMulInteger")
+FLOAT_PRODUCTS = ("MatMulNBits", "DynamicQuantizeMatMul", "MatMulIntegerToFloat")  # of integer weights
+PRODUCTS = ("Gemm", "FusedGemm", "QGemm", "MatMul", "FusedMatMul", "QLinearMatMul", "MatMulInteger", *FLOAT_PRODUCTS)
+RECURRENT = ("LSTM", "GRU", "RNN")
+TRANSPOSED = ("ConvTranspose",)
 POOLS = (
     *("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "NhwcMaxPool", "ReduceMean", "ReduceMax", "ReduceSum"),
     *("ReduceL2", "QLinearAveragePool", "QLinearGlobalAveragePool", "QLinearReduceMean"),
@@ -86,7 +90,8 @@ def cost_of(model: onnx.ModelProto) -> GraphCost:
     """Cost of a graph as it stands; give it the fused graph (see :func:`tlexport.estimate.graph.fused`) for fused layers.
 
     Raises:
-        InvalidFile: the shapes contradict each other or depend on values.
+        InvalidFile: the shapes contradict each other, or an attribute does not fit its operator.
+        Unsupported: shapes depend on values, a tensor is of a type without a size, or the work of a node is not counted.
     """
     tensors = infer(model)
     layers = _layers(model, tensors)
@@ -96,7 +101,8 @@ def cost_of(model: onnx.ModelProto) -> GraphCost:
         parameters=count_parameters(model),
         weight_bytes=sum(tensors[i.name].bytes for i in model.graph.initializer),
         peak_activation_bytes=peak_bytes(model, tensors),
-        unknown=tuple(sorted({layer.op for layer in layers if layer.kind == "unknown"})),
+        # nothing that was timed holds transposed convolutions or recurrences: their MACs are known, and not at which rate they run
+        unknown=tuple(sorted({layer.op for layer in layers if layer.kind == "unknown" or layer.op in (*RECURRENT, *TRANSPOSED)})),
     )
 
 
@@ -123,7 +129,9 @@ def _layers(model: onnx.ModelProto, tensors: Mapping[str, Tensor]) -> tuple[Laye
         if not _costs(node, tensors):
             touched.update({name: touched[used[0]] for name in node.output if used and used[0] in touched})
             continue
-        layer = _layer(node, tensors)
+        with of_node(node):
+            layer = _layer(node, tensors)
+            expect_counted(node, layer.kind)
         largest = max(used, key=lambda name: tensors[name].bytes, default="")
         layers.append(replace(layer, since=done - touched.get(largest, 0)))
         touched.update(dict.fromkeys((*used, *node.output), done))
@@ -161,10 +169,15 @@ def _layer(node: onnx.NodeProto, tensors: Mapping[str, Tensor]) -> Layer:
         return Layer(**common, **_convolution(node, options, tensors))
     if node.op_type in PRODUCTS:
         return Layer(**common, **_product(node, options, tensors))
-    if node.op_type == "Einsum" and len(node.input) == 2 and "..." not in options["equation"]:
+    if node.op_type in TRANSPOSED:
+        return Layer(**common, **_transposed(node, options, tensors))
+    if node.op_type in RECURRENT:
+        x, w, r = (tensors[name] for name in node.input[:3])
+        return Layer(**common, kind="gemm", bits=BITS[w.dtype], **recurrence(options, {"x": x.shape, "w": w.shape, "r": r.shape}))
+    if node.op_type == "Einsum" and len(node.input) == 2 and "..." not in options["equation"] and "->" in options["equation"]:
         return Layer(**common, **_einsum(node, options, tensors))
     first = next((t for t in inputs if not t.constant), outputs[0])
-    bits = 8 * helper.tensor_dtype_to_np_dtype(first.dtype).itemsize
+    bits = BITS[first.dtype]
     area = math.prod(options.get("kernel_shape", ())) or 1
     if node.op_type == "Transpose":
         common |= {"inner_axis": _kept(first.shape, options.get("perm")), "width": outputs[0].shape[-1]}
@@ -197,7 +210,7 @@ def _convolution(node: onnx.NodeProto, options: Mapping[str, Any], tensors: Mapp
         kind = "se" if math.prod(sizes) == 1 else "pointwise"
     return {
         "kind": kind,
-        "bits": 8 * helper.tensor_dtype_to_np_dtype(weight.dtype).itemsize,
+        "bits": BITS[weight.dtype],
         "macs": rows * outer * inner * area,
         "rows": rows,
         "width": sizes[-1],
@@ -210,17 +223,37 @@ def _convolution(node: onnx.NodeProto, options: Mapping[str, Any], tensors: Mapp
     }
 
 
+def _transposed(node: onnx.NodeProto, options: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """A transposed convolution: each input pixel is multiplied by every element of the kernel."""
+    first, weight = tensors[node.input[0]], tensors[node.input[1]]
+    inner, outer, *kernel = weight.shape
+    groups = options.get("group", 1)
+    rows = first.elements // inner
+    return {
+        "kind": "conv" if groups == 1 else "depthwise" if outer == 1 and groups == inner else "grouped",
+        "bits": BITS[weight.dtype],
+        "macs": first.elements * outer * math.prod(kernel),
+        "rows": rows,
+        "width": first.shape[-1],
+        "inner": inner // groups,
+        "outer": outer * groups,
+        "groups": groups,
+        "kernel": math.prod(kernel),
+        "stride": 1,
+    }
+
+
 def _product(node: onnx.NodeProto, options: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     second = tensors[node.input[3 if node.op_type in ("QGemm", "QLinearMatMul") else 1]]
     first, output = tensors[node.input[0]], tensors[node.output[0]]
-    inner = factors(first.shape, second.shape, options)[0][-1]
+    inner = first.shape[-1] if node.op_type in FLOAT_PRODUCTS else factors(first.shape, second.shape, options)[0][-1]
     outer = output.shape[-1]
     # a product with a constant is one gemm over all rows; one of two activations is as many as there are heads and windows
     groups = 1 if second.constant else math.prod(output.shape[:-2])
-    rows = output.elements // (outer * groups)
+    rows = output.elements // max(1, outer * groups)
     return {
         "kind": "gemm",
-        "bits": 8 * helper.tensor_dtype_to_np_dtype(second.dtype).itemsize,
+        "bits": options.get("bits", 4) if node.op_type == "MatMulNBits" else BITS[second.dtype],
         "macs": output.elements * inner,
         "rows": rows,
         "width": rows,
@@ -245,7 +278,7 @@ def _einsum(node: onnx.NodeProto, options: Mapping[str, Any], tensors: Mapping[s
 
     return {
         "kind": "gemm",
-        "bits": 8 * helper.tensor_dtype_to_np_dtype(tensors[node.input[1]].dtype).itemsize,
+        "bits": BITS[tensors[node.input[1]].dtype],
         "macs": count(a | b),
         "rows": count((a - b) & answer),
         "width": count((a - b) & answer),

@@ -6,69 +6,94 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import onnx
+import onnx.inliner
 
 from tlexport import plugins
-from tlexport.errors import InvalidFile, UsageError
+from tlexport.device.native_log import plain
+from tlexport.errors import InvalidFile, Unsupported, UsageError
+from tlexport.external_model import ExternalModel, batch_of, read_external, settle_inputs
 from tlexport.files import temporary_folder
-from tlexport.onnx_file import check_onnx_file, read_onnx
+from tlexport.onnx_file import printable
+from tlexport.onnx_structure import reads_of, sorted_nodes
+from tlexport.onnx_tensors import take_in
+from tlexport.onnxruntime_errors import refusal
 
 LARGE = 1_500_000_000  # bytes of weights, beyond which protobuf cannot hold the graph in one message
 
 
 def read(path: Path, shapes: Mapping[str, Sequence[int]] | None = None) -> onnx.ModelProto:
-    """Read an ONNX file and fix the shapes of its inputs.
+    """Read an ONNX file and fix the shapes of its inputs; see :func:`read_with`."""
+    return read_with(path, shapes or {}, str(path))[1]
+
+
+def read_with(path: Path, shapes: Mapping[str, Sequence[int]], what: str) -> tuple[ExternalModel, onnx.ModelProto, int]:
+    """Read an ONNX file, whoever made it, and fix the shapes of its inputs.
 
     Args:
-        path: a file with its weights inside.
+        path: the file; its weights may be in others beside it.
         shapes: shape of each input that has free axes other than the first; the first one is taken as one image.
+        what: what the user calls it.
+
+    Returns:
+        What the file holds; the graph with fixed shapes, local functions inlined and all weights inside; and the length of the first axis.
 
     Raises:
-        InvalidFile: not an ONNX file, or it keeps its weights elsewhere.
-        UsageError: an axis is free and no shape is given; a shape does not fit.
+        InvalidFile: not a valid ONNX file.
+        UsageError: an axis is free and no shape is given; a shape does not fit; the weights are too large.
+        Unsupported: an input is not a tensor.
     """
-    check_onnx_file(path)
-    model = read_onnx(path)
-    if not model.graph.node:
-        raise InvalidFile(f"{path} is not an ONNX model: it has no nodes")
-    return with_shapes(model, shapes or {}, str(path))
+    found = read_external(path, what)
+    model = found.model
+    if found.size_bytes > LARGE:
+        raise UsageError(f"{what} holds {found.size_bytes} bytes; up to {LARGE} can be estimated", f"measure it: tlx bench {what}")
+    settled = _fix(found, shapes)
+    take_in(model, path)
+    if model.functions:
+        try:
+            model = onnx.inliner.inline_local_functions(model)
+        except (RuntimeError, ValueError) as error:
+            raise InvalidFile(f"the functions of {what} cannot be inlined: {printable(str(error))}", "export the model again") from None
+    _sort(model, what)
+    return found, model, batch_of(settled) or 1
 
 
 def with_shapes(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]], where: str) -> onnx.ModelProto:
-    """Fix the shapes of a graph's inputs, in place; see :func:`read`."""
-    constants = {i.name for i in model.graph.initializer}
-    inputs = [value for value in model.graph.input if value.name not in constants]
-    for name in shapes:
-        if name not in {value.name for value in inputs}:
-            raise UsageError(f"{where} has no input {name!r}", f"its inputs: {', '.join(value.name for value in inputs)}")
-    for value in inputs:
-        axes = value.type.tensor_type.shape.dim
-        given = shapes.get(value.name)
-        if given is not None and len(given) != len(axes):
-            raise UsageError(f"{value.name!r} of {where} has {len(axes)} axes; {len(given)} sizes were given")
-        for index, axis in enumerate(axes):
-            fixed = axis.dim_value if axis.HasField("dim_value") else 0
-            size = given[index] if given is not None else fixed or (1 if index == 0 else 0)
-            if size < 1:
-                raise UsageError(
-                    f"input {value.name!r} of {where} has an axis without a length: axis {index}"
-                    f"{f' ({axis.dim_param})' if axis.dim_param else ''}",
-                    f"give the shape: --shape {value.name}={','.join(str(a.dim_value or (224 if i else 1)) for i, a in enumerate(axes))}",
-                )
-            if fixed and fixed != size:
-                raise UsageError(f"axis {index} of input {value.name!r} of {where} is {fixed}; {size} was given")
-            axis.Clear()
-            axis.dim_value = size
-    del model.graph.value_info[:]
+    """Fix the shapes of a graph's inputs, in place; see :func:`read_with`."""
+    _fix(ExternalModel(Path(where), model, (), where), shapes)
     return model
 
 
-def fused(model: onnx.ModelProto, *, layout: bool) -> onnx.ModelProto:
+def _fix(found: ExternalModel, shapes: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
+    """Write the settled shapes into the graph, and forget those of its activations."""
+    settled, _ = settle_inputs(found, shapes, 1)
+    for value in found.inputs():
+        axes = value.type.tensor_type.shape
+        del axes.dim[:]
+        for size in settled[value.name]:
+            axes.dim.add().dim_value = size
+        axes.SetInParent()  # a scalar has a shape without axes
+    del found.model.graph.value_info[:]
+    return settled
+
+
+def _sort(model: onnx.ModelProto, what: str) -> None:
+    """Put the nodes in an order in which they can run; a graph that is in one is left as it is."""
+    nodes = list(model.graph.node)
+    order = sorted_nodes(nodes, [reads_of(node) for node in nodes], what)
+    if order != list(range(len(nodes))):
+        copies = [onnx.NodeProto.FromString(nodes[index].SerializeToString()) for index in order]
+        del model.graph.node[:]
+        model.graph.node.extend(copies)
+
+
+def fused(model: onnx.ModelProto, *, layout: bool, what: str = "the graph") -> onnx.ModelProto:
     """The graph after ONNX Runtime's own optimizations.
 
     Args:
         model: with fixed shapes; it is not changed.
         layout: also those for this processor (blocked or channels-last convolutions): what would really run here. Without, the
             fused layers are the same on every machine.
+        what: what the user calls the model.
 
     Raises:
         InvalidFile: ONNX Runtime refuses the graph.
@@ -80,6 +105,7 @@ def fused(model: onnx.ModelProto, *, layout: bool) -> onnx.ModelProto:
 
     if model.ByteSize() > LARGE:
         raise UsageError(f"the graph holds {model.ByteSize()} bytes; up to {LARGE} can be estimated")
+    refused = (native.Fail, native.InvalidArgument, native.InvalidGraph, native.InvalidProtobuf, native.RuntimeException)
     with temporary_folder("tlx-estimate-") as folder:
         out = folder / "fused.onnx"
         options = ort.SessionOptions()
@@ -90,6 +116,13 @@ def fused(model: onnx.ModelProto, *, layout: bool) -> onnx.ModelProto:
         options.graph_optimization_level = level.ORT_ENABLE_ALL if layout else level.ORT_ENABLE_EXTENDED
         try:
             ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"], enable_fallback=0)
-        except (native.Fail, native.InvalidArgument, native.InvalidGraph, native.NotImplemented, native.RuntimeException) as error:
-            raise InvalidFile(f"ONNX Runtime {ort.__version__} refuses the graph: {' '.join(str(error).split())[:300]}") from None
+        except native.NotImplemented as error:
+            raise Unsupported(*_refusal(what, error, ort.__version__)) from None
+        except (*refused, ValueError, RuntimeError) as error:
+            raise InvalidFile(*_refusal(what, error, ort.__version__)) from None
         return onnx.load(out)
+
+
+def _refusal(what: str, error: Exception, version: str) -> tuple[str, str]:
+    why, hint = refusal(plain(str(error)), version)
+    return f"{what} cannot be estimated: {why}", hint

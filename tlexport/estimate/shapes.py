@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,12 +13,19 @@ import onnx
 from onnx import helper, numpy_helper, shape_inference
 from onnx.reference import ReferenceEvaluator
 
-from tlexport.errors import InvalidFile
+from tlexport.errors import InvalidFile, Unsupported
+from tlexport.onnx_file import printable
+from tlexport.onnx_structure import AGAIN, bodies_of, name_of
+from tlexport.onnx_tensors import BITS, bytes_of, type_name
 
 Shape = tuple[int, ...]
 Attributes = Mapping[str, Any]
 
 FEW = 1024  # numbers; no shape is longer
+MOST_ELEMENTS = 2**40
+MEASURE = "tlx bench WHAT"  # in a hint; who has the model's name puts it in
+TYPES = "export the model with tensors of numbers alone"
+SMALLER = "export the model with smaller shapes"
 INTEGERS = (onnx.TensorProto.INT64, onnx.TensorProto.INT32, onnx.TensorProto.BOOL)
 
 
@@ -37,7 +45,17 @@ class Tensor:
     @property
     def bytes(self) -> int:
         """Size in memory, bytes."""
-        return self.elements * helper.tensor_dtype_to_np_dtype(self.dtype).itemsize
+        return bytes_of(self.elements, self.dtype)
+
+
+@contextmanager
+def of_node(node: onnx.NodeProto) -> Iterator[None]:
+    """Attribute what goes wrong with a node's attributes or shapes to the node: a runtime may accept what its operator does not allow."""
+    try:
+        yield
+    except (KeyError, IndexError, ValueError, TypeError, AttributeError, ArithmeticError, AssertionError) as error:
+        why = printable(str(error).splitlines()[0] if str(error) else type(error).__name__)
+        raise InvalidFile(f"{name_of(node)} does not fit its inputs or its operator: {why}", AGAIN) from None
 
 
 def attributes(node: onnx.NodeProto) -> dict[str, Any]:
@@ -54,24 +72,43 @@ def infer(model: onnx.ModelProto) -> dict[str, Tensor]:
 
     Raises:
         InvalidFile: a node contradicts its inputs.
+        Unsupported: a result is not a tensor of a known size, or its shape depends on values.
     """
     found: dict[str, Tensor] = {}
     data = {i.name: i for i in model.graph.initializer}
     for initializer in model.graph.initializer:
         found[initializer.name] = Tensor(tuple(initializer.dims), initializer.data_type, constant=True)
+    for sparse in model.graph.sparse_initializer:
+        found[sparse.values.name] = Tensor(tuple(sparse.dims), sparse.values.data_type, constant=True)
     for value in model.graph.input:
         kind = value.type.tensor_type
         found.setdefault(value.name, Tensor(tuple(axis.dim_value for axis in kind.shape.dim), kind.elem_type))
+    for name, tensor in found.items():
+        _expect_countable(tensor, f"'{printable(name)}'")
     opsets = list(model.opset_import)
     for node in model.graph.node:
-        if node.op_type == "Constant" and node.attribute[0].name == "value":
+        if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
             data[node.output[0]] = node.attribute[0].t
+        if any(True for _ in bodies_of(node)):
+            why = "the graph inside it runs as often as its data says"
+            raise Unsupported(f"there is no estimate: the work of {name_of(node)} is not counted: {why}", f"measure it: {MEASURE}")
         standard = node.domain in ("", "ai.onnx") and onnx.defs.has(node.op_type)
-        outputs = _standard(node, found, data, opsets, model.ir_version) if standard else _contributed(node, found)
-        found.update({name: tensor for name, tensor in zip(node.output, outputs, strict=False) if name})
-        if standard and node.op_type != "Constant" and found[node.output[0]].constant:
-            data.update(_evaluated(node, found, data, opsets))
+        with of_node(node):
+            outputs = _standard(node, found, data, opsets, model.ir_version) if standard else _contributed(node, found)
+            found.update({name: tensor for name, tensor in zip(node.output, outputs, strict=False) if name})
+            for name in filter(None, node.output):
+                _expect_countable(found[name], f"'{printable(name)}', which {name_of(node)} gives,")
+            if standard and node.op_type != "Constant" and found[node.output[0]].constant:
+                data.update(_evaluated(node, found, data, opsets))
     return found
+
+
+def _expect_countable(tensor: Tensor, called: str) -> None:
+    """Raises Unsupported for elements without a size, and for more of them than any machine holds."""
+    if tensor.dtype not in BITS:
+        raise Unsupported(f"there is no estimate: {called} is of type {type_name(tensor.dtype)}, whose size is not known", TYPES)
+    if tensor.elements > MOST_ELEMENTS or any(axis < 0 for axis in tensor.shape):
+        raise Unsupported(f"there is no estimate: {called} has the shape {tensor.shape}: more than any machine holds", SMALLER)
 
 
 def _evaluated(
@@ -90,9 +127,13 @@ def _evaluated(
         return {}
     values = [helper.make_tensor_value_info(name, found[name].dtype, found[name].shape) for name in (*used, *made)]
     graph = helper.make_graph([node], "constant", values[: len(used)], values[len(used) :])
-    answers = ReferenceEvaluator(helper.make_model(graph, opset_imports=opsets)).run(
-        None, {name: numpy_helper.to_array(data[name]) for name in used}
-    )
+    try:
+        answers = ReferenceEvaluator(helper.make_model(graph, opset_imports=opsets)).run(
+            None, {name: numpy_helper.to_array(data[name]) for name in used}
+        )
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError):
+        # what operators in Python raise at odd values: then the constant is not known, and no shape by it
+        return {}
     return {name: numpy_helper.from_array(np.asarray(answer)) for name, answer in zip(made, answers, strict=True)}
 
 
@@ -110,15 +151,18 @@ def _standard(
     small = {name: data[name] for name in node.input if name in data and math.prod(data[name].dims) <= FEW}
     try:
         inferred = shape_inference.infer_node_outputs(schema, node, types, small, opset_imports=opsets, ir_version=ir_version)
-    except (shape_inference.InferenceError, RuntimeError) as error:
-        raise InvalidFile(f"node {node.name or node.op_type} contradicts its inputs: {str(error).splitlines()[0]}") from None
+    except (shape_inference.InferenceError, RuntimeError, ValueError) as error:
+        raise InvalidFile(f"{name_of(node)} contradicts its inputs: {printable(' '.join(str(error).split()))}", AGAIN) from None
     constant = node.op_type in ("Constant", "Shape") or (bool(types) and all(found[name].constant for name in types))
     tensors = []
     for name in node.output:
+        if name in inferred and inferred[name].WhichOneof("value") not in (None, "tensor_type"):
+            raise Unsupported(f"there is no estimate: '{printable(name)}', which {name_of(node)} gives, is not a tensor", TYPES)
         kind = inferred[name].tensor_type if name in inferred else None
-        if kind is None or any(not axis.HasField("dim_value") for axis in kind.shape.dim):
+        if kind is None or not kind.HasField("shape") or any(not axis.HasField("dim_value") for axis in kind.shape.dim):
             if name:
-                raise InvalidFile(f"the shape of {name}, which {node.op_type} gives, depends on values and not on shapes alone")
+                why = f"the shape of '{printable(name)}', which {name_of(node)} gives, depends on values"
+                raise Unsupported(f"there is no estimate: {why}", f"measure it: {MEASURE}")
             tensors.append(Tensor((), onnx.TensorProto.FLOAT))
             continue
         tensors.append(Tensor(tuple(axis.dim_value for axis in kind.shape.dim), kind.elem_type, constant))
@@ -235,6 +279,14 @@ def _matmul(given: Given, options: Attributes) -> Tensor:
     return Tensor((*np.broadcast_shapes(a[:-2], b[:-2]), a[-2], b[-1]), need(given, 0).dtype)
 
 
+def _packed(given: Given, options: Attributes) -> Tensor:
+    return Tensor((*need(given, 0).shape[:-1], options["N"]), need(given, 0).dtype)
+
+
+def _to_float(given: Given, options: Attributes) -> Tensor:
+    return Tensor(_matmul(given, options).shape, onnx.TensorProto.FLOAT)
+
+
 def _reorder_output(given: Given, options: Attributes) -> Tensor:
     x = need(given, 0)
     return Tensor(_arranged(x.shape[0], options["channels"], x.shape[2:], options), x.dtype)
@@ -263,6 +315,9 @@ _RULES: dict[str, Callable[[Given, Attributes], Tensor]] = {
     "QGemm": _gemm,
     "FusedGemm": lambda given, options: _matmul([need(given, 0), need(given, 1)], options),
     "FusedMatMul": _matmul,
+    "MatMulNBits": _packed,
+    "DynamicQuantizeMatMul": _to_float,
+    "MatMulIntegerToFloat": _to_float,
     "ReorderOutput": _reorder_output,
     "ReorderInput": _reorder_input,
     "QuantizeLinear": lambda given, options: Tensor(need(given, 0).shape, need(given, 2).dtype),

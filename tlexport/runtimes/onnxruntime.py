@@ -21,7 +21,8 @@ from tlexport.device.half_rounding import FIXED, rounding
 from tlexport.device.native_log import native_log, pass_on, plain
 from tlexport.device.onnx_session import version
 from tlexport.errors import InvalidFile, StepFailed, TlxError, Unsupported, UsageError
-from tlexport.onnx_file import check_onnx_file
+from tlexport.onnx_file import check_onnx_file, may_refer_to_files, printable
+from tlexport.onnxruntime_errors import refusal
 from tlexport.ports import RunOptions
 from tlexport.record import nearest
 
@@ -73,7 +74,10 @@ def open_with(path: Path, options: RunOptions, provider: str, settings: dict[str
     for name, value in (("threads", options.threads), ("batch", options.batch)):
         if value is not None and value < 1:
             raise UsageError(f"{name} is {value}; at least 1 was expected")
-    check_onnx_file(path)
+    if options.external_data:
+        may_refer_to_files(path)
+    else:
+        check_onnx_file(path)
     if provider not in ort.get_available_providers():
         raise Unsupported(
             f"cannot run {path} on {options.device}: this build of onnxruntime {ort.__version__} has no {provider}",
@@ -166,17 +170,20 @@ def _mapped(action: str, model_errors: tuple[type[Exception], ...] = ()) -> Iter
     except TlxError:
         raise
     except native.NotImplemented as error:
-        raise Unsupported(f"ONNX Runtime {ort.__version__} cannot {action}: {plain(str(error))}") from None
+        why, hint = refusal(plain(str(error)), ort.__version__)
+        raise Unsupported(f"cannot {action}: {why}", hint) from None
     except _ALL_ERRORS as error:
         kind = InvalidFile if isinstance(error, model_errors) else StepFailed
-        raise kind(f"ONNX Runtime {ort.__version__} cannot {action}: {plain(str(error))}") from None
+        why, hint = refusal(plain(str(error)), ort.__version__)
+        raise kind(f"cannot {action}: {why}", hint) from None
 
 
 def _specs(tensors: list[Any], path: Path) -> tuple[TensorSpec, ...]:
     specs = []
     for tensor in tensors:
         if tensor.type not in _DTYPES:
-            raise InvalidFile(f"{path}: '{tensor.name}' is a {tensor.type}; expected one of {', '.join(_DTYPES)}")
+            known = ", ".join(sorted(set(_DTYPES.values())))
+            raise Unsupported(f"'{printable(tensor.name)}' of {path} is a {tensor.type}; expected a tensor of {known}")
         # an axis without length or name gets one: where it is
         shape = [axis if isinstance(axis, int | str) else f"{tensor.name}.{i}" for i, axis in enumerate(tensor.shape)]
         specs.append(TensorSpec.model_validate({"name": tensor.name, "dtype": _DTYPES[tensor.type], "shape": shape}))

@@ -1,0 +1,94 @@
+"""Both commands on many ONNX files, in one process that is started afresh when a file takes it down: how each file ended.
+
+``python external_models.py < names``, one name a line; a line for each on standard output: the name, how `estimate` ended, how `bench` did.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from commands import ROOT, environment
+
+SECONDS = 120  # of one command on one file, after which it hangs
+Ends = dict[str, str]  # command -> "0", or the exit code, the message and the hint
+
+
+def ends(paths: Iterable[Path]) -> Iterator[tuple[Path, Ends]]:
+    """How both commands end on each file; a command that kills the process, or raises anything but our errors, ends with what it did."""
+    waiting = list(paths)
+    while waiting:
+        child = subprocess.run(
+            [sys.executable, str(Path(__file__))],
+            input="\n".join(map(str, waiting)),
+            capture_output=True,
+            encoding="utf-8",
+            env=environment(PYTHONPATH=f"{ROOT}:{Path(__file__).parent}", OMP_NUM_THREADS="1"),
+            check=False,
+        )
+        done = [json.loads(line) for line in child.stdout.splitlines()]
+        partial: Ends = {}
+        for name, command, end in done:
+            partial[command] = end
+            if command == "bench":
+                yield Path(name), partial
+                partial = {}
+        finished = sum(command == "bench" for _, command, _ in done)
+        waiting = waiting[finished:]
+        if waiting and child.returncode:
+            missing = "bench" if "estimate" in partial else "estimate"
+            yield waiting.pop(0), partial | {missing: f"died with {child.returncode}: {child.stderr[-2000:]}"}
+
+
+def _estimate(path: Path) -> None:
+    from tlexport.api.estimate import estimate
+    from tlexport.api.graphs import Estimable
+    from tlexport.estimate.process import Question, counted
+    from tlexport.target import resolve
+
+    found = counted(Question(path=path, what=str(path), shapes={}))
+    model = Estimable(str(path), found.precision, found.sha256, lambda profile: found.costs, found.note, found.batch)
+    estimate(model, resolve("jetson-nano"))
+
+
+def _bench(path: Path) -> None:
+    from tlexport.api.bench_request import BenchSettings, requests_for
+    from tlexport.bench import process
+    from tlexport.ports import Silent
+
+    settings = BenchSettings(device="cpu", threads=1, min_runs=1, min_seconds=0.0)
+    [request] = requests_for(path, settings, None, Silent(), path.parent)
+    process._measure(request.model_copy(update={"warmup_seconds": 0.0, "max_runs": 1}))
+
+
+def _end(run: Callable[[Path], None], path: Path) -> str:
+    from tlexport.errors import TlxError
+
+    try:
+        run(path)
+    except TlxError as error:
+        return f"{error.exit_code} {error.message} | {error.hint}"
+    except BaseException as error:  # noqa: BLE001  # whatever it is, the test shows it
+        return f"raised {type(error).__name__}: {error}"
+    return "0"
+
+
+def _main() -> None:
+    from tlexport import child
+
+    child.limit_memory()
+    warnings.simplefilter("ignore")
+    for line in sys.stdin.read().splitlines():
+        for name, run in (("estimate", _estimate), ("bench", _bench)):
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(SECONDS)
+            print(json.dumps([line, name, _end(run, Path(line))]), flush=True)
+
+
+if __name__ == "__main__":
+    _main()

@@ -1,0 +1,84 @@
+"""Which nodes' work is counted: all of a graph's, or there is no figure.
+
+A node is counted where its multiply-accumulates are, or where its work grows with the bytes that it reads and writes alone. Bodies of
+loops, trees and products that are not known here may take any time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import onnx
+
+from tlexport.errors import Unsupported
+from tlexport.estimate.shapes import MEASURE, Attributes, attributes
+from tlexport.onnx_structure import name_of
+
+# operators without a model of their own whose work is that of their bytes; a figure takes each for a copy, and widens the interval
+_LINEAR = """
+Acos Acosh AffineGrid And ArgMax ArgMin Asin Asinh Atan Atanh Bernoulli BitCast BitShift BitwiseAnd BitwiseNot BitwiseOr
+BitwiseXor BlackmanWindow CastLike Ceil Celu CenterCropPad Col2Im Compress ConstantOfShape Cos Cosh CumProd CumSum
+DynamicQuantizeLinear Elu Equal EyeLike Floor GatherElements GlobalLpPool Greater GreaterOrEqual GridSample GroupNormalization
+HammingWindow HannWindow Hardmax InstanceNormalization IsInf IsNaN Less LessOrEqual Log LogSoftmax LpPool MaxUnpool Mean
+MeanVarianceNormalization Mod Multinomial NegativeLogLikelihoodLoss NonZero Not OneHot Or RMSNormalization RandomNormal
+RandomNormalLike RandomUniform RandomUniformLike Range Reciprocal ReduceL1 ReduceLogSum ReduceLogSumExp ReduceMin ReduceProd
+ReduceSumSquare Resize ReverseSequence RotaryEmbedding Round Scatter ScatterElements ScatterND Selu Shrink Sign Sin Sinh Size
+SoftmaxCrossEntropyLoss Softsign Sum SwiGLU Tan TensorScatter ThresholdedRelu TopK Trilu Unique Upsample Xor
+"""
+# and ONNX Runtime's own
+_LINEAR_CONTRIBUTED = """
+BiasAdd BiasSplitGelu BitmaskDropout EmbedLayerNormalization MaxpoolWithMask MemcpyFromHost MemcpyToHost NhwcFusedConv QGelu
+QLinearWhere QuickGelu SimplifiedLayerNormalization SkipGroupNorm SkipSimplifiedLayerNormalization Upsample
+"""
+LINEAR = {
+    **dict.fromkeys(("", "ai.onnx"), frozenset(_LINEAR.split())),
+    "com.microsoft": frozenset((*_LINEAR.split(), *_LINEAR_CONTRIBUTED.split())),
+    "ai.onnx.ml": frozenset(("ArrayFeatureExtractor", "Binarizer", "Imputer", "LabelEncoder", "Normalizer", "OneHotEncoder", "Scaler")),
+}
+# a window that covers so many elements, and so many for each one that it is moved by, is work that its bytes do not show
+LARGE_WINDOW = 400
+
+
+def expect_counted(node: onnx.NodeProto, kind: str) -> None:
+    """Raises Unsupported for a node whose work is not known, and names it."""
+    options = attributes(node)
+    if kind == "pool" and _overlap(options) > LARGE_WINDOW:
+        raise _not_counted(node, f"its window covers {math.prod(options['kernel_shape'])} elements")
+    if kind == "unknown" and node.op_type not in LINEAR.get(node.domain, ()):
+        raise _not_counted(node, "its operator is not known here")
+
+
+def _overlap(options: Attributes) -> float:
+    return math.prod(options.get("kernel_shape") or (1,)) / math.prod(options.get("strides") or (1,))
+
+
+def _not_counted(node: onnx.NodeProto, why: str) -> Unsupported:
+    return Unsupported(f"there is no estimate: the work of {name_of(node)} is not counted: {why}", f"measure it: {MEASURE}")
+
+
+def recurrence(options: Attributes, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+    """Work of LSTM, GRU or RNN, whose two products are done at each step, in each direction.
+
+    Args:
+        options: its attributes.
+        shapes: of ``x`` (step, batch, input), or (batch, step, input) with ``layout`` 1; ``w`` (direction, gates * hidden, input);
+            ``r`` (direction, gates * hidden, hidden).
+
+    Returns:
+        Fields of a layer: a product of its own for each step and direction.
+    """
+    steps, batch = shapes["x"][:2] if not options.get("layout") else shapes["x"][1::-1]
+    directions, outer, inner = shapes["w"]
+    both = inner + shapes["r"][-1]
+    return {
+        "macs": steps * batch * directions * outer * both,
+        "rows": batch,
+        "width": batch,
+        "inner": both,
+        "outer": outer,
+        "groups": steps * directions,
+        "kernel": 1,
+        "stride": 1,
+    }
