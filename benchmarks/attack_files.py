@@ -54,6 +54,8 @@ def images(case: Case, ground: Ground, draw: random.Random) -> None:
         name, data = odd_image(draw)
         path = folder / draw.choice(["1", "2", f"class{ESCAPES.replace('/', '')}", "new\nline"]) / name
         path.parent.mkdir(exist_ok=True)
+        if path.is_symlink() or path.exists():
+            continue
         path.write_bytes(data)
         if draw.random() < 0.2:
             unusual(path, draw)
