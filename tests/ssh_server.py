@@ -49,7 +49,8 @@ REAL = shlex.quote(sys.executable)
 OLD = f"""shift; program=$1; shift
 exec {REAL} -c "import platform; platform.python_version = lambda: '3.5.10'
 $program" "$@" """
-PYTHONS = {"board": f'exec {REAL} "$@"', "bare": None, "old": OLD, "without numpy": f'exec {REAL} -S "$@"'}
+LIAR = 'exec /bin/cat "$TLX_BOARD/greeting"'  # says whatever a test has written there
+PYTHONS = {"board": f'exec {REAL} "$@"', "bare": None, "old": OLD, "without numpy": f'exec {REAL} -S "$@"', "liar": LIAR}
 
 
 def wait_until(done: Callable[[], Any]) -> Any:

@@ -107,10 +107,15 @@ def predict_there(
         options = [*_options(runtime, device, threads), *_precision(precision)]
         answer = board.ask("predict", *(f"../{name}" for name in sent), *options)
     try:
-        found = [(str(row["class"]), float(row["probability"]), dict(row["probabilities"])) for row in answer]
+        found = [(str(row["class"]), float(row["probability"]), _probabilities(row["probabilities"])) for row in answer]
         return [Prediction(image, *row) for image, row in zip(images, found, strict=True)]
     except (LookupError, TypeError, ValueError):
         raise board.odd("predict", answer) from None
+
+
+def _probabilities(found: Any) -> dict[str, float]:
+    """As a board gives them. Raises TypeError or ValueError for anything else."""
+    return {str(name): float(value) for name, value in dict(found).items()}
 
 
 @contextmanager

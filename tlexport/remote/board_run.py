@@ -51,8 +51,8 @@ class Board:
                 if name in about["files"]:
                     file = folder / name
                     file.parent.mkdir(parents=True, exist_ok=True)
-                    file.write_bytes(str(about["files"][name]).encode())
-            return this_machine(Path(folder), str(about["machine"]))
+                    file.write_bytes(about["files"][name].encode())
+            return this_machine(Path(folder), about["machine"])
 
     def send(self, files: Mapping[str, Path]) -> None:
         """Copy files.

@@ -8,20 +8,22 @@ goes when the network fails or this process is killed.
 
 from __future__ import annotations
 
+import collections
 import contextlib
+import os
 import re
 import shlex
 import shutil
 import subprocess
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
-from tlexport.errors import MissingDependency, StepFailed, UsageError
+from tlexport.errors import InvalidFile, MissingDependency, StepFailed, UsageError
 from tlexport.remote import on_board
 from tlexport.untrusted import parse_json
 
@@ -30,10 +32,16 @@ LONGEST_FOLDER = 60  # characters: the name of a socket may have about 100 (sun_
 CLEANING = 20.0  # seconds that the board has to remove its folder
 ASKING = 0.5  # seconds from one request to end to the next
 LAST_WORDS = 5  # lines of what ssh said that an error shows
+# of what a board says, which may be broken or hostile: bytes of a line, lines that are shown, bytes of an answer and of a greeting
+LONGEST_LINE = 4096
+MOST_LINES = 2000
+LARGEST_ANSWER = 64 * 10**6
+LARGEST_GREETING = 10**6
 # ssh takes the first value it meets: these count more than the user's options and configuration ...
 FIRST = ("-T", "-a", "-x", "-o", "RemoteCommand=none", "-o", "ControlPersist=no", "-o", "ClearAllForwardings=yes")
 # ... and these less than the options: two minutes without an answer are a lost connection, not a board that is busy
 LAST = ("-o", "ServerAliveInterval=15", "-o", "ServerAliveCountMax=8")
+ABOUT: dict[str, type] = {"folder": str, "python": str, "numpy": bool, "machine": str, "files": dict}  # of a greeting
 NOT_FOUND = (126, 127)  # exit codes of a shell that cannot start a program
 
 
@@ -77,7 +85,7 @@ class Connection:
         self.host = host
         self.about: dict[str, Any] = {}  # what on_board.about told
         self._heard = heard
-        self._words: list[str] = []  # what the first ssh said
+        self._words: collections.deque[str] = collections.deque(maxlen=MOST_LINES)  # what the first ssh said
         self._stack = contextlib.ExitStack()
 
     @property
@@ -123,10 +131,7 @@ class Connection:
             try:
                 with contextlib.suppress(BrokenPipeError), _of(process.stdin) as stream:  # broken: it ended early, and says why
                     feed(stream)
-                lines = []
-                for raw in _of(process.stderr):
-                    lines.append(_plain(raw))
-                    heard(lines[-1])
+                lines = self._follow(process, out, heard)
                 code = process.wait()
             finally:
                 process.kill()  # interrupted here; the board ends what runs there
@@ -135,6 +140,38 @@ class Connection:
         if code:
             self._check_alive(code, lines)
         return Ended(code, text.partition(f"{on_board.BEGIN}\n")[2], tuple(lines))
+
+    def _follow(self, process: subprocess.Popen[bytes], out: IO[bytes], heard: Callable[[str], None]) -> list[str]:
+        """Hand on what a command on the board says until it ends; the last lines of it.
+
+        Raises:
+            StepFailed: it says far more than a runner does.
+        """
+        lines: collections.deque[str] = collections.deque(maxlen=MOST_LINES)
+        too_much = threading.Event()
+        ended = threading.Event()
+
+        def watch() -> None:
+            while not ended.wait(ASKING):
+                if os.fstat(out.fileno()).st_size > LARGEST_ANSWER:
+                    too_much.set()
+                    process.kill()
+                    return
+
+        watcher = threading.Thread(target=watch, daemon=True)
+        watcher.start()
+        try:
+            for count, line in enumerate(_lines(_of(process.stderr))):
+                lines.append(line)
+                if count < MOST_LINES or line.startswith(("error: ", "hint: ")):
+                    heard(line)
+        finally:
+            ended.set()
+            watcher.join()
+        process.wait()
+        if too_much.is_set() or os.fstat(out.fileno()).st_size > LARGEST_ANSWER:
+            raise StepFailed(f"{self.host.name} answered with more than {LARGEST_ANSWER:,} bytes", f"look there: {self._by_hand()}")
+        return list(lines)
 
     def _start_keeper(self) -> subprocess.Popen[bytes]:
         """The ssh that logs in. Ctrl-C on a terminal reaches every process: this one ignores it, because cleaning up needs it."""
@@ -146,9 +183,10 @@ class Connection:
         return keeper
 
     def _listen(self, stream: IO[bytes]) -> None:
-        for raw in stream:
-            self._words.append(_plain(raw))
-            self._heard(self._words[-1])
+        for count, line in enumerate(_lines(stream)):
+            self._words.append(line)
+            if count < MOST_LINES:
+                self._heard(line)
 
     def _close(self) -> None:
         """Let the board remove its folder, and end the connection."""
@@ -180,10 +218,13 @@ class Connection:
 
     def _greeting(self) -> dict[str, Any]:
         stream = _of(self._keeper.stdout)
-        for line in stream:
+        left = LARGEST_GREETING
+        while left > 0 and (line := stream.readline(left)):
+            left -= len(line)
             if line.rstrip() == on_board.BEGIN.encode():
-                about: dict[str, Any] = parse_json(stream.readline(), f"{self.host.name} cannot be understood")
-                return about
+                return self._understood(stream.readline(LARGEST_GREETING))
+        if left <= 0:
+            raise StepFailed(f"{self.host.name} greets with more than {LARGEST_GREETING:,} bytes", f"look there: {self._by_hand()}")
         code, name = self._keeper.wait(), self.host.name
         self._listener.join(1)
         if code in NOT_FOUND:
@@ -194,6 +235,22 @@ class Connection:
         if code == 255:  # ssh's own exit code for whatever kept it from running the command
             raise StepFailed(f"ssh did not get to {name} (its exit code is 255): {self._last_words()}", f"try it alone: {self._by_hand()}")
         raise StepFailed(f"{name} could not be prepared (exit code {code}): {self._last_words()}", f"look there: {self._by_hand()}")
+
+    def _understood(self, line: bytes) -> dict[str, Any]:
+        """What on_board.about tells, with its types checked. Raises StepFailed for anything else."""
+        look = f"what answers there is not what was started; look there: {self._by_hand()}"
+        try:
+            about = parse_json(line, "it is no JSON")
+        except InvalidFile as error:
+            raise StepFailed(f"the greeting of {self.host.name} is not understood: {error.message}", look) from None
+        for key, kind in ABOUT.items():
+            found = about.get(key) if isinstance(about, dict) else None
+            texts = found.values() if isinstance(found, dict) else ()
+            if not isinstance(found, kind) or not all(isinstance(text, str) for text in texts):
+                raise StepFailed(f"the greeting of {self.host.name} is not understood: its {key!r} is {str(found)[:60]!r}", look)
+        if not re.fullmatch(r"/[\x20-\x7e]{1,200}", about["folder"]) or ".." in about["folder"].split("/"):
+            raise StepFailed(f"the greeting of {self.host.name} names no folder: {about['folder'][:60]!r}", look)
+        return dict(about)
 
     def _check_python(self) -> None:
         name, python = self.host.name, self.host.python
@@ -244,6 +301,15 @@ def _of(stream: IO[bytes] | None) -> IO[bytes]:
     if stream is None:
         raise ValueError("no pipe was asked for")
     return stream
+
+
+def _lines(stream: IO[bytes]) -> Iterator[str]:
+    """The lines of a stream as text; of one that is far too long the beginning, so that the memory is bounded."""
+    begun = False  # a line whose beginning was given already
+    while raw := stream.readline(LONGEST_LINE):
+        if not begun:
+            yield _plain(raw)
+        begun = not raw.endswith(b"\n")
 
 
 def _plain(raw: bytes) -> str:
