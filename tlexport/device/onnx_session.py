@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from .errors import DeviceError, InvalidFile, MissingDependency, Unsupported
 from .half_rounding import FIXED, rounding
 from .native_log import native_log, pass_on, plain
+from .onnx_versions import install_hint
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -58,10 +59,13 @@ def load() -> "Any":
             onnxruntime = None
     pass_on(log)
     if onnxruntime is None:
-        raise MissingDependency(f"onnxruntime cannot be imported: {reason}", "pip install onnxruntime")
+        raise MissingDependency(f"onnxruntime cannot be imported: {reason}", install_hint())
     if version(onnxruntime) < OLDEST:
         oldest = ".".join(str(part) for part in OLDEST)
-        raise MissingDependency(f"onnxruntime {onnxruntime.__version__} is here; {oldest} is the oldest that works", "update it")
+        raise MissingDependency(
+            f"onnxruntime {onnxruntime.__version__} is here; {oldest} is the oldest that works",
+            install_hint(installed=onnxruntime.__version__),
+        )
     onnxruntime.set_default_logger_severity(3)  # errors
     return onnxruntime
 
@@ -148,7 +152,7 @@ def _create(ort: "Any", path: str, model: "str | bytes", options: "Any", provide
     if device == "cpu":
         unknown = re.search(r"opset|IR.?version|Could not find an implementation|NOT_IMPLEMENTED", reason)
         kind = Unsupported if unknown else InvalidFile
-        hint = "pip install -U onnxruntime, or export for the version that is here" if unknown else "copy the bundle again"
+        hint = install_hint(installed=str(ort.__version__)) if unknown else "copy the bundle again"
         raise kind(f"onnxruntime {ort.__version__} cannot open {path}: {reason}", hint)
     logged = [plain(line) for line in log if "[E:onnxruntime" in line]
     raise Unsupported(f"cannot run {path} on {device}: {logged[-1] if logged else reason}", "ask for --device cpu")
