@@ -81,6 +81,8 @@ class Bundle:
                     _check(tensor, _TENSOR_KEYS, str(path), f"models.{i}.artifact.{end}.{k}.")
                 if len(model["artifact"][end]) != 1:
                     raise InvalidFile(f"{path}: models.{i}.artifact.{end} holds {len(model['artifact'][end])} tensors; 1 was expected")
+        if not self.classes or not all(isinstance(name, str) for name in self.classes):
+            raise InvalidFile(f"{path}: classes must be texts, and at least one", "copy the bundle again")
         if sum(model["chosen"] for model in self.models) != 1:
             raise InvalidFile(f"{path}: exactly one of models must be chosen")
 
