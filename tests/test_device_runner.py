@@ -474,7 +474,7 @@ def test_a_manifest_that_is_none_is_refused(copy: Path, content: bytes) -> None:
 def test_names_that_lead_out_of_the_bundle_are_not_followed(copy: Path, name: str) -> None:
     data = json.loads((copy / MANIFEST).read_text(encoding="utf-8"))
     for model in data["models"]:
-        model["file"] = name
+        model["file"], model["artifact"]["sha256"] = name, "0" * 64
     data["files"][name] = "0" * 64
     (copy / MANIFEST).write_text(json.dumps(data), encoding="utf-8")
     with pytest.raises(VerificationFailed):

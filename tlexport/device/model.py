@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from . import choice as choices
-from .errors import InvalidFile, Unsupported
+from .errors import DeviceError, InvalidFile, Unsupported
 from .image import BadImage, prepare, prepare_pixels
 from .manifest import Bundle
 from .terminal import say
@@ -46,6 +46,7 @@ def open_model(
         report: told what happens when an engine has to be built.
 
     Raises:
+        InvalidFile: its tensors are not those that the manifest declares.
         DeviceError: see errors.py.
     """
     if choice.runtime == "onnxruntime":
@@ -54,6 +55,7 @@ def open_model(
         simulate = bundle.for_tensorrt and record["artifact"]["precision"] == "int8"
         path = bundle.checked(record["file"])
         session = onnx_session.open_session(path, choice.device, threads, batch, simulate)
+        _expect_tensors(session, record["artifact"], batch, path)
         for note in session.notes:
             report(note)
         return session
@@ -63,6 +65,21 @@ def open_model(
     if batch is not None and batch != images:
         raise Unsupported(f"the engine takes {images} image(s) at a time, not {batch}", "leave out --batch")
     return engines.open_engine(bundle, record, choice, report)
+
+
+def _expect_tensors(session: "Any", artifact: "Dict[str, Any]", batch: "Optional[int]", path: Path) -> None:
+    """Close a session and raise InvalidFile where its tensors are not the declared ones. An engine's are fixed by its recipe."""
+    declared = [{key: tensor[key] for key in ("name", "dtype", "shape")} for tensor in artifact["inputs"] + artifact["outputs"]]
+    fixed = [dict(tensor, shape=[batch, *tensor["shape"][1:]]) for tensor in declared]  # where the session's batch is
+    if session.tensors not in (declared, fixed):
+        session.close()
+        raise InvalidFile(
+            f"{path}: its tensors are {_text(session.tensors)}; the manifest declares {_text(declared)}", "copy the bundle again"
+        )
+
+
+def _text(tensors: "List[Dict[str, Any]]") -> str:
+    return ", ".join(f"{tensor['name']} {tensor['dtype']} {tuple(tensor['shape'])}" for tensor in tensors)
 
 
 class Model:
@@ -147,9 +164,16 @@ class Model:
         run, step = self._session.run, self.batch
         feed = pixels if self._dtype == np.uint8 else pixels.astype(self._dtype)
         if len(feed) == step:
-            return run(feed)  # type: ignore[no-any-return]
-        rows = [run(feed[i : i + step]) for i in range(0, len(feed), step)]
+            return self._expected(run(feed), step)
+        rows = [self._expected(run(feed[i : i + step]), len(feed[i : i + step])) for i in range(0, len(feed), step)]
         return np.concatenate(rows) if rows else np.zeros((0, len(self.classes)), np.float32)
+
+    def _expected(self, rows: "npt.NDArray[np.float32]", images: int) -> "npt.NDArray[np.float32]":
+        """The rows, if they are as many as was asked for: what a graph declares need not be what it computes."""
+        if rows.shape != (images, len(self.classes)):
+            wanted = (images, len(self.classes))
+            raise DeviceError(f"{self.record['file']} answered with shape {rows.shape}; {wanted} was expected", "copy the bundle again")
+        return rows
 
     def close(self) -> None:
         """Release the model."""
