@@ -88,6 +88,10 @@ MALFORMED: dict[str, tuple[Callable[[], Model], str]] = {
     ),
     "in a function": (lambda: parsed(X, "y = local.F(x)", functions=function("F", "c = Abs(b)\nb = Abs(c)")), "cycle through"),
     "a function calls itself": (lambda: parsed(X, "y = local.F(x)", functions=function("F", "b = local.F(a)")), "calls itself: F → F"),
+    "two functions of one name": (
+        lambda: parsed(X, "y = local.F(x)", functions=2 * function("F", "b = Abs(a)")),
+        "two functions are called 'F'",
+    ),
     "functions of 2^40 nodes": (lambda: parsed(X, "y = local.F0(x)", functions=BOMB), "1099511627776 nodes"),
     "a name that nothing gives": (lambda: parsed(X, "y = Add(x, nowhere)"), "reads 'nowhere', which nothing gives"),
     "two nodes give one": (lambda: parsed(X, "y = Abs(x)\ny = Neg(x)"), r"\(Neg\) gives 'y', which something else gives"),

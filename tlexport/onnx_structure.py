@@ -74,6 +74,8 @@ def check_structure(model: onnx.ModelProto, where: str) -> None:
         raise InvalidFile(f"{where} is not a valid ONNX model: its graph has no outputs", AGAIN)
     versions = {entry.domain: entry.version for entry in model.opset_import}
     functions = {(function.domain, function.name): function for function in model.functions}
+    if twice := _repeated(f"{function.domain}::{function.name}::{function.overload}" for function in model.functions):
+        raise InvalidFile(f"{where} is not a valid ONNX model: two functions are called '{printable(twice.split('::')[1])}'", AGAIN)
     _check_calls(model.graph.node, functions, where)
     _Checked(where, versions, functions).graph(model.graph, frozenset())
     for function in model.functions:

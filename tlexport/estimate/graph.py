@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import onnx
+import onnx.checker
 import onnx.inliner
 
 from tlexport import plugins
@@ -51,7 +52,7 @@ def read_with(path: Path, shapes: Mapping[str, Sequence[int]], what: str) -> tup
     if model.functions:
         try:
             model = onnx.inliner.inline_local_functions(model)
-        except (RuntimeError, ValueError) as error:
+        except (RuntimeError, ValueError, onnx.checker.ValidationError) as error:
             raise InvalidFile(f"the functions of {what} cannot be inlined: {printable(str(error))}", "export the model again") from None
     _sort(model, what)
     return found, model, batch_of(settled) or 1
