@@ -62,6 +62,7 @@ def _without_signature(text: str) -> str:
             continue
         words.append(word)
         word = ""
-        if any(one.endswith(")") for one in words) and not text[place + 1 :].startswith(("const ", "const]", "[with ", "noexcept ")):
-            return text[place + 1 :]
+        rest = text[place + 1 :]
+        if any(one.endswith((")", ")>")) for one in words) and not rest.startswith(("const ", "const]", "[with ", "noexcept ")):
+            return rest
     return text
