@@ -5,11 +5,15 @@ The signature is the 64 bytes of RFC 8032, so that other programs can check it t
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tlexport.bundle import MANIFEST, SIGNATURE
+from tlexport.bundle import LARGEST_MANIFEST, MANIFEST, SIGNATURE
+from tlexport.device.regular_file import read_regular
+from tlexport.device_errors import as_ours
 from tlexport.errors import InvalidFile, MissingDependency, VerificationFailed
+from tlexport.untrusted import regular_file
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -83,12 +87,15 @@ def check_signature(folder: Path, key: Ed25519PublicKey) -> None:
     from cryptography.exceptions import InvalidSignature
 
     signature, manifest = folder / SIGNATURE, folder / MANIFEST
-    if not signature.is_file():
+    if not os.path.lexists(signature):
         raise VerificationFailed(f"{folder} is not signed: it holds no {SIGNATURE}", "export it with --sign KEY, or leave out --key")
-    with signature.open("rb") as stream:
-        found = stream.read(65)  # one byte more than there may be
     try:
-        key.verify(found, manifest.read_bytes())
+        with as_ours():
+            found, signed = read_regular(signature, LARGEST_KEY), read_regular(manifest, LARGEST_MANIFEST)
+    except InvalidFile as error:
+        raise VerificationFailed(error.message, "get the bundle again from whoever made it") from None
+    try:
+        key.verify(found, signed)
     except InvalidSignature:
         raise VerificationFailed(
             f"{signature} is not this key's signature of {MANIFEST}: another key signed, or the manifest was changed",
@@ -97,11 +104,11 @@ def check_signature(folder: Path, key: Ed25519PublicKey) -> None:
 
 
 def _pem(path: Path, hint: str) -> bytes:
-    try:
-        with path.open("rb") as stream:
+    with regular_file(path, "a key", hint) as stream:
+        try:
             return stream.read(LARGEST_KEY)
-    except OSError as error:
-        raise InvalidFile(f"the key {path} cannot be read: {error.strerror or error}", hint) from None
+        except OSError as error:
+            raise InvalidFile(f"the key {path} cannot be read: {error.strerror or error}", hint) from None
 
 
 def _expect_library() -> None:
