@@ -19,7 +19,7 @@ from tlexport.api.job import Training
 from tlexport.bench.process import BenchRequest
 from tlexport.bundle import MODEL_CARD, read_manifest
 from tlexport.checkpoint import read_checkpoint
-from tlexport.errors import OverBudget, VerificationFailed
+from tlexport.errors import OverBudget, Unsupported, VerificationFailed
 from tlexport.export.checks import check_probabilities
 from tlexport.measurement import Measurement
 from tlexport.plan import Wishes
@@ -203,6 +203,28 @@ def test_a_precision_that_fails_is_rejected_and_takes_no_other_with_it(
     with pytest.raises(ValueError, match="cannot tell from 0"):
         export(checkpoint, small(), Wishes(precision="fp16"), tmp_path / "alone", measure=timings(QUIET))
     assert not (tmp_path / "alone").exists()
+
+
+def test_a_model_that_crashes_only_while_it_is_timed_is_rejected_alone(checkpoint: Path, tmp_path: Path) -> None:
+    quiet = timings(QUIET)
+
+    def measure(requests: Sequence[BenchRequest]) -> list[Measurement]:
+        for request in requests:
+            if request.precision == crashing:
+                raise Unsupported(f"measuring {request.what}: the runtime crashed (SIGSEGV)")
+        return quiet(requests)
+
+    crashing = "fp16"
+    made = export(checkpoint, small(), Wishes(), tmp_path / "bundle", measure=measure)
+    [model], [rejected] = made.manifest.models, read_manifest(made.path).rejected
+    assert (model.artifact.precision, model.chosen, rejected.precision) == ("fp32", True, "fp16")
+    assert "crashed (SIGSEGV)" in rejected.reason
+    with pytest.raises(Unsupported, match="crashed"):
+        export(checkpoint, small(), Wishes(precision="fp16"), tmp_path / "asked for", measure=measure)
+    crashing = "fp32"  # what the others are held against
+    with pytest.raises(Unsupported, match="crashed"):
+        export(checkpoint, small(), Wishes(), tmp_path / "reference", measure=measure)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle"]
 
 
 def test_what_is_no_probability_is_refused() -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -10,12 +13,14 @@ from typing import Any, cast
 import numpy as np
 import onnx
 import pytest
+from exports import Notes
 from test_quantizers import noise, request_for, small
 
 from tlexport.api.mixed import Nodes, blocks_of
 from tlexport.api.mixed_latency import Choice, fastest
 from tlexport.api.quick_timing import QuickTiming
-from tlexport.ports import QuantizeRequest, Silent
+from tlexport.contract import image_input
+from tlexport.ports import Progress, QuantizeRequest, Runner, Silent
 from tlexport.quantizers import int8_onnxruntime
 
 BLOCKS = list(blocks_of(small()).values())
@@ -47,6 +52,11 @@ class Clock:
     # which model, in the order they are opened -> what share of its time it seems to take the first times that it is tried
     noise: dict[int, list[float]] = field(default_factory=dict)
     variants: dict[str, float] = field(default_factory=lambda: {"": 0.0})  # what each adds
+    causes: list[str] = field(default_factory=list)  # why the machine is not quiet
+
+    @contextmanager
+    def watched(self) -> Iterator[list[str]]:
+        yield self.causes
 
     def cost(self, choice: Choice) -> float:
         floats = [block <= choice.kept for block in BLOCKS]
@@ -67,9 +77,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TLX_CACHE", str(tmp_path / "cache"))
 
 
-def chosen(clock: Clock, how: str = "as now") -> Choice:
+def chosen(clock: Clock, how: str = "as now", progress: Progress | None = None) -> Choice:
     choose: Callable[[Choice], Any] = lambda choice: choice  # noqa: E731 -- the clock is told the choice itself
-    return fastest(small(), list(clock.variants), choose, how, cast(QuickTiming, clock), Silent())
+    return fastest(small(), list(clock.variants), choose, how, cast(QuickTiming, clock), progress or Silent())
 
 
 def search(clock: Clock, how: str = "as now") -> Nodes:
@@ -119,6 +129,29 @@ def test_is_found_once_for_a_structure_a_form_of_int8_and_a_number_of_threads() 
     assert search(first) == search(again) == search(threads) == search(other, "in another form") == BLOCKS[0]
     assert [bool(clock.opened) for clock in (first, again, threads, other)] == [True, False, True, True]
     assert all(opened.left for opened in first.opened)
+
+
+def test_what_was_timed_on_a_busy_machine_is_neither_used_nor_remembered() -> None:
+    costs, variants = [0.3] + [2.0] * (len(BLOCKS) - 1), {"first": 1.0, "second": 0.0}
+    busy, notes = Clock(costs, 0.0, variants=variants, causes=["other programs took all"]), Notes()
+    assert chosen(busy, progress=notes) == Choice("first", frozenset())
+    assert "other programs took all" in " ".join(notes.texts)
+    assert chosen(Clock(costs, 0.0, variants=variants)) == Choice("second", BLOCKS[0])
+
+
+def test_runs_that_wait_for_a_core_are_called_disturbed(tmp_path: Path) -> None:
+    """One that sleeps has no core, as one has none whose turn it is not."""
+
+    class Sleeper:
+        inputs = (image_input(8, "float32"),)
+
+        def run(self, feed: object) -> None:
+            time.sleep(0.002)
+
+    timing, sleeper = QuickTiming(noise(1), 1, tmp_path), cast(Runner, Sleeper())
+    with timing.watched() as causes:
+        timing.ratio(sleeper, sleeper)
+    assert re.search(r"the runs had a core for \d\d? % of their time", causes[-1])
 
 
 @pytest.mark.parametrize(("second", "expected"), [(-1.0, "second"), (-0.01, "first"), (1.0, "first")])

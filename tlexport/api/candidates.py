@@ -120,20 +120,29 @@ class Candidates:
         try:
             return [self._checked(quantization.quantized(precision), precision, parent)]
         except Exception as error:  # a quantizer is a plug-in, and may raise anything
-            if self.job.wishes.precision == "auto" and not isinstance(error, NOT_OF_A_PRECISION):
-                reason = error.message if isinstance(error, TlxError) else f"{type(error).__name__}: {error}"
-                self.progress.note(f"{precision} is rejected: {reason}")
-                self.failed.append(Rejected.failed(precision, reason))
+            if self._rejects(precision, error):
                 return []
             raise
 
+    def _rejects(self, precision: Precision, error: Exception) -> bool:
+        """Whether a precision that failed is done without; then that is told and recorded."""
+        if precision == "fp32" or self.job.wishes.precision != "auto" or isinstance(error, NOT_OF_A_PRECISION):
+            return False
+        reason = error.message if isinstance(error, TlxError) else f"{type(error).__name__}: {error}"
+        self.progress.note(f"{precision} is rejected: {reason}")
+        self.failed.append(Rejected.failed(precision, reason))
+        return True
+
     def timed(self, made: Sequence[Made]) -> list[Made]:
-        """The same models, with what they take on the target, as the plan has it: all measured in turn, or each estimated."""
+        """The models, with what they take on the target, as the plan has it: all measured in turn, or each estimated.
+
+        One that fails while it is measured is left out and rejected, unless it was asked for.
+        """
         actions = {step.precision: step.action for step in self.job.steps if step.action in ("measure", "estimate")}
         name = self.source.path.name
         timed = [m for m in made if actions.get(m.artifact.precision) == "measure"]
-        found = measured(self.job, [(m.artifact, m.path) for m in timed], name, self.val_pixels) if timed else []
-        expected = {m.path: each for m, each in zip(timed, found, strict=True)}
+        expected = self._measured(timed) if timed else {}
+        made = [m for m in made if m.path in expected or m not in timed]
         for m in made:
             if actions.get(m.artifact.precision) == "estimate":
                 with self.progress.task(f"estimating {m.artifact.precision}", 1) as advance:
@@ -141,6 +150,29 @@ class Candidates:
                     expected[m.path] = estimated(m.artifact, m.path, self.job.target, threads, what)
                     advance(1)
         return [replace(m, expected=expected.get(m.path, NOT_YET)) for m in made]
+
+    def _measured(self, made: Sequence[Made]) -> dict[Path, Expected]:
+        """What was measured, by file. Where it failed, each is measured alone, to find which are at fault."""
+        try:
+            return dict(zip((m.path for m in made), self._in_turn(made), strict=True))
+        except TlxError:
+            bad = [m for m in made if self._fails(m)]
+            if not bad:
+                raise
+        return self._measured([m for m in made if m not in bad])
+
+    def _in_turn(self, made: Sequence[Made]) -> list[Expected]:
+        return measured(self.job, [(m.artifact, m.path) for m in made], self.source.path.name, self.val_pixels)
+
+    def _fails(self, made: Made) -> bool:
+        """Whether a model fails when it is measured alone, and is rejected. Raises what it met where it is not done without."""
+        try:
+            self._in_turn([made])
+        except TlxError as error:
+            if self._rejects(made.artifact.precision, error):
+                return True
+            raise
+        return False
 
     def size_bytes(self, network: Network, precision: Precision) -> int:
         """Of the model file that a network gives: its weights' values do not matter, so it need not be trained yet."""

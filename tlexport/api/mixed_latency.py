@@ -1,7 +1,8 @@
 """Which form of an INT8 model is fastest, and which of its blocks stay in float: found by timing on this machine, and remembered for it.
 
 What is quick in INT8 is not what has many MACs: each border between INT8 and float costs conversions, some kernels have no INT8 form or
-a slow one, and the best choice is not monotone in how much is left in float. So nothing is assumed; every choice is run.
+a slow one, and the best choice is not monotone in how much is left in float. So nothing is assumed; every choice is run. What was
+timed on a busy machine is neither used nor remembered.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ SECONDS = 90.0  # for all; what was found until then is used
 def fastest(
     graph: onnx.ModelProto, variants: Sequence[str], quantize: Quantize, how: str, timing: QuickTiming, progress: Progress
 ) -> Choice:
-    """What has the shortest latency here.
+    """What has the shortest latency here; where the machine was not quiet meanwhile, the first variant with nothing in float.
 
     Args:
         graph: FP32.
@@ -62,10 +63,18 @@ def fastest(
     known = cache.get(key)  # (node + 1,): whether each is kept, and the place of the variant
     if known is not None and known.shape == (len(names) + 1,):
         return Choice(variants[known[-1]], frozenset(name for name, kept in zip(names, known[:-1], strict=True) if kept))
-    search = _Search(quantize, timing, Choice(variants[0], frozenset()))
+    plain = Choice(variants[0], frozenset())
+    search = _Search(quantize, timing, plain)
     blocks = list(blocks_of(graph).values())
-    with progress.task("timing what stays in float", len(variants) + 2 * len(blocks)) as advance:
+    total = len(variants) + 2 * len(blocks)
+    with progress.task("timing what stays in float", total) as advance, timing.watched() as causes:
         search.run(variants, blocks, advance)
+    if causes:
+        progress.note(
+            f"INT8 has its plain form, since the machine was too busy to time others: {' and '.join(causes)}; "
+            "export again when it is quiet for one that may be faster"
+        )
+        return plain
     found = search.best
     cache.keep(key, np.array([*(name in found.kept for name in names), variants.index(found.variant)], np.uint8))
     return found
@@ -77,7 +86,7 @@ def _key(graph: onnx.ModelProto, how: str, threads: int | None) -> dict[str, obj
     nodes = [(n.op_type, [shapes.get(name, name) for name in n.input], [str(a) for a in n.attribute]) for n in graph.graph.node]
     where = describe("cpu")
     return {
-        "kind": "the fastest variant in nine looks, and blocks in float, each shown twice",
+        "kind": "the fastest variant in nine looks, and blocks in float, each shown twice, on a quiet machine",
         "quantizer": how,
         "graph": hashlib.sha256(repr(nodes).encode()).hexdigest(),
         "cpu": where.cpu,

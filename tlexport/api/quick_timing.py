@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from tlexport import plugins
+from tlexport.bench.environment import default_threads, describe
+from tlexport.bench.noise import crowding, throttling
+from tlexport.bench.watching import watching
 from tlexport.ports import Array, Runner, RunOptions, Runtime
 
 if TYPE_CHECKING:
@@ -19,6 +23,7 @@ HOPELESS = 1.03  # a model is given up where it takes more than this of the othe
 FEW, ROUNDS = 2, 6  # in which two are timed in turn
 SECONDS = 0.02  # of each in each round; and at least RUNS
 RUNS = 3
+HELD_UP = 0.9  # CPU time over time: a run computes all the while, so that less means that it had to wait for a core
 
 
 @dataclass
@@ -33,6 +38,8 @@ class QuickTiming:
     threads: int | None  # CPU threads of the runtime
     folder: Path  # for files that are not kept
     _opened: itertools.count[int] = field(default_factory=itertools.count)
+    _spent_ns: int = 0  # in runs
+    _computed_ns: int = 0  # CPU time of them, over all threads
 
     def open(self, model: onnx.ModelProto) -> Runner:
         """A graph, ready; the caller leaves it."""
@@ -41,6 +48,19 @@ class QuickTiming:
         runner = cast(Runtime, plugins.load("runtimes", "onnxruntime")).open_model(path, RunOptions(threads=self.threads, batch=1))
         path.unlink()
         return runner.__enter__()
+
+    @contextmanager
+    def watched(self) -> Iterator[list[str]]:
+        """Watch the machine while models are timed. What disturbed them stands in the list afterwards; nothing where it was quiet."""
+        causes: list[str] = []
+        spent, computed = self._spent_ns, self._computed_ns
+        with watching() as watch:
+            yield causes
+        spent, computed = self._spent_ns - spent, self._computed_ns - computed
+        threads = self.threads or default_threads()
+        causes += [*throttling(watch), *crowding(watch, threads, describe("cpu").cores)]
+        if computed < HELD_UP * spent:
+            causes.append(f"the runs had a core for {100 * computed / spent:.0f} % of their time")
 
     def milliseconds(self, model: onnx.ModelProto) -> float:
         """Of one run."""
@@ -67,7 +87,9 @@ class QuickTiming:
         samples: list[int] = []
         end = time.perf_counter_ns() + SECONDS * 1e9
         while len(samples) < RUNS or time.perf_counter_ns() < end:
-            begin = time.perf_counter_ns()
+            busy, begin = time.process_time_ns(), time.perf_counter_ns()
             runner.run(feed)
             samples.append(time.perf_counter_ns() - begin)
+            self._spent_ns += samples[-1]
+            self._computed_ns += time.process_time_ns() - busy
         return min(samples)

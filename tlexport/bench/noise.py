@@ -26,7 +26,7 @@ def noise(measurement: Measurement) -> str:
 
     Throttling is told in any case: runs that were slowed down evenly do not scatter.
     """
-    signs, throttled = list(_signs(measurement)), _throttling(measurement)
+    signs, throttled = list(_signs(measurement)), throttling(measurement.watch or {})
     if not signs and not throttled:
         return ""
     causes = [*throttled, *_other_causes(measurement)] if signs else throttled
@@ -40,7 +40,7 @@ def disturbance(measurement: Measurement) -> str:
         return told
     p50, p95 = measurement.percentile_ms(50), measurement.percentile_ms(95)
     signs = [f"some runs are slow (p95 is {p95 / p50:.2f} times p50)"] if p95 > (1 + SPREAD) * p50 else []
-    if crowded := list(_crowding(measurement)):
+    if crowded := list(crowding(measurement.watch or {}, measurement.threads, measurement.environment.cores)):
         return f"{signs[0] if signs else 'the runs are even, and may all be slow'}; likely because {crowded[0]}"
     return signs[0] if signs else ""
 
@@ -58,8 +58,8 @@ def _signs(m: Measurement) -> Iterator[str]:
         yield f"they got {abs(change):.0%} {'slower' if change > 0 else 'faster'} while it was measured"
 
 
-def _throttling(m: Measurement) -> list[str]:
-    watch = m.watch or {}
+def throttling(watch: Mapping[str, object]) -> list[str]:
+    """That the machine throttled, as what watched it says; empty where it did not."""
     if not watch.get("throttled"):
         return []
     signs = watch.get("throttling")
@@ -67,11 +67,11 @@ def _throttling(m: Measurement) -> list[str]:
     return [f"the machine throttled{told}"]
 
 
-def _crowding(m: Measurement) -> Iterator[str]:
+def crowding(watch: Mapping[str, object], threads: int, cores: int) -> Iterator[str]:
     """Other programs took so much that some of the model's threads shared their cores."""
-    others, cores = (m.watch or {}).get("other_cores"), m.environment.cores
-    if isinstance(others, int | float) and others + m.threads > cores + CROWDED:
-        yield f"other programs took {others:.1f} of {cores} cores, and the model has {m.threads} thread(s)"
+    others = watch.get("other_cores")
+    if isinstance(others, int | float) and others + threads > cores + CROWDED:
+        yield f"other programs took {others:.1f} of {cores} cores, and the model has {threads} thread(s)"
 
 
 def _other_causes(m: Measurement) -> Iterator[str]:
