@@ -13,11 +13,12 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from commands import environment
+from commands import environment, here
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tlexport.cache import ArrayCache, cache_folder, limit_from_environment, release
+from tlexport.errors import UsageError
 
 
 def array(fill: int, items: int = 100) -> np.ndarray:
@@ -129,8 +130,28 @@ def test_folder_and_bound_come_from_the_environment(monkeypatch: pytest.MonkeyPa
     assert cache_folder() == tmp_path
     monkeypatch.setenv("TLX_CACHE_GB", "0.5")
     assert limit_from_environment() == 500_000_000
-    monkeypatch.setenv("TLX_CACHE_GB", "much")
+    monkeypatch.setenv("TLX_CACHE_GB", "0")
     assert limit_from_environment() == 0
+
+
+@pytest.mark.parametrize("value", ["abc", "-1", "nan", "inf", "-inf", "1e300", "10GB"])
+def test_a_bound_that_is_none_is_named(value: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TLX_CACHE_GB", value)
+    with pytest.raises(UsageError, match=f"TLX_CACHE_GB is '{value}'; it is a number of GB") as raised:
+        ArrayCache(tmp_path)
+    assert "TLX_CACHE_GB=20" in raised.value.hint
+    ArrayCache(None)  # which keeps nothing, and so asks for no bound
+
+
+def test_a_wrong_bound_is_an_error_of_a_command_and_none_of_its_help(
+    digits: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TLX_CACHE_GB", "abc")
+    assert here(capfd, "finetune", "--help").code == 0
+    ended = here(capfd, "finetune", digits, "--weights", "none", "--image-size", "32", "--epochs", "1", "-o", tmp_path / "run")
+    assert ended.code == 2
+    assert "error: TLX_CACHE_GB is 'abc'" in ended.err
+    assert not list(tmp_path.iterdir())
 
 
 def resident(path: Path) -> int:

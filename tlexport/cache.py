@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tlexport.errors import InvalidFile, StepFailed
+from tlexport.errors import InvalidFile, StepFailed, UsageError
 from tlexport.files import TOKEN, held_name, new_file, remove, sha256_of, sweep, sweep_partials
 from tlexport.lock import is_running
 from tlexport.ports import Array, Pixels
@@ -28,6 +28,7 @@ from tlexport.untrusted import read_npy, read_object
 
 PART = ".part"  # ends the name of an array that is being filled in
 LIMIT_BYTES = 10 * 10**9  # default bound; $TLX_CACHE_GB replaces it
+MOST_GB = 10**6
 
 
 def cache_folder() -> Path:
@@ -38,14 +39,24 @@ def cache_folder() -> Path:
 
 
 def limit_from_environment() -> int:
-    """The bound in bytes: ``$TLX_CACHE_GB`` (10^9 bytes) or the default. A value that is no number counts as 0: nothing is kept."""
+    """The bound in bytes: ``$TLX_CACHE_GB`` (10^9 bytes) or the default.
+
+    Raises:
+        UsageError: the value is no number, or not one from 0 on that is finite.
+    """
     text = os.environ.get("TLX_CACHE_GB")
-    if text is None:
+    if not text:
         return LIMIT_BYTES
     try:
-        return max(0, int(float(text) * 1e9))
-    except (ValueError, OverflowError):
-        return 0
+        gigabytes = float(text)
+    except ValueError:
+        gigabytes = math.nan
+    if not 0 <= gigabytes <= MOST_GB:
+        raise UsageError(
+            f"TLX_CACHE_GB is {text[:40]!r}; it is a number of GB from 0 (keep nothing) to {MOST_GB:,}",
+            f"set it, such as TLX_CACHE_GB=20, or unset it for {LIMIT_BYTES // 10**9}",
+        )
+    return int(gigabytes * 1e9)
 
 
 def release(array: Array) -> None:
@@ -82,7 +93,7 @@ class ArrayCache:
 
     def __init__(self, folder: Path | None, limit_bytes: int | None = None) -> None:
         self.folder = folder
-        self.limit_bytes = limit_from_environment() if limit_bytes is None else limit_bytes
+        self.limit_bytes = limit_from_environment() if limit_bytes is None and folder is not None else limit_bytes or 0
         if folder is not None:
             _sweep(folder)
 
