@@ -42,9 +42,10 @@ HOSTILE = (
     "javascript:window.hacked=5",
     "]]> --> <!--",
     "http://example.invalid/x.png",
+    "\x1b]0;title\x07\x1b[31mred",
 )
 # names that no class can have: with control characters, with a space at an end
-HOSTILE_CLASSES = tuple(name for name in HOSTILE if name == name.strip() and "\x0b" not in name)
+HOSTILE_CLASSES = tuple(name for name in HOSTILE if name == name.strip() and not set(name) & {"\x0b", "\x1b"})
 THOUSAND = tuple(f"class {number:04d} of the thousand" for number in range(1000))
 BUILDS = "/home/someone/projects/flowers/build"
 LONG_PATHS = tuple(f"{BUILDS}/{day}/flowers-cpu-x86/model.{name}.onnx" for day, name in ((1, "fp32"), (2, "fp32"), (2, "int8")))

@@ -13,6 +13,7 @@ from tlexport.profile import Profile
 from tlexport.units import format_bytes
 
 LADDER = "where it loses too much: equalization, bias correction, blocks in float"
+ANNOUNCED = "its expected time is told, and asked about on a terminal, before it begins"
 
 
 @dataclass(frozen=True)
@@ -70,10 +71,10 @@ def _changes(profile: Profile, wishes: Wishes, wanted: Collection[Precision]) ->
     """What may be trained, and what may be done to the network; each only where it is needed, and announced with its time before."""
     limits = wishes.may_change(profile.budget)
     if wishes.may_train and "int8" in wanted:
-        reason = f"quantization-aware training, if INT8 still loses more than {limits.drop_points:g} points of top-1; announced before"
+        reason = f"quantization-aware training, if INT8 still loses more than {limits.drop_points:g} points of top-1; {ANNOUNCED}"
         yield Step("train", "int8", reason)
     if limits.size_bytes is not None:
-        reason = f"if every model is over {format_bytes(limits.size_bytes)}: prune the network and train it again; announced before"
+        reason = f"if every model is over {format_bytes(limits.size_bytes)}: prune the network and train it again; {ANNOUNCED}"
         yield Step("change", None, reason)
     if limits.latency_p95_ms is not None:
         yield Step("change", None, f"if every model takes more than {limits.latency_p95_ms:g} ms, measured again: smaller images")
