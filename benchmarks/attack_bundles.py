@@ -163,8 +163,8 @@ def bundles(case: Case, ground: Ground, draw: random.Random) -> None:
     ]
     draw.choice(commands)()
     own = draw.choice([["verify"], ["verify"], ["predict", ground.image], ["bench", "--runs", "1", "--seconds", "0"]])
-    if runner(case, bundle, *own).code == 0 and tampered:
-        case.fail("verified", f"run.py {own[0]} ran in a bundle that was tampered with")
+    if runner(case, bundle, *own).code == 0 and tampered and own[0] == "verify":
+        case.fail("verified", "run.py verify accepted a bundle that was tampered with")  # others may run beside files that nothing reads
 
 
 def archives(case: Case, ground: Ground, draw: random.Random) -> None:
