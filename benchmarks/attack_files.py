@@ -74,7 +74,8 @@ def tables(case: Case, ground: Ground, draw: random.Random) -> None:
         ["/dev/zero", "../../../etc/passwd", "", "\0", "x" * 5000, str(case.work), ESCAPES, "http://localhost/x.png", "~", LONG]
     )
     label = draw.choice([ESCAPES, "a\nb", "", "x" * 200_000, "\0", "é", LONG, " 1 ", "../1"])
-    rows.insert(draw.randrange(len(rows)), (draw.choice([odd, rows[0][0]]), draw.choice([label, "1"])))
+    place = draw.randrange(len(rows))
+    rows[place] = (draw.choice([odd, rows[place][0], rows[place][0]]), draw.choice([label, rows[place][1]]))
     if suffix == ".csv":
         lines = ["path,label", *(f'"{path}","{name}"' for path, name in rows)]
         junk = ['"', "a,b,c,d,e", "," * 100_000, '"' + "x" * 200_000 + '"', "\0", "path", '"a"b"c",d']
@@ -91,7 +92,7 @@ def tables(case: Case, ground: Ground, draw: random.Random) -> None:
             '"x"',
             '{"path": "\\ud800", "label": "1"}',
         ]
-    if draw.random() < 0.6:
+    if draw.random() < 0.3:
         lines.insert(draw.randrange(len(lines)), draw.choice(junk))
     data = "\n".join(lines).encode("utf-8", "surrogatepass")
     if draw.random() < 0.3:
