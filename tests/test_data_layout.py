@@ -64,6 +64,12 @@ def split(train: str, test: str) -> list[str]:
         ("asl_alphabet_train", "asl_alphabet_test", "test"),
         ("train2017", "val2017", "val"),
         ("birds-Training", "birds-evaluation", "val"),
+        ("Trainingsdaten", "Validierungsdaten", "val"),
+        ("données d'entraînement", "E\u0301valuation", "val"),
+        ("Entrenamiento", "datos_de_prueba", "test"),
+        ("обучение", "Тест", "test"),
+        ("训练集", "测试集", "test"),
+        ("学習用データ", "検証用", "val"),
     ],
 )
 def test_usual_names_of_parts(train: str, other: str, part: str) -> None:
@@ -94,7 +100,7 @@ def test_the_case_of_the_names_of_parts_does_not_matter(data: st.DataObject) -> 
         (split("alpha", "beta"), "cat, dog"),
         (["alpha/cat/3", "alpha/dog/3", "alpha/bird/3", "beta/dog/1", "beta/bird/1"], "bird, dog"),
         (["a/images/cat/1", "a/images/dog/1", "b/images/cat/1", "b/images/dog/1"], "cat, dog"),
-        (split("entrenamiento", "prueba"), "entrenamiento, prueba"),
+        (split("koulutus", "koe"), "koe, koulutus"),
         ([*split("seg_train", "seg_test"), "seg_pred/seg_pred/9"], "seg_pred"),
         ([*split("train", "val"), "junk/4"], "junk"),
         ([*split("train", "val"), "cat/4"], "cat"),

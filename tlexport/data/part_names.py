@@ -1,4 +1,4 @@
-"""Names of the parts of a split (train, val, test) as people write them, in any case: ``Training``, ``seg_test``, ``dev``, ``test_set``."""
+"""Names of the parts of a split (train, val, test) as people write them, in any case: ``Training``, ``seg_test``, ``Testdaten``."""
 
 from __future__ import annotations
 
@@ -14,6 +14,15 @@ WORDS: dict[str, Part] = {
     **dict.fromkeys(("validation", "validating", "validate", "valid", "val", "development", "devel", "dev", "evaluation", "eval"), "val"),
     **dict.fromkeys(("testing", "test", "tst"), "test"),
 }
+# the same words in other languages: German, French, Spanish, Portuguese, Italian, Russian, Chinese, Japanese, Korean
+_TRANSLATED: dict[str, Part] = {
+    **dict.fromkeys(("trainings", "entrainement", "entraînement", "apprentissage", "entrenamiento", "treinamento", "treino"), "train"),
+    **dict.fromkeys(("addestramento", "обучение", "训练", "訓練", "学習", "훈련", "학습"), "train"),
+    **dict.fromkeys(("validierungs", "validierung", "validación", "validacion", "validação", "validacao", "validazione"), "val"),
+    **dict.fromkeys(("évaluation", "валидация", "验证", "驗證", "検証", "검증"), "val"),
+    **dict.fromkeys(("pruebas", "prueba", "testes", "teste", "тест", "测试", "測試", "テスト", "테스트"), "test"),
+}
+WORDS |= _TRANSLATED
 KNOWN = (
     "train, training, val, valid, validation, dev, eval, test, testing; also as train_set, test-images, seg_train and the like, in any case"
 )
@@ -34,8 +43,21 @@ _CONTENTS = [
     "files",
     "folder",
     "raw",
+    "datensatz",
+    "daten",
+    "bilder",
+    "données",
+    "donnees",
+    "datos",
+    "imágenes",
+    "dados",
+    "dati",
+    "данные",
+    "数据",
+    "資料",
+    "データ",
 ]
-_FILLERS = [*_CONTENTS, "seg", "sets", "set", "cls", "part", "split"]
+_FILLERS = [*_CONTENTS, "de", "d", "集", "用", "セット", "seg", "sets", "set", "cls", "part", "split"]
 _BESIDE = ["masks", "labels", "annotations"]  # what lies beside the images of other tasks
 # words of a split that name neither of the three parts
 _OTHERS = [
