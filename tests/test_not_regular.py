@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,22 @@ def put(path: Path, kind: str) -> Path:
     else:
         path.symlink_to(kind)
     return path
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["checkpoint.json", "model.safetensors", "dataset.json"])
+def test_a_file_of_a_checkpoint(checkpoint: Path, tmp_path: Path, name: str, kind: str, capfd: pytest.CaptureFixture[str]) -> None:
+    copy = Path(shutil.copytree(checkpoint, tmp_path / "checkpoint"))
+    put(copy / name, kind)
+    out = tmp_path / "out"
+    commands: list[list[str | Path]] = [["export", copy, "--target", "cpu-x86", "--precision", "fp32", "--out", out]]
+    if name != "dataset.json":  # which is for training and export alone
+        commands += [["predict", copy, "image.png", "--device", "cpu"], ["evaluate", copy, tmp_path, "--device", "cpu"]]
+    for command in commands:
+        ended = here(capfd, *command)
+        assert ended.code == 2, ended.err
+        assert name in ended.err
+        assert not out.exists()
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from pathlib import Path
@@ -75,7 +76,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def _read_once(path: Path) -> Checkpoint:
-    if not (path / RECORD).is_file():
+    if not os.path.lexists(path / RECORD):  # whatever else lies there is named when it is read
         raise InvalidFile(f"{path} is not a checkpoint: it holds no {RECORD}", "make one with: tlx finetune DATA")
     checkpoint = Checkpoint.read(path / RECORD)
     weights = path / WEIGHTS

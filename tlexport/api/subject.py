@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -62,11 +63,11 @@ def find_subject(what: Path, runtime: str = "auto", precision: Precision | None 
     if not what.exists():
         raise InvalidFile(f"{what} does not exist{_near(what)}", "WHAT is a checkpoint, a bundle, or an .onnx file of a bundle")
     what = open_bundle(what)
-    if (what / RECORD).is_file():
+    if os.path.lexists(what / RECORD):
         if precision not in (None, "fp32"):
             raise UsageError(f"{what} is a checkpoint, which is fp32; {precision} was asked for", f"export it first: tlx export {what}")
         return _checkpoint(what, read_checkpoint(what), _choose(runtime, "checkpoint", what))
-    if (what / MANIFEST).is_file():
+    if os.path.lexists(what / MANIFEST):
         manifest = read_manifest(what)
         return _model(what, manifest, manifest.model(precision).file, runtime)
     if is_onnx_name(what) and (what.parent / MANIFEST).is_file():
