@@ -145,7 +145,7 @@ WRONG = [
     Wrong("bench {checkpoint} --check", 2, "is not a bundle", "tlx export --target PROFILE"),
     Wrong("predict {bundle}", 2, "Missing argument 'IMAGES...'", "see: tlx predict --help"),
     Wrong("predict {bundle} {work}/nowhere.png", 2, "nowhere.png", ""),
-    Wrong("predict {bundle} {image} {texts}/a/1.txt", 2, "1.txt", ""),
+    Wrong("predict {bundle} {texts}/a/1.txt", 2, "1.txt", ""),
     Wrong("predict {lone_model} {image}", 2, "has no manifest.json beside it", "give the bundle it belongs to"),
     Wrong("predict {tampered_bundle} {image}", 5, "its hash differs", "tlx verify"),
     Wrong("predict {tampered_checkpoint} {image}", 5, "its record says", "copy the checkpoint again"),

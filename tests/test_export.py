@@ -205,7 +205,9 @@ def test_latency_is_measured_on_the_target_and_elsewhere_estimated_where_it_can_
             assert told is not None
             assert (told["kind"], told["p95"], model.estimate.target) == ("estimated", None, made.manifest.target)
             assert model.estimate.size_bytes == model.artifact.size_bytes
-            assert model.estimate.memory_bytes > 0.8 * model.artifact.size_bytes  # the weights alone are nearly that
+            # the weights alone are nearly the file; where it holds INT8 weights as floats, the engine's are a quarter of it
+            share = 0.2 if model.artifact.precision == "int8" and profile.float_weights else 0.8
+            assert model.estimate.memory_bytes > share * model.artifact.size_bytes
 
 
 def test_the_engine_s_recipe_is_there_where_one_is_needed(made: Made) -> None:

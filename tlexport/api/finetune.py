@@ -148,7 +148,7 @@ class _Run:
         self.threads = how.threads or torch.get_num_threads()
 
     def carry_out(self) -> Trained:
-        """Train, validate, write; the state for ``--resume`` goes last."""
+        """Train, validate, write; the state for ``--resume`` goes last. It stays where Ctrl-C ended training early."""
         saver = Saver(self.out, self.team.first)
         if self.team.first and not (self.how.resume or self.how.restart):
             expect_nothing_to_resume(self.out, self.data)
@@ -196,7 +196,8 @@ class _Run:
                 )
                 point_latest_at(self.out, self.progress)
             self.team.wait()
-        saver.forget()
+        if saver.conclude(fit.interrupted):
+            self.progress.note(f"training can go on: {resume_command(self.out, self.data)}")
         return Trained(self.out, record, scores, self.progress.seconds, self.progress.sessions, tuple(told))
 
     @contextmanager
@@ -205,8 +206,8 @@ class _Run:
         try:
             yield
         except BaseException as error:
-            if saver.abandon() and not isinstance(error, UsageError | InvalidFile):
-                self.progress.note(f"the state of training is kept; continue with: {resume_command(self.out, self.data)}")
+            if (kept := saver.abandon()) and not isinstance(error, UsageError | InvalidFile):
+                self.progress.note(f"{kept} with: {resume_command(self.out, self.data)}")
             raise
 
     def _tell(self, notes: tuple[str, ...] | list[str]) -> None:

@@ -55,11 +55,11 @@ def command(
         from tlexport.api.predict import predict
 
         predictions = predict(what, images, runtime=runtime, precision=precision, device=device, threads=threads, unreadable=unreadable)
-    if as_json:
+    if as_json and predictions:
         where = {"host": host.name} if host else {}
         print_json([prediction.to_json() | where for prediction in predictions])
-    else:
+    elif predictions:
         print_table("", ("image", "class", "probability"), [(str(p.path), p.name, percent(p.probability)) for p in predictions])
     if unreadable:
         listed = "\n".join(f"  {path}: {reason}" for path, reason in unreadable)
-        raise InvalidFile(f"these {len(unreadable)} images cannot be read:\n{listed}", "leave them out, or save them as JPEG or PNG")
+        raise InvalidFile(f"images that cannot be read: {len(unreadable)}\n{listed}", "leave them out, or save them as JPEG or PNG")

@@ -149,6 +149,8 @@ def predict(bundle: "Bundle", options: "Any") -> Result:
     for reason in bad:
         say(reason)
     error = InvalidFile(f"{len(bad)} of {len(files)} images cannot be used", "leave them out, or save them again as JPEG or PNG")
+    if bad and not predictions:
+        raise error
     width = max((len(printable(found["path"])) for found in predictions), default=0)
     lines = [f"{printable(p['path']):{width}}  {printable(p['class'])}  {100 * p['probability']:.2f} %" for p in predictions]
     return Result(predictions, "\n".join(lines), error if bad else None)

@@ -151,12 +151,19 @@ class Saver:
             write_tensors(state | {"identity": self.identity}, temporary)
         self.written = time.monotonic()
 
-    def abandon(self) -> bool:
-        """The run has failed. Where there was no state to keep yet, nothing is left; else True: the run can be resumed."""
+    def abandon(self) -> str:
+        """The run has failed. Where there was no state to keep yet, nothing is left; else what can be done, for a note."""
         if not self.tried and not self.resumable:
             self.forget()
-            return False
-        return True
+            return ""
+        return "the state of training is kept; continue" if self.resumable else "no state of training could be written; begin again"
+
+    def conclude(self, interrupted: bool) -> bool:
+        """All is written. What is kept goes, unless Ctrl-C ended training early; True: it can be resumed."""
+        if interrupted and self.begun:
+            return True
+        self.forget()
+        return False
 
     def forget(self) -> None:
         """Remove everything: all is written, or another run begins in its place. The request goes first, for without it it is no run."""
