@@ -18,8 +18,9 @@ from tlexport.errors import InvalidFile, UsageError
 from tlexport.estimate.cost import GraphCost, cost_of
 from tlexport.estimate.graph import fused, read, with_shapes
 from tlexport.estimate.memory import peak_bytes
+from tlexport.estimate.operator_shapes import Tensor
 from tlexport.estimate.probes import probe
-from tlexport.estimate.shapes import Tensor, infer
+from tlexport.estimate.shapes import infer
 
 
 def graph(nodes: list[onnx.NodeProto], inputs: dict[str, list[int | str]], outputs: list[str], **weights: list[int]) -> onnx.ModelProto:

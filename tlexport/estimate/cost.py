@@ -12,7 +12,8 @@ import onnx
 
 from tlexport.estimate.counted import expect_counted, recurrence
 from tlexport.estimate.memory import peak_bytes
-from tlexport.estimate.shapes import Tensor, attributes, factors, infer, of_node
+from tlexport.estimate.operator_shapes import Tensor, factors
+from tlexport.estimate.shapes import attributes, infer, of_node
 from tlexport.onnx_tensors import BITS
 
 Kind = Literal["conv", "pointwise", "depthwise", "grouped", "se", "gemm", "pool", "elementwise", "move", "unknown"]

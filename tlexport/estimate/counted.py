@@ -13,7 +13,8 @@ from typing import Any
 import onnx
 
 from tlexport.errors import Unsupported
-from tlexport.estimate.shapes import MEASURE, Attributes, attributes
+from tlexport.estimate.operator_shapes import Attributes
+from tlexport.estimate.shapes import MEASURE, attributes
 from tlexport.onnx_structure import name_of
 
 # operators without a model of their own whose work is that of their bytes; a figure takes each for a copy, and widens the interval

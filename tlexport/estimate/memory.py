@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import onnx
 
-from tlexport.estimate.shapes import Tensor
+from tlexport.estimate.operator_shapes import Tensor
 
 STATES = 50_000  # sets of finished nodes looked at between two bottlenecks, before the order of the file is taken as it is
 VIEWS = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity")  # their output is their input's bytes, seen otherwise

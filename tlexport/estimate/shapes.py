@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,12 +13,10 @@ from onnx import helper, numpy_helper, shape_inference
 from onnx.reference import ReferenceEvaluator
 
 from tlexport.errors import InvalidFile, Unsupported
+from tlexport.estimate.operator_shapes import RULES, Tensor, like_first
 from tlexport.onnx_file import printable
 from tlexport.onnx_structure import AGAIN, bodies_of, name_of
-from tlexport.onnx_tensors import BITS, bytes_of, type_name
-
-Shape = tuple[int, ...]
-Attributes = Mapping[str, Any]
+from tlexport.onnx_tensors import BITS, type_name
 
 FEW = 1024  # numbers; no shape is longer
 MOST_ELEMENTS = 2**40
@@ -27,25 +24,6 @@ MEASURE = "tlx bench WHAT"  # in a hint; who has the model's name puts it in
 TYPES = "export the model with tensors of numbers alone"
 SMALLER = "export the model with smaller shapes"
 INTEGERS = (onnx.TensorProto.INT64, onnx.TensorProto.INT32, onnx.TensorProto.BOOL)
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """What is known of a tensor before anything runs."""
-
-    shape: Shape
-    dtype: int  # onnx.TensorProto.FLOAT, ...
-    constant: bool = False
-
-    @property
-    def elements(self) -> int:
-        """Product of the axes; 1 for a scalar."""
-        return math.prod(self.shape)
-
-    @property
-    def bytes(self) -> int:
-        """Size in memory, bytes."""
-        return bytes_of(self.elements, self.dtype)
 
 
 @contextmanager
@@ -172,154 +150,6 @@ def _standard(
 def _contributed(node: onnx.NodeProto, found: Mapping[str, Tensor]) -> list[Tensor]:
     given = [found.get(name) for name in node.input]
     options = attributes(node)
-    rule = _RULES.get(node.op_type, _like_first)
+    rule = RULES.get(node.op_type, like_first)
     tensor = rule(given, options)
     return [tensor] * len(node.output)
-
-
-Given = Sequence[Tensor | None]
-
-
-def need(given: Given, index: int) -> Tensor:
-    """The input at a place, which has to be there. Raises InvalidFile."""
-    tensor = given[index] if index < len(given) else None
-    if tensor is None:
-        raise InvalidFile(f"a node has no input {index}, which its operator needs")
-    return tensor
-
-
-def _like_first(given: Given, options: Attributes) -> Tensor:
-    first = need(given, 0)
-    return Tensor(first.shape, first.dtype)
-
-
-def windows(shape: Shape, kernel: Sequence[int], options: Attributes, spatial: slice) -> Shape:
-    """Spatial output shape of a convolution or pooling (ONNX specification, operator Conv)."""
-    sizes = shape[spatial]
-    rank = len(kernel)
-    strides = options.get("strides") or [1] * rank
-    dilations = options.get("dilations") or [1] * rank
-    pads = options.get("pads") or [0] * (2 * rank)
-    up = bool(options.get("ceil_mode"))
-    if str(options.get("auto_pad", "NOTSET")).startswith("SAME"):
-        return tuple(-(-size // stride) for size, stride in zip(sizes, strides, strict=True))
-    axes = zip(sizes, kernel, strides, dilations, pads[:rank], pads[rank:], strict=True)
-    steps = ((size + low + high - dilation * (k - 1) - 1, stride) for size, k, stride, dilation, low, high in axes)
-    return tuple((-(-length // stride) if up else length // stride) + 1 for length, stride in steps)
-
-
-def _spatial(options: Attributes) -> slice:
-    return slice(1, -1) if options.get("channels_last") else slice(2, None)
-
-
-def _arranged(batch: int, channels: int, sizes: Shape, options: Attributes) -> Shape:
-    return (batch, *sizes, channels) if options.get("channels_last") else (batch, channels, *sizes)
-
-
-def _conv(x: Tensor, w: Tensor, options: Attributes, dtype: int) -> Tensor:
-    sizes = windows(x.shape, w.shape[2:], options, _spatial(options))
-    return Tensor(_arranged(x.shape[0], w.shape[0], sizes, options), dtype)
-
-
-def _pool(given: Given, options: Attributes) -> Tensor:
-    x = need(given, 0)
-    sizes = windows(x.shape, options["kernel_shape"], options, _spatial(options))
-    return Tensor(_arranged(x.shape[0], _channels(x, options), sizes, options), x.dtype)
-
-
-def _channels(x: Tensor, options: Attributes) -> int:
-    return x.shape[-1] if options.get("channels_last") else x.shape[1]
-
-
-def _global_pool(given: Given, options: Attributes) -> Tensor:
-    x = need(given, 0)
-    return Tensor(_arranged(x.shape[0], _channels(x, options), (1,) * (len(x.shape) - 2), options), x.dtype)
-
-
-def _broadcast(first: int, second: int) -> Callable[[Given, Attributes], Tensor]:
-    def rule(given: Given, options: Attributes) -> Tensor:
-        a, b = need(given, first), need(given, second)
-        return Tensor(np.broadcast_shapes(a.shape, b.shape), a.dtype)
-
-    return rule
-
-
-def _concat(given: Given, options: Attributes) -> Tensor:
-    parts = [need(given, index) for index in range(2, len(given), 3)]
-    axis = options["axis"]
-    shape = list(parts[0].shape)
-    shape[axis] = sum(part.shape[axis] for part in parts)
-    return Tensor(tuple(shape), parts[0].dtype)
-
-
-def _gemm(given: Given, options: Attributes) -> Tensor:
-    a, b = need(given, 0), need(given, 3)
-    quantized = given[8] if len(given) > 8 else None
-    rows = a.shape[1] if options.get("transA") else a.shape[0]
-    columns = b.shape[0] if options.get("transB") else b.shape[1]
-    return Tensor((rows, columns), quantized.dtype if quantized else onnx.TensorProto.FLOAT)
-
-
-def factors(a: Shape, b: Shape, options: Attributes) -> tuple[Shape, Shape]:
-    """Shapes of the two factors of a matrix product, (batch..., row, column), after the transpositions that are fused into it.
-
-    ``transBatchA`` moves the first axis behind the other batch axes, before ``transA`` swaps the last two (FusedMatMul).
-    """
-
-    def turned(shape: Shape, batch: str, last: str) -> Shape:
-        if options.get(batch):
-            shape = (*shape[1:-1], shape[0], shape[-1])
-        return (*shape[:-2], shape[-1], shape[-2]) if options.get(last) else shape
-
-    return turned(a, "transBatchA", "transA"), turned(b, "transBatchB", "transB")
-
-
-def _matmul(given: Given, options: Attributes) -> Tensor:
-    a, b = factors(need(given, 0).shape, need(given, 1).shape, options)
-    return Tensor((*np.broadcast_shapes(a[:-2], b[:-2]), a[-2], b[-1]), need(given, 0).dtype)
-
-
-def _packed(given: Given, options: Attributes) -> Tensor:
-    return Tensor((*need(given, 0).shape[:-1], options["N"]), need(given, 0).dtype)
-
-
-def _to_float(given: Given, options: Attributes) -> Tensor:
-    return Tensor(_matmul(given, options).shape, onnx.TensorProto.FLOAT)
-
-
-def _reorder_output(given: Given, options: Attributes) -> Tensor:
-    x = need(given, 0)
-    return Tensor(_arranged(x.shape[0], options["channels"], x.shape[2:], options), x.dtype)
-
-
-def _reorder_input(given: Given, options: Attributes) -> Tensor:
-    x = need(given, 0)
-    return Tensor((x.shape[0], x.shape[-1], *x.shape[1:-1]) if options.get("channels_last") else x.shape, x.dtype)
-
-
-_RULES: dict[str, Callable[[Given, Attributes], Tensor]] = {
-    "Conv": lambda given, options: _conv(need(given, 0), need(given, 1), options, need(given, 0).dtype),
-    "FusedConv": lambda given, options: _conv(need(given, 0), need(given, 1), options, need(given, 0).dtype),
-    "NhwcFusedConv": lambda given, options: _conv(need(given, 0), need(given, 1), {**options, "channels_last": 1}, need(given, 0).dtype),
-    "QLinearConv": lambda given, options: _conv(need(given, 0), need(given, 3), options, need(given, 7).dtype),
-    "MaxPool": _pool,
-    "NhwcMaxPool": lambda given, options: _pool(given, {**options, "channels_last": 1}),
-    "AveragePool": _pool,
-    "QLinearAveragePool": _pool,
-    "GlobalAveragePool": _global_pool,
-    "GlobalMaxPool": _global_pool,
-    "QLinearGlobalAveragePool": _global_pool,
-    "QLinearAdd": _broadcast(0, 3),
-    "QLinearMul": _broadcast(0, 3),
-    "QLinearConcat": _concat,
-    "QGemm": _gemm,
-    "FusedGemm": lambda given, options: _matmul([need(given, 0), need(given, 1)], options),
-    "FusedMatMul": _matmul,
-    "MatMulNBits": _packed,
-    "DynamicQuantizeMatMul": _to_float,
-    "MatMulIntegerToFloat": _to_float,
-    "ReorderOutput": _reorder_output,
-    "ReorderInput": _reorder_input,
-    "QuantizeLinear": lambda given, options: Tensor(need(given, 0).shape, need(given, 2).dtype),
-    "DequantizeLinear": lambda given, options: Tensor(need(given, 0).shape, need(given, 1).dtype),
-}
