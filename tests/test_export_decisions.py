@@ -232,3 +232,51 @@ def test_what_is_no_probability_is_refused() -> None:
     for bad in ([np.nan, 0.5], [np.inf, 0.0], [0.5, 0.6]):
         with pytest.raises(VerificationFailed, match="1 of 2"):
             check_probabilities("fp16", np.array([[0.5, 0.5], bad], np.float32))
+
+
+ASK = """
+import sys
+from tlexport.api.job import Training
+from tlexport.cli import main
+from tlexport.cli.export import _consent
+training = Training("pruning", "3 epochs of 100 images", "44.7 MB > 8 MB", 600.0)
+main.tlx.invoke = lambda context: print(_consent(training, declined="no" in sys.argv, given="yes" in sys.argv))
+sys.exit(main.run(["doctor"]))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+@pytest.mark.parametrize(
+    ("typed", "words", "code", "answer"),
+    [
+        (b"y\n", (), 0, "True"),
+        (b"\n", (), 0, "True"),
+        (b"n\n", (), 0, "False"),
+        (b"what\nn\n", (), 0, "False"),
+        (b"\x03", (), 130, ""),
+        (b"\x04", (), 130, ""),
+        (b"", ("yes",), 0, "True"),
+        (b"", ("no",), 0, "False"),
+    ],
+    ids=["y", "enter", "n", "another word", "Ctrl-C", "Ctrl-D", "--yes", "--no-train"],
+)
+def test_a_training_is_asked_about_on_a_terminal(typed: bytes, words: tuple[str, ...], code: int, answer: str) -> None:
+    """The question itself, in a process whose standard input and error are a terminal; the answer goes to standard output."""
+    import os
+    import pty
+
+    reader, terminal = pty.openpty()
+    command = [sys.executable, "-c", ASK, *words]
+    with subprocess.Popen(command, stdin=terminal, stderr=terminal, stdout=subprocess.PIPE) as child:
+        os.close(terminal)
+        seen = b""
+        while typed and b"Begin?" not in seen:
+            seen += os.read(reader, 4096)
+        if typed == b"\x03":
+            child.send_signal(2)  # the terminal is nobody's controlling one, so it sends no signal
+        elif typed:
+            os.write(reader, typed)
+        out = child.communicate(timeout=60)[0].decode()
+    os.close(reader)
+    assert (child.returncode, out.strip()) == (code, answer)
+    assert not typed or b"pruning (3 epochs of 100 images) will take about 10 min; 44.7 MB > 8 MB. Begin?" in seen
