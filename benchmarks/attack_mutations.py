@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import socket
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -127,9 +128,9 @@ def unusual(path: Path, draw: random.Random) -> str:
     elif kind == "folder":
         path.mkdir()
     elif kind == "socket":
-        with socket.socket(socket.AF_UNIX) as made:
-            here = Path.cwd()
-            made.bind(os.path.relpath(path, here))
+        with socket.socket(socket.AF_UNIX) as made, tempfile.TemporaryDirectory() as short:  # an address has at most 107 bytes
+            made.bind(f"{short}/s")
+            Path(short, "s").rename(path)
     else:
         path.symlink_to({"loop": path.name, "nowhere": "nowhere/at/all"}.get(kind, kind))
     return kind
