@@ -250,6 +250,18 @@ def quality_table() -> str:
     return "\n".join(lines)
 
 
+def attack_table() -> str:
+    """How often promises held under attack, from benchmarks/results/attack.json."""
+    result = json.loads((RESULTS / "attack.json").read_text(encoding="utf-8"))
+    columns = ("tries", "held", "traceback", "half-written", "code run", "leftover", "other")
+    lines = ["| | tries | held | tracebacks | half-written | code run | leftovers | other |", "|---|" + "---:|" * len(columns)]
+    lines += [f"| {row['group']} | " + " | ".join(str(row[name]) for name in columns) + " |" for row in result["rows"]]
+    lines.append("| **all** | " + " | ".join(str(sum(row[name] for row in result["rows"])) for name in columns) + " |")
+    where = result["environment"]
+    lines.append(f"\n{where['cpu']} with {where['cores']} cores, seed {result['seed']} (`python benchmarks/attack.py`).")
+    return "\n".join(lines)
+
+
 TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {
         "demo": demo_table,
@@ -261,6 +273,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "docs/estimates.md": {"boards": boards_table},
     "docs/quantization.md": {"families": families_table, "peers": peers_table},
     "docs/bench.md": {"quality": quality_table},
+    "docs/verified.md": {"attack": attack_table},
 }
 
 
