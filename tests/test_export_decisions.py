@@ -126,6 +126,7 @@ def test_a_latency_that_even_the_shortest_run_breaks_is_refused_on_a_noisy_machi
     assert not (tmp_path / "bundle").exists()
 
 
+@pytest.mark.slow
 def test_beside_programs_that_burn_all_cores_the_network_stays(checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     burn = [sys.executable, "-S", "-c", "while True: pass"]
     burners = [subprocess.Popen(burn) for _ in range(2)]
@@ -155,6 +156,7 @@ def test_a_profile_s_budget_is_a_yardstick(checkpoint: Path, tmp_path: Path) -> 
     assert not made.manifest.rejected
 
 
+@pytest.mark.slow
 def test_a_training_is_announced_and_can_be_declined(checkpoint: Path, tmp_path: Path) -> None:
     asked: list[Training] = []
 
