@@ -47,7 +47,7 @@ _WORDS = (
 )
 
 
-_CUT_OFF = r"unexpected pos \d+ vs \d+|file write failed|iostream error"  # by torch.save
+_CUT_OFF = r"unexpected pos \d+ vs \d+|file write failed|iostream error|\d+ requested and \d+ written"  # torch.save; numpy.save
 
 
 def open_streams() -> None:
@@ -157,7 +157,7 @@ def _of_library(error: BaseException) -> TlxError | None:
             if re.search(words, str(error), re.IGNORECASE):
                 kind, hint = _FAULTS[number]
                 return kind(f"{os.strerror(number)}: {text}", hint)
-    if isinstance(error, RuntimeError) and re.search(_CUT_OFF, text):
+    if isinstance(error, RuntimeError | OSError) and re.search(_CUT_OFF, text):
         return StepFailed(f"a file could not be written to its end: {text}", f"{_SPACE}; or raise the limit of file sizes: ulimit -f")
     if (isinstance(error, UnicodeError) and "surrogates not allowed" in text) or "string_unicode" in str(error):
         return InvalidFile(
