@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,11 @@ def small(opset: int = 17) -> onnx.ModelProto:
     shapes = {"w1": (16, 3, 3, 3), "b1": (16,), "w2": (16, 16, 1, 1), "w3": (16, 1, 3, 3), "w4": (5, 16), "b4": (5,)}
     values = {name: draw.normal(0, 0.3, shape) for name, shape in shapes.items()}
     values |= {"scale": np.full((1, 3, 1, 1), 1 / 64), "bias": np.full((1, 3, 1, 1), -2.0)}
+    return completed(model, values)
+
+
+def completed(model: onnx.ModelProto, values: Mapping[str, np.ndarray[Any, Any]]) -> onnx.ModelProto:
+    """A graph with its constants as float32, names of its nodes, and what the export writes on convolutions; checked."""
     model.graph.initializer.extend(numpy_helper.from_array(value.astype(np.float32), name) for name, value in values.items())
     for node in model.graph.node:
         node.name = f"node_{node.output[0]}"

@@ -10,12 +10,12 @@ import onnx
 import onnx.parser
 import pytest
 from exports import run
+from graphs import completed
 from onnx import TensorProto, helper, numpy_helper
 
 from tlexport.errors import VerificationFailed
 from tlexport.export.compact import compact
 from tlexport.export.ranges import Ranges
-from tlexport.export.rewrite import with_kernel_shapes
 from tlexport.export.tensorrt_rules import RULES, breaches, check_tensorrt
 from tlexport.onnx_graph import copy_of
 from tlexport.ports import TYPED_SCALES, QuantizeRequest
@@ -39,12 +39,7 @@ def network(opset: int = 20) -> onnx.ModelProto:
     )
     shapes = {"w1": (16, 3, 3, 3), "b1": (16,), "w2": (16, 16, 3, 3), "w3": (16, 16, 1, 1), "w4": (5, 16), "b4": (5,)}
     values = {name: draw.normal(0, 0.2, shape) for name, shape in shapes.items()} | {"scale": np.array(1 / 64)}
-    model.graph.initializer.extend(numpy_helper.from_array(value.astype(np.float32), name) for name, value in values.items())
-    for node in model.graph.node:
-        node.name = f"node_{node.output[0]}"
-    model = with_kernel_shapes(model)
-    onnx.checker.check_model(model, full_check=True)
-    return model
+    return completed(model, values)
 
 
 @pytest.fixture(scope="module")
