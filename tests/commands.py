@@ -21,8 +21,9 @@ PROGRAM = [sys.executable, "-P", "-c", "from tlexport.cli.main import main; main
 
 
 def environment(**changes: str) -> dict[str, str]:
-    """For a subprocess that stands elsewhere."""
-    return os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])} | changes
+    """For a subprocess that stands elsewhere. No entry of the search path is empty: Python cannot resolve one in a folder that is gone."""
+    inherited = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
+    return os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *inherited])} | changes
 
 
 def start(*arguments: str | Path, cwd: Path, **options: Any) -> subprocess.Popen[Any]:
