@@ -183,3 +183,11 @@ def test_no_input_is_checked_by_assert_and_nothing_untrusted_is_run(path: Path) 
                 assert keywords.get("allow_pickle") == "False", where
             if called == "torch.load":
                 assert keywords.get("weights_only") == "True", where
+
+
+def test_tests_import_no_tests() -> None:
+    """What several test files share has a file of its own, so that each can be run, moved and split alone."""
+    tests = sorted((ROOT / "tests").glob("test_*.py"))
+    assert tests
+    for path in tests:
+        assert not [item for item in imports_of(path) if item.module.startswith("test_")], path.name

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from io import BytesIO
 from itertools import accumulate
 from pathlib import Path
 
@@ -14,25 +13,20 @@ import onnx
 import pytest
 import torch
 from exports import run
-from images import encoded, scene
 from onnx import numpy_helper
-from PIL import Image
 from torch import Tensor, nn
-from torchvision import models
 from variants import light_variants, parameters, settle
 
 from tlexport import plugins
 from tlexport.cache import ArrayCache
 from tlexport.contract import Preprocess, TensorSpec
-from tlexport.device.image import prepare
-from tlexport.errors import InvalidFile, UsageError
 from tlexport.estimate.plain import in_fp32
 from tlexport.export.checks import check_graph
 from tlexport.export.ranges import Ranges
 from tlexport.export.rewrite import lower
 from tlexport.export.tensorrt_rules import check_tensorrt
 from tlexport.export.to_onnx import EXPORTER_OPSET, to_onnx
-from tlexport.network import Classifier, Contract, Network, backbone_names, build, traits_of
+from tlexport.network import Classifier, Contract, Network, build, traits_of
 from tlexport.ports import QuantizeRequest, Silent
 from tlexport.profile import INT8_CONSTANTS
 from tlexport.quantizers import fp16, int8_tensorrt
@@ -42,7 +36,6 @@ from tlexport.train.fit import Images, Trainer
 from tlexport.train.frozen import FrozenTrunk
 from tlexport.train.phases import Phase
 from tlexport.train.resume import Saver
-from tlexport.train.weights import initial_network, preprocess_for
 
 # slow: every family through torch's exporter
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]
@@ -230,74 +223,3 @@ def test_frozen_stages_are_bit_identical_and_trained_ones_change(backbone: str) 
     trainer.fit((Phase("top", frozen, 2, 0.001),), part, part, Saver(Path("unused"), enabled=False), None, lambda epoch: None)
     kept = [same(before[name], tensors) for name, tensors in stage_bits(network).items()]
     assert kept == [position < frozen for position in range(len(sizes))]
-
-
-# --- what belongs to the weights --------------------------------------------------------------------------------------------
-
-TRIMMED = [backbone for backbone in backbone_names() if traits_of(backbone).left_out]
-
-
-@dataclass(frozen=True)
-class Whole:
-    """torchvision's network with all its parts, as its ImageNet weights want it to be built, and a file of its parameters."""
-
-    backbone: str
-    net: nn.Module
-    file: Path
-
-    def save(self, **more: Tensor) -> Recipe:
-        torch.save({**self.net.state_dict(), **more}, self.file)
-        return Recipe(backbone=self.backbone, weights=str(self.file))
-
-
-@pytest.fixture(scope="module", params=TRIMMED)
-def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Whole:
-    preprocess = preprocess_of(request.param, 64)
-    ours = settled(request.param, patches(8, preprocess.size), preprocess)
-    net = models.get_model(request.param, weights=None, num_classes=CLASSES, aux_logits=True, transform_input=True, init_weights=False)
-    net.load_state_dict(ours.net.state_dict(), strict=False)
-    return Whole(request.param, net.eval(), tmp_path_factory.mktemp(request.param) / "weights.pth")
-
-
-def test_parts_for_training_from_scratch_are_left_out(whole: Whole) -> None:
-    left_out = traits_of(whole.backbone).left_out
-    recipe = whole.save()
-    names = set(whole.net.state_dict())
-    for prefix in left_out:
-        assert any(name.startswith(prefix) for name in names)
-    network = initial_network(recipe, CLASSES)
-    assert set(network.net.state_dict()) == {name for name in names if not name.startswith(left_out)}
-
-
-def test_what_is_merely_unknown_is_still_refused(whole: Whole) -> None:
-    recipe = whole.save(**{f"{traits_of(whole.backbone).left_out[0].rstrip('.')}_more.weight": torch.zeros(3)})
-    with pytest.raises(InvalidFile, match="1 are unknown"):
-        initial_network(recipe, CLASSES)
-
-
-def test_the_network_sees_what_torchvisions_own_sees(whole: Whole) -> None:
-    recipe = whole.save()
-    image, preprocess = Image.fromarray(scene(400, 380)), preprocess_for(recipe)
-    pixels = prepare(BytesIO(encoded(image, "PNG")), preprocess.model_dump())
-    network = initial_network(recipe, CLASSES).eval()
-    preset = models.get_model_weights(whole.backbone).DEFAULT.transforms()
-    with torch.no_grad():
-        ours = network(Contract(preprocess)(torch.from_numpy(pixels)[None]))
-        theirs = whole.net(preset(image)[None])  # normalises once, and the network again
-    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4 * float(theirs.abs().max()))
-
-
-# --- sizes ------------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("backbone", [backbone for backbone in backbone_names() if traits_of(backbone).smallest > 1])
-def test_an_image_that_is_too_small_is_refused_and_the_next_is_not(backbone: str) -> None:
-    smallest, network = traits_of(backbone).smallest, build(backbone, CLASSES).eval()
-    with pytest.raises(UsageError, match=f"too small for {backbone}") as caught:
-        preprocess_for(Recipe(backbone=backbone, image_size=smallest - 1))
-    assert str(smallest) in caught.value.hint
-    assert preprocess_for(Recipe(backbone=backbone, image_size=smallest)).size == smallest
-    with torch.no_grad():
-        with pytest.raises(RuntimeError):
-            network(torch.zeros(1, 3, smallest - 1, smallest - 1))
-        assert network(torch.zeros(1, 3, smallest, smallest)).shape == (1, CLASSES)

@@ -17,13 +17,14 @@ import numpy as np
 import onnx.parser
 import psutil
 import pytest
+from bench_requests import CLASSIFIER, request
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tlexport
 from tlexport.bench import process
 from tlexport.bench.environment import default_threads, describe, usable_cores
-from tlexport.bench.process import BenchRequest, batches, feeds_for, measure, peak_memory_bytes
+from tlexport.bench.process import batches, feeds_for, measure, peak_memory_bytes
 from tlexport.contract import TensorSpec, image_input
 from tlexport.device import timing
 from tlexport.errors import InvalidFile, StepFailed, Unsupported, UsageError
@@ -31,14 +32,6 @@ from tlexport.files import sha256_of
 from tlexport.measurement import Measurement
 
 ROOT = Path(tlexport.__file__).parents[1]
-CLASSIFIER = """
-<ir_version: 8, opset_import: ["": 17]>
-classifier (uint8[batch,8,8,3] image) => (float[batch,3] probabilities) {
-  pixels = Cast<to=1>(image)
-  means = ReduceMean<axes=[1,2], keepdims=0>(pixels)
-  probabilities = Softmax<axis=-1>(means)
-}
-"""
 
 
 @pytest.fixture
@@ -46,23 +39,6 @@ def classifier(tmp_path: Path) -> Path:
     path = tmp_path / "model.onnx"
     path.write_bytes(onnx.parser.parse_model(CLASSIFIER).SerializeToString())
     return path
-
-
-def request(path: Path, **changes: Any) -> BenchRequest:
-    """As quick as can be."""
-    quick = BenchRequest(
-        what="tiny",
-        path=path,
-        runtime="onnxruntime",
-        artifact_sha256=sha256_of(path) if path.is_file() else "",
-        precision="fp32",
-        size_bytes=path.stat().st_size if path.is_file() else 1,
-        min_runs=25,
-        max_runs=25,
-        min_seconds=0,
-        warmup_seconds=0.05,
-    )
-    return BenchRequest.parse(quick.model_dump(mode="json") | changes, "the request")
 
 
 # --- the clock --------------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_measurement import ENVIRONMENT, MS, of
+from measurements import ENVIRONMENT, MS, of
 
 from tlexport.api.against import Regression, against, differences, expect_no_regression, read_previous
 from tlexport.errors import InvalidFile, OverBudget, UsageError

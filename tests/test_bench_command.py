@@ -9,8 +9,8 @@ from pathlib import Path
 
 import onnx.parser
 import pytest
+from bench_requests import CLASSIFIER
 from commands import here
-from test_bench import CLASSIFIER
 
 QUICK = ("--runs", "5", "--seconds", "0", "--device", "cpu", "-q")
 

@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 import onnx.parser
 import pytest
+from bench_requests import CLASSIFIER, request
 from commands import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
-from test_bench import CLASSIFIER, request
 
 from tlexport.api.bench_request import BenchSettings
 from tlexport.api.compare import Schedule, compare

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import onnx.parser
 import pytest
-from test_bench import CLASSIFIER, request
+from bench_requests import CLASSIFIER, request
 
 from tlexport.bench import process
 from tlexport.bench.layers import SLOWEST, WARM_UP, engine_profile, prove, read_events

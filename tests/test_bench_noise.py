@@ -13,7 +13,7 @@ import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_measurement import ENVIRONMENT, MS, of
+from measurements import ENVIRONMENT, MS, of
 
 from tlexport.bench import noise as limits
 from tlexport.bench import watching

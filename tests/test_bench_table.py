@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_measurement import MS, of
+from measurements import MS, of
 
 from tlexport.api.against import Regression
 from tlexport.api.compare import Comparison

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from bundles import CLASSES, read, rewrite, tiny_bundle
 from commands import ROOT, here
+from documents import generator
 from exports import exported
 from json_schema import fits
-from test_docs import generator
 
 from tlexport.api.predict import predict
 from tlexport.api.verify import verify

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 from exports import images, run
-from test_quantizers import noise, request_for, small
+from graphs import noise, request_for, small
 
 from tlexport.export.compact import compact
 from tlexport.quantizers import int8_onnxruntime, int8_tensorrt

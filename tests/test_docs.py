@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import shlex
@@ -13,19 +12,12 @@ from pathlib import Path
 
 import pytest
 from commands import ROOT
+from documents import generator
 
 from tlexport.cli.main import run
 
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-
-
-def generator():  # type: ignore[no-untyped-def] - a script, not a module of the package
-    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_the_command_reference_is_what_the_commands_say() -> None:

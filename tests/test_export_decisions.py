@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from commands import here
 from exports import Notes
-from test_measurement import ENVIRONMENT, MS
+from measurements import ENVIRONMENT, MS
 
 from tlexport.api.export import Exported, export
 from tlexport.api.job import Training

@@ -13,8 +13,8 @@ from typing import Any
 import onnx
 import pytest
 from estimates import network
+from external_graphs import BODY, LOOP_CYCLE, X, function, parsed, recurrent
 from external_models import ends
-from test_external_onnx import BODY, LOOP_CYCLE, X, function, parsed, recurrent
 
 CHUNK = 100  # files for one process
 

@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import pytest
 from commands import here
+from external_graphs import BODY, LOOP_CYCLE, X, function, parsed, recurrent
 from external_models import ends
 from onnx import TensorProto, helper, numpy_helper
 
@@ -23,11 +24,6 @@ from tlexport.external_model import read_external
 Model = onnx.ModelProto
 
 
-def parsed(inputs: str, body: str, outputs: str = "float[1,4] y", functions: str = "", opset: int = 17) -> Model:
-    text = f'<ir_version: 8, opset_import: ["": {opset}, "local": 1]>\nnet ({inputs}) => ({outputs}) {{\n{body}\n}}\n{functions}'
-    return onnx.parser.parse_model(text)
-
-
 def saved(path: Path, model: Model) -> Path:
     path.write_bytes(model.SerializeToString())
     return path
@@ -35,13 +31,6 @@ def saved(path: Path, model: Model) -> Path:
 
 def count(path: Path, **shapes: tuple[int, ...]) -> Counted:
     return counted(Question(path=path, what=str(path), shapes=shapes))
-
-
-def function(name: str, body: str) -> str:
-    return f'<domain: "local", opset_import: ["": 17, "local": 1]> {name} (a) => (b) {{ {body} }}\n'
-
-
-X = "float[1,4] x"
 
 
 # --- malformed --------------------------------------------------------------------------------------------------------------
@@ -70,7 +59,6 @@ def twice(model: Model) -> Model:
     return model
 
 
-LOOP_CYCLE = "c = Constant<value_int=1>()\nn = Constant<value_int=3>()\np = Add(q, x)\nq = Identity(p)\ny = Identity(q)"
 BOMB = "".join(function(f"F{i}", f"c = local.F{i + 1}(a)\nb = local.F{i + 1}(c)") for i in range(40)) + function("F40", "b = Abs(a)")
 MALFORMED: dict[str, tuple[Callable[[], Model], str]] = {
     "a node feeds itself": (lambda: parsed(X, "a = Add(a, x)\ny = Abs(a)"), "cycle through a → a"),
@@ -225,16 +213,6 @@ def test_weights_beside_the_model_are_read_and_hashed(tmp_path: Path) -> None:
 # --- what is counted --------------------------------------------------------------------------------------------------------
 
 
-def recurrent(operator: str, gates: int) -> Model:
-    draw = np.random.default_rng(0)
-    arrays = {"w": (1, gates * 8, 4), "r": (1, gates * 8, 8)}
-    weights = [numpy_helper.from_array(draw.standard_normal(shape).astype(np.float32), name) for name, shape in arrays.items()]
-    node = helper.make_node(operator, ["x", "w", "r"], ["y"], hidden_size=8)
-    values = [helper.make_tensor_value_info(name, 1, shape) for name, shape in (("x", [20, 1, 4]), ("y", [20, 1, 1, 8]))]
-    graph = helper.make_graph([node], "g", values[:1], values[1:], weights)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-
-
 def test_the_work_of_recurrences_and_transposed_convolutions_is_counted(tmp_path: Path) -> None:
     for operator, gates in (("LSTM", 4), ("GRU", 3), ("RNN", 1)):
         cost = count(saved(tmp_path / "m.onnx", recurrent(operator, gates))).costs.portable[0]
@@ -254,7 +232,6 @@ def test_functions_and_unsorted_nodes_are_counted_as_what_they_are(tmp_path: Pat
     assert [count(saved(tmp_path / "m.onnx", model)).costs.portable[0].macs for model in models] == [16, 16]
 
 
-BODY = "<then_branch = t () => (float[1,4] o) { o = Abs(x) }, else_branch = e () => (float[1,4] p) { p = Neg(x) }>"
 UNCOUNTED = {
     "If": lambda: parsed(f"{X}, bool c", f"y = If (c) {BODY}"),
     "Loop": lambda: parsed(

@@ -21,10 +21,10 @@ import pytest
 import ssh_server
 from commands import ROOT, Ended, environment, here, start
 from exports import Notes
+from stand_in_bundle import changed, stand_in_bundle
 
 from tlexport.bundle import MANIFEST, Manifest, read_manifest
 from tlexport.errors import InvalidFile, MissingDependency, OverBudget, StepFailed, Unsupported, UsageError, VerificationFailed
-from tlexport.files import sha256_of
 from tlexport.measurement import Measurement
 from tlexport.remote.board_run import bundle_files, connected
 from tlexport.remote.ssh import Host
@@ -52,24 +52,8 @@ def board(sshd: ssh_server.Sshd) -> Iterator[ssh_server.Board]:
 
 @pytest.fixture(scope="module")
 def sent(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle whose runner is the stand-in and whose models are a few bytes, under a name with a space. Read only."""
-    copy = Path(shutil.copytree(bundle, tmp_path_factory.mktemp("bundles") / "my bundle"))
-    for model in read_manifest(copy).models:
-        (copy / model.file).write_text(f"no {model.artifact.precision} model", encoding="utf-8")
-    return changed(copy, match={"machine": platform.machine(), "cpu": None, "device_tree": None, "gpu": None})
-
-
-def changed(bundle: Path, **profile: Any) -> Path:
-    """The bundle with other keys in its profile, and the stand-in, as if it had been exported so."""
-    shutil.copyfile(Path(__file__).with_name("stand_in_runner.py"), bundle / "run.py")
-    data = read_manifest(bundle).model_dump()
-    data["files"] = {name: sha256_of(bundle / name) for name in [*data["files"], "run.py"]}
-    for model in data["models"]:
-        model["artifact"] |= {"sha256": data["files"][model["file"]], "size_bytes": (bundle / model["file"]).stat().st_size}
-    for key, value in profile.items():
-        data["profile"][key] = data["profile"][key] | value if isinstance(data["profile"][key], dict) else value
-    Manifest.parse(data, "changed").write(bundle / MANIFEST)
-    return bundle
+    """Read only."""
+    return stand_in_bundle(bundle, tmp_path_factory.mktemp("bundles"))
 
 
 def words(board: ssh_server.Board, verb: str) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import ssh_server
 from commands import here
-from test_host import sent  # noqa: F401  # a fixture
+from stand_in_bundle import stand_in_bundle
 
 from tlexport.remote import ssh
 
@@ -46,6 +46,12 @@ ANSWERS: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.fixture(scope="module")
+def sent(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Read only."""
+    return stand_in_bundle(bundle, tmp_path_factory.mktemp("bundles"))
+
+
+@pytest.fixture(scope="module")
 def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ssh_server.Sshd]:
     server = ssh_server.Sshd(tmp_path_factory.mktemp("ssh server"))
     with server.running():
@@ -63,7 +69,7 @@ def verified(capfd: pytest.CaptureFixture[str], bundle: Path, board: ssh_server.
 
 
 @pytest.mark.parametrize("name", GREETINGS)
-def test_a_greeting_that_is_none(name: str, sent: Path, sshd: ssh_server.Sshd, capfd: pytest.CaptureFixture[str]) -> None:  # noqa: F811
+def test_a_greeting_that_is_none(name: str, sent: Path, sshd: ssh_server.Sshd, capfd: pytest.CaptureFixture[str]) -> None:
     board, (greeting, said) = sshd.boards["liar"], GREETINGS[name]
     (board.folder / "greeting").write_bytes(greeting if isinstance(greeting, bytes) else greeting.encode())
     verified(capfd, sent, board, said)
@@ -72,7 +78,7 @@ def test_a_greeting_that_is_none(name: str, sent: Path, sshd: ssh_server.Sshd, c
 @pytest.mark.parametrize("name", ANSWERS)
 def test_an_answer_that_is_none(
     name: str,
-    sent: Path,  # noqa: F811
+    sent: Path,
     sshd: ssh_server.Sshd,
     capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,

@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 import pytest
 from exports import Notes
-from test_quantizers import noise, request_for, small
+from graphs import noise, request_for, small
 
 from tlexport.api.mixed import Nodes, blocks_of
 from tlexport.api.mixed_latency import Choice, fastest

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 from exports import PROFILES, exported, run
-from test_quantizers import noise, small
+from graphs import noise, small
 
 from tlexport import plugins
 from tlexport.api.ladder import Form, Ladder

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import trtexec_files as fake
-from test_measurement import ENVIRONMENT
+from measurements import ENVIRONMENT, of
 from trtexec_files import VERSIONS, Version
 
 from tlexport.artifact import PRECISIONS
@@ -345,11 +345,5 @@ def test_a_run_becomes_a_measurement(monkeypatch: pytest.MonkeyPatch, folder: Pa
 
 
 def test_a_record_from_before_there_were_modes_is_read() -> None:
-    old = {name: value for name, value in _a_measurement().model_dump(mode="json").items() if name != "mode"}
+    old = {name: value for name, value in of([1, 2, 3]).model_dump(mode="json").items() if name != "mode"}
     assert Measurement.parse(old, "memory").mode is None
-
-
-def _a_measurement() -> Measurement:
-    from test_measurement import of
-
-    return of([1, 2, 3])
