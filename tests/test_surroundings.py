@@ -16,8 +16,9 @@ import pytest
 from commands import PROGRAM, environment, here, process
 
 from tlexport.cli import output
-from tlexport.cli.surroundings import as_error
 from tlexport.errors import InvalidFile, MissingDependency, StepFailed, TlxError, UsageError
+from tlexport.machine_errors import as_error
+from tlexport.progress import CONTROLS, TerminalProgress
 from tlexport.train.distributed import place_among_workers
 
 TLX = shlex.join(PROGRAM)
@@ -232,13 +233,13 @@ SHOWN = r"a\x1b]0;x\x07\x9b31m\x7f\u202e\u2066\x0d[red]\ud800é"
 
 def test_control_characters_are_shown(capfd: pytest.CaptureFixture[str]) -> None:
     output.echo(f"{EVIL}\nb")
-    output.TerminalProgress(verbose=True).note(EVIL)
+    TerminalProgress(verbose=True).note(EVIL)
     output.print_table(EVIL, [EVIL[:3], "n"], [[f"{EVIL}\nb", "1"]])
     out, err = capfd.readouterr()
     assert out.startswith(f"{SHOWN}\nb\n")
     assert out.count(SHOWN) == 3 and rf"{SHOWN}\x0ab" in out
     assert err == f"note: {SHOWN}\n"
-    assert not set(map(ord, (out + err).replace("\n", ""))) & set(output.CONTROLS)
+    assert not set(map(ord, (out + err).replace("\n", ""))) & set(CONTROLS)
 
 
 def test_json_escapes_them(capfd: pytest.CaptureFixture[str]) -> None:
@@ -246,7 +247,7 @@ def test_json_escapes_them(capfd: pytest.CaptureFixture[str]) -> None:
     output.print_json(value)
     out = capfd.readouterr().out
     assert json.loads(out) == value
-    assert not set(map(ord, out.replace("\n", ""))) & set(output.CONTROLS)
+    assert not set(map(ord, out.replace("\n", ""))) & set(CONTROLS)
     assert "é" in out
 
 

@@ -7,20 +7,9 @@ from typing import Any
 
 import click
 
+from tlexport import arguments
 from tlexport.cli import options
 from tlexport.cli.output import echo, echo_path, percent, print_json, print_table, progress
-
-
-def _rgb(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, ...] | None:
-    if value is None:
-        return None
-    try:
-        parts = tuple(int(part) for part in value.split(","))
-    except ValueError:
-        parts = ()
-    if len(parts) != 3 or not all(0 <= part <= 255 for part in parts):
-        raise click.BadParameter(f"{value!r} is not a colour; write three numbers from 0 to 255, such as 255,255,255", ctx, param)
-    return parts
 
 
 @click.command(
@@ -68,7 +57,12 @@ def _rgb(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple
 @click.option("--views", type=click.IntRange(1, 1000), help="Augmented views of each image that frozen stages compute; default 4.")
 @click.option("--flip/--no-flip", default=None, help="Whether augmentation may mirror images; not for text or digits.")
 @click.option("--val-fraction", type=options.Number(0, 1, min_open=True, max_open=True), help="Share kept for validation; default 0.2.")
-@click.option("--background", callback=_rgb, metavar="R,G,B", help="Colour behind transparent pixels; default 255,255,255.")
+@click.option(
+    "--background",
+    callback=options.checked(arguments.colour),
+    metavar="R,G,B",
+    help="Colour behind transparent pixels; default 255,255,255.",
+)
 @click.option("--teacher", metavar="CHECKPOINT", help="Distil from this checkpoint, trained on the same classes.")
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Default 0.")
 @click.option("--resume", is_flag=True, help="Continue a run that was killed: the one of --out, else the latest under runs/.")

@@ -10,11 +10,12 @@ from pathlib import Path
 import click
 
 from tlexport import __version__
-from tlexport.cli import options, surroundings
+from tlexport.cli import options, streams
 from tlexport.cli.output import echo
 from tlexport.errors import INTERRUPTED, MissingDependency, StepFailed, TlxError
+from tlexport.machine_errors import as_error, expect_usable, root_cause
 
-SHARED = ("__init__", "main", "options", "output", "surroundings", "bench_table")
+SHARED = ("__init__", "main", "options", "output", "streams", "bench_table")
 
 
 def command_names() -> tuple[str, ...]:
@@ -50,11 +51,11 @@ def tlx() -> None:
 def main() -> None:
     """Entry point of the ``tlx`` script."""
     try:
-        surroundings.open_streams()
+        streams.open_streams()
     except TlxError as error:
         sys.exit(_complain(error))
     code = run(sys.argv[1:])
-    if (unwritten := surroundings.flush_stdout()) is not None:
+    if (unwritten := streams.flush_stdout()) is not None:
         code = code or _unwritten(unwritten)
     sys.exit(code)
 
@@ -66,9 +67,8 @@ def run(arguments: list[str]) -> int:
     """
     try:
         return _run(arguments)
-    except MissingDependency as error:  # a library may be there, and the memory missing that it needs
-        cause = surroundings.as_error(error.__cause__) if error.__cause__ else None
-        return _complain(error if cause is None or isinstance(cause, MissingDependency) else cause)
+    except MissingDependency as error:
+        return _complain(root_cause(error))
     except TlxError as error:
         return _complain(error)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -81,13 +81,13 @@ def run(arguments: list[str]) -> int:
         echo("interrupted", err=True)
         return INTERRUPTED
     except BrokenPipeError as error:
-        if not surroundings.reader_is_gone():
+        if not streams.reader_is_gone():
             raise
         return _unwritten(error)
     except BaseException as error:
-        if isinstance(error, OSError) and (unwritten := surroundings.flush_stdout()) is not None:
+        if isinstance(error, OSError) and (unwritten := streams.flush_stdout()) is not None:
             return _unwritten(unwritten)
-        if (found := surroundings.as_error(error)) is not None:
+        if (found := as_error(error)) is not None:
             return _complain(found)
         raise
 
@@ -98,7 +98,7 @@ def _run(arguments: list[str]) -> int:
         from click.shell_completion import shell_complete
 
         return shell_complete(tlx, {}, "tlx", "_TLX_COMPLETE", asked)
-    surroundings.expect_usable(arguments)
+    expect_usable(arguments)
     try:
         with tlx.make_context("tlx", list(arguments)) as context:
             code = tlx.invoke(context)
@@ -110,7 +110,7 @@ def _run(arguments: list[str]) -> int:
 def _unwritten(error: OSError) -> int:
     """Standard output did not take everything. Quiet when its reader has ended, as in ``tlx ... | head -1``."""
     if isinstance(error, BrokenPipeError):
-        surroundings.flush_stdout()
+        streams.flush_stdout()
         return 1
     return _complain(StepFailed(f"cannot write to standard output: {error.strerror}", "write to another disk, or free some space"))
 

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import functools
 import math
-import os
-import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from tlexport import arguments
 from tlexport.errors import UsageError
-from tlexport.units import parse_bytes, parse_ms
 
 if TYPE_CHECKING:
     from tlexport.remote.ssh import Host
 
 F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
 
 
 class Group(click.Group):
@@ -45,44 +43,31 @@ class Number(click.FloatRange):
         return float(number)
 
 
-def rate(text: str) -> float | str:
-    """A click type: a learning rate between 0 and 10, or ``auto``."""
-    if text == "auto":
-        return text
-    try:
-        value = float(text)
-    except ValueError:
-        raise click.BadParameter(f"{text!r} is neither a number nor auto") from None
-    if not 0 < value < 10:
-        raise click.BadParameter(f"{text} is not between 0 and 10")
-    return value
+def typed(parse: Callable[[str], T]) -> Callable[[str], T]:
+    """A click type of the same name from a function of :mod:`tlexport.arguments`."""
+
+    @functools.wraps(parse)
+    def convert(text: str) -> T:
+        try:
+            return parse(text)
+        except UsageError as error:
+            raise click.BadParameter(f"{error.message}: {error.hint}" if error.hint else error.message) from None
+
+    return convert
 
 
-def size(text: str) -> int:
-    """A click type: ``2MB`` -> bytes."""
-    return round(_more_than_nothing(text, parse_bytes))
+def checked(parse: Callable[[str], T]) -> Callable[[click.Context, click.Parameter, str | None], T | None]:
+    """The same as a callback, for options whose help names another type."""
+    convert = typed(parse)
+    return lambda ctx, param, value: None if value is None else convert(value)
 
 
-def duration(text: str) -> float:
-    """A click type: ``10ms`` -> milliseconds."""
-    return _more_than_nothing(text, parse_ms)
-
-
-def fraction(text: str) -> float:
-    """A click type: ``5%`` -> 0.05."""
-    number = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*%\s*", text)
-    if not number:
-        raise click.BadParameter(f"{text!r} is not a percentage; write it such as 5%")
-    return float(number[1]) / 100
-
-
-def shape(text: str) -> tuple[str, tuple[int, ...]]:
-    """A click type: ``image=1,224,224,3``, or ``image=1x224x224x3``."""
-    name, equals, sizes = text.rpartition("=")
-    parts = re.split("[,x]", sizes)
-    if not (equals and name) or not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise click.BadParameter(f"{text!r} is not a shape; write the input's name and its sizes, such as image=1,224,224,3")
-    return name, tuple(int(part) for part in parts)
+rate = typed(arguments.rate)
+size = typed(arguments.size)
+duration = typed(arguments.duration)
+fraction = typed(arguments.fraction)
+shape = typed(arguments.shape)
+place = typed(arguments.place)
 
 
 def shapes(function: F) -> F:
@@ -92,37 +77,14 @@ def shapes(function: F) -> F:
 
 
 def counts(most: int) -> Callable[[str], tuple[int, ...]]:
-    """A click type: whole numbers from 1 to ``most`` with commas between them, such as ``1,4,16``; each once."""
-
-    def convert(text: str) -> tuple[int, ...]:
-        words = [word.strip() for word in text.split(",")]
-        if wrong := [word for word in words if not word.isdecimal() or not 1 <= int(word) <= most]:
-            raise click.BadParameter(f"{wrong[0]!r} is not in the range 1<=x<={most}; write one number, or several such as 1,4,16")
-        return tuple(dict.fromkeys(map(int, words)))
-
-    return convert
-
-
-def _more_than_nothing(text: str, parse: Callable[[str], float]) -> float:
-    try:
-        amount = parse(text)
-    except UsageError as error:
-        raise click.BadParameter(f"{error.message}: {error.hint}") from None
-    if amount <= 0:
-        raise click.BadParameter(f"{text!r} leaves no room for any model; a limit must be greater than 0")
-    return amount
-
-
-def _check_device(ctx: click.Context, param: click.Parameter, value: str) -> str:
-    if not re.fullmatch(r"auto|cpu|cuda(:[0-9]+)?", value):
-        raise click.BadParameter(f"{value!r} is not a device; use auto, cpu, cuda or cuda:N", ctx, param)
-    return "cuda:0" if value == "cuda" else value
+    """A click type: whole numbers from 1 to ``most`` with commas between them."""
+    return typed(functools.partial(arguments.counts, most=most))
 
 
 def device(function: F) -> F:
     """``--device``."""
     text = "auto (a CUDA GPU where torch finds one, else the CPU; for ONNX Runtime the CPU), cpu or cuda[:N]."
-    return click.option("--device", default="auto", show_default=True, callback=_check_device, help=text)(function)
+    return click.option("--device", default="auto", show_default=True, callback=checked(arguments.device), help=text)(function)
 
 
 def threads(function: F) -> F:
@@ -132,11 +94,10 @@ def threads(function: F) -> F:
 
 def _with_provider(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
     """A runtime with another provider is a runtime of its own."""
-    if value is None:
-        return
-    if ctx.params["runtime"] not in ("auto", "onnxruntime"):
-        raise click.BadParameter(f"{ctx.params['runtime']} has no providers; leave it out, or --runtime onnxruntime", ctx, param)
-    ctx.params["runtime"] = f"onnxruntime_{value}"
+    try:
+        ctx.params["runtime"] = arguments.runtime_with(ctx.params["runtime"], value)
+    except UsageError as error:
+        raise click.BadParameter(error.message, ctx, param) from None
 
 
 def runtime(function: F) -> F:
@@ -169,9 +130,8 @@ def host(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _host(name: str | None, ssh_options: tuple[str, ...], python: str | None) -> Host | None:
+    arguments.expect_host(name, ssh_options, python)
     if name is None:
-        if ssh_options or python:
-            raise UsageError("--ssh-option and --host-python say how to reach a board, and none is named", "name it: --host user@board")
         return None
     from tlexport.remote.ssh import Host
 
@@ -182,17 +142,6 @@ def on_error(function: F) -> F:
     """``--on-error``."""
     text = "Images that cannot be read: leave them out, or stop. Default: leave out up to 5 %, else stop."
     return click.option("--on-error", type=click.Choice(["skip", "fail"]), help=text)(function)
-
-
-def place(text: str) -> Path:
-    """A click type: where something new is written; neither the current directory nor a folder that it lies in."""
-    if not text:
-        raise click.BadParameter("the path is empty; name a new file or directory")
-    path = Path(text)
-    if (here := Path.cwd()).is_relative_to(whole := Path(os.path.abspath(path))):  # noqa: PTH100  # links are followed later
-        where = "the current directory" if whole == here else "a folder above the current directory"
-        raise click.BadParameter(f"{text!r} is {where}; name a new one, such as {Path(text, 'new')}")
-    return path
 
 
 def out(function: F) -> F:

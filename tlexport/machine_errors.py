@@ -1,14 +1,13 @@
-"""What the machine around a command does wrong (a full disk, a closed stream, a limit), as errors with a hint; bugs stay what they are."""
+"""What the machine does wrong (a full disk, missing memory, a limit), as errors with a hint; bugs stay what they are."""
 
 from __future__ import annotations
 
 import errno
-import io
 import os
 import re
-import select
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from tlexport.errors import InvalidFile, MissingDependency, StepFailed, TlxError, UsageError
 
@@ -50,31 +49,7 @@ _WORDS = (
 _CUT_OFF = r"unexpected pos \d+ vs \d+|file write failed|iostream error|\d+ requested and \d+ written"  # torch.save; numpy.save
 
 
-def open_streams() -> None:
-    """Make the standard streams usable. A closed one is opened on /dev/null, so that no other file gets its number.
-
-    Text that a stream's encoding lacks is written as ``\\xe9``.
-
-    Raises:
-        StepFailed: standard output is closed.
-    """
-    lost = sys.stdout is None
-    for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # which gets the lowest free number: this one
-    sys.stdin = sys.stdin or open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
-    sys.stdout = sys.stdout or open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
-    sys.stderr = sys.stderr or open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-    if lost:
-        raise StepFailed("standard output is closed, and results are written there", "redirect it: > FILE, or > /dev/null")
-
-
-def expect_usable(arguments: list[str]) -> None:
+def expect_usable(arguments: Sequence[str]) -> None:
     """Look at what a command line and its directory are made of.
 
     Raises:
@@ -91,24 +66,29 @@ def expect_usable(arguments: list[str]) -> None:
             raise UsageError(f"{word!a} is not {encoding} text", hint)
 
 
-def flush_stdout() -> OSError | None:
-    """Write what is buffered for standard output. What cannot be written is dropped, and the reason returned."""
+@contextmanager
+def machine_errors() -> Iterator[None]:
+    """Raise the errors of this package for what the machine does wrong inside the block; bugs pass as they are."""
     try:
-        sys.stdout.flush()
-    except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the interpreter's own flush at its end succeeds
-        return error
-    return None
+        yield
+    except MissingDependency as error:
+        found = root_cause(error)
+        if found is not error:
+            raise found from error
+        raise
+    except TlxError:
+        raise
+    except Exception as error:
+        fault = as_error(error)
+        if fault is not None:
+            raise fault from error
+        raise
 
 
-def reader_is_gone() -> bool:
-    """Whether standard output or standard error is a pipe whose reader has ended, as ``head`` does."""
-    if not hasattr(select, "poll"):
-        return True
-    pipes = select.poll()
-    for number in (1, 2):
-        pipes.register(number, 0)
-    return any(event & (select.POLLERR | select.POLLHUP) for _, event in pipes.poll(0))
+def root_cause(error: MissingDependency) -> TlxError:
+    """The error itself, or what kept a library that is installed from loading, such as too little memory."""
+    cause = as_error(error.__cause__) if error.__cause__ else None
+    return error if cause is None or isinstance(cause, MissingDependency) else cause
 
 
 def as_error(error: BaseException) -> TlxError | None:
