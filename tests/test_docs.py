@@ -1,4 +1,4 @@
-"""The documents do not drift: what is generated is up to date, links lead somewhere, and the README's commands run."""
+"""The documents stay true: generated parts are up to date, links resolve, and commands run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from documents import generator
 
 from tlexport.cli.main import run
 
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")), *sorted((ROOT / "docs").glob("*.md"))]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -32,10 +32,23 @@ def test_tables_are_what_was_measured(document: Path) -> None:
         assert made.with_tables(name) == text, "run: python docs/generate.py"
 
 
+def anchors_of(document: Path) -> set[str]:
+    """The anchors that GitHub makes from the headings of a document."""
+    text = re.sub(r"^```.*?^```", "", document.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.+)$", text, flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_links_lead_somewhere(document: Path) -> None:
-    links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", document.read_text(encoding="utf-8"))
-    broken = [link for link in links if not link.startswith("http") and not (document.parent / link).exists()]
+    """Relative links to an existing file, and to one of its headings where they name one."""
+    links = re.findall(r"\]\(([^)#]*)(?:#([^)]*))?\)", document.read_text(encoding="utf-8"))
+    broken = []
+    for link, anchor in links:
+        if not link.startswith("http"):
+            target = document.parent / link if link else document
+            if not target.exists() or (anchor and anchor not in anchors_of(target)):
+                broken.append(f"{link}#{anchor}")
     assert broken == []
 
 
@@ -45,10 +58,10 @@ def readme_commands() -> list[str]:
 
 
 def test_the_commands_of_the_readme_run(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the README's order, on a folder called photos; with the embedded weights, since there may be no network."""
+    """In the README's order, on a folder called photos, with the embedded weights, which need no network."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(digits, "photos")
-    shutil.copy(next(digits.rglob("*.png")), "photo.jpg")  # images are told apart by content, not by name
+    shutil.copy(next(digits.rglob("*.png")), "photo.jpg")  # formats are recognised by content, not by name
     commands = readme_commands()
     assert [command.split()[1] for command in commands[:2]] == ["finetune", "export"]
     for command in commands:
@@ -61,7 +74,7 @@ def test_the_commands_of_the_readme_run(digits: Path, tmp_path: Path, monkeypatc
 
 
 def test_the_commands_of_the_bundle_s_document_run(bundle: Path, tmp_path: Path) -> None:
-    """In a copied bundle, without tlexport beside it. There is nothing to build for a CPU, which is said with its exit code."""
+    """In a copied bundle, without tlexport. `build` exits with 4: a CPU needs no engine."""
     text = (ROOT / "docs" / "bundle.md").read_text(encoding="utf-8")
     [shell], [program] = re.findall(r"```sh\n(.*?)```", text, re.DOTALL), re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     folder = shutil.copytree(bundle, tmp_path / "bundle")
@@ -71,7 +84,7 @@ def test_the_commands_of_the_bundle_s_document_run(bundle: Path, tmp_path: Path)
         if "photo.jpg" in command:
             shutil.copy(folder / "golden/00.png", photo)
         else:
-            photo.unlink(missing_ok=True)  # to those that verify it is a stranger in the bundle
+            photo.unlink(missing_ok=True)  # verification would report it as a stray file
         arguments = [sys.executable, *shlex.split(command)[1:]]
         done = subprocess.run(arguments, cwd=folder, env=clean, capture_output=True, text=True, check=False)
         assert done.returncode == (4 if command.endswith("build") else 0), f"{command}: {done.stderr}"

@@ -335,14 +335,6 @@ def test_left_out_networks_are_predicted_as_well_as_promised() -> None:
     assert sum(row["rows"] for row in RESULT["boards"]) == RESULT["rows"]
 
 
-def test_the_readme_says_what_was_scored() -> None:
-    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
-    whole = RESULT["left_out"]
-    assert f"fitted to {whole['rows']} latencies" in readme
-    error, coverage = f"{100 * whole['median_error']:.0f} %", f"{100 * whole['coverage']:.0f} %"
-    assert f"the median error is {error}, and {coverage} lie in the 80 % interval" in readme
-
-
 def test_figures_are_lent_only_where_both_compute_in_the_precision(real: dict[str, GraphCost]) -> None:
     """The N5105 has no 8-bit arithmetic to speak of: what was published for it in INT8 says nothing of an N100."""
     lent = script("board_figures").RELATIVES
