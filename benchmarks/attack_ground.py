@@ -22,8 +22,8 @@ sys.path.append(str(HERE.parent / "tests"))
 
 from estimates import board, device  # noqa: E402 - a profile with a calibration, as the tests make it
 
-from tlexport.bundle_archive import pack  # noqa: E402
-from tlexport.signature import read_private_key, sign  # noqa: E402
+from tlexport.bundle.archive import pack  # noqa: E402
+from tlexport.bundle.signature import read_private_key, sign  # noqa: E402
 
 FEW = ("--threads", "1")
 MEMORY = 3_000_000_000  # bytes that a command may hold; with torch and ONNX Runtime imported it starts at about 0.7e9

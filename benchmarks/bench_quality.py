@@ -33,7 +33,6 @@ import onnx.parser
 from bench_changed import RAW, raw_session
 
 from tlexport import plugins
-from tlexport.api.bench_request import BenchSettings, requests_for
 from tlexport.api.compare import Schedule
 from tlexport.bench.compare import paired
 from tlexport.bench.environment import describe
@@ -42,6 +41,7 @@ from tlexport.bench.process import BenchRequest, feeds_for, measure, run_options
 from tlexport.bench.turns import play_round
 from tlexport.child import command, environment
 from tlexport.device.timing import time_runs
+from tlexport.loading.bench_request import BenchSettings, requests_for
 from tlexport.measurement import Interval
 from tlexport.ports import RunOptions, Runtime, Silent
 

@@ -9,9 +9,9 @@ from board_model import KINDS, Model, Row, Unit
 from board_scores import FEW
 
 from tlexport.estimate.boards import LAUNCHES, SCALED_CPU, SCALED_GPU, conditions, scaled, wider
-from tlexport.latency import BoardRates, Conditions, Rates
-from tlexport.profile import Profile
-from tlexport.target import load_profile, split_mode
+from tlexport.hardware.board_rates import BoardRates, Conditions, Rates
+from tlexport.hardware.profile import Profile
+from tlexport.hardware.target import load_profile, split_mode
 
 MARK = "\n# Latency where the board is not at hand. Written by benchmarks/fit_boards.py, as docs/estimates.md describes; do not edit.\n"
 

@@ -24,7 +24,7 @@ import scipy.sparse
 
 from tlexport.artifact import Precision
 from tlexport.estimate.boards import LAUNCHES, gain
-from tlexport.latency import Conditions, Rates
+from tlexport.hardware.board_rates import Conditions, Rates
 
 Floats = npt.NDArray[np.float64]
 KINDS = (*Rates.model_fields, LAUNCHES)

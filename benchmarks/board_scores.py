@@ -13,7 +13,7 @@ from board_model import KINDS, Amounts, Floats, Model, Row, Unit, table
 from board_rows import origin_of
 
 from tlexport.estimate.boards import gain
-from tlexport.latency import Conditions
+from tlexport.hardware.board_rates import Conditions
 
 LEVEL = 0.8  # of the intervals
 NARROWEST = 1.3  # two sources of the same latency differ by 1.3 to 2 times, and rows of one source do not show that

@@ -23,13 +23,13 @@ from tlexport import plugins
 from tlexport.api.calibrate import calibrate
 from tlexport.bench.environment import describe
 from tlexport.device.timing import time_runs
-from tlexport.device_model import DeviceModel
 from tlexport.estimate.cost import cost_of
 from tlexport.estimate.graph import fused, read
 from tlexport.estimate.layer_times import predict
 from tlexport.estimate.timing import VISITS
+from tlexport.hardware.device_model import DeviceModel
+from tlexport.hardware.target import load_profile
 from tlexport.ports import RunOptions, Runtime
-from tlexport.target import load_profile
 
 RESULT = Path(__file__).parent / "results" / "estimate.json"
 

@@ -27,8 +27,8 @@ from tlexport.artifact import PRECISIONS
 from tlexport.estimate.boards import NAMES, conditions, work
 from tlexport.estimate.cost import cost_of
 from tlexport.estimate.graph import fused, read
-from tlexport.latency import Conditions
-from tlexport.target import load_profile, profile_path
+from tlexport.hardware.board_rates import Conditions
+from tlexport.hardware.target import load_profile, profile_path
 
 RESULT = Path(__file__).resolve().parent / "results" / "boards.json"
 # Boards with rows of the same runtime and precision, related as a board without rows is to the one it borrows from: the same cores

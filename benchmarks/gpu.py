@@ -25,10 +25,10 @@ from tlexport import plugins
 from tlexport.bench.environment import describe
 from tlexport.device.timing import time_runs
 from tlexport.errors import TlxError
+from tlexport.hardware.profile import Profile
+from tlexport.hardware.target import load_profile
 from tlexport.ports import QuantizeRequest, RunOptions
-from tlexport.profile import Profile
 from tlexport.quantizers import fp16, int8_tensorrt
-from tlexport.target import load_profile
 
 RESULT = Path(__file__).resolve().parent / "results" / "gpu.json"
 BACKBONES = ("mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large", "efficientnet_b0", "resnet18")

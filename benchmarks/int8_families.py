@@ -27,12 +27,12 @@ from random_network import random_network
 from torchvision import models
 
 from tlexport import plugins
-from tlexport.api.mixed_latency import Choice, fastest
-from tlexport.api.quick_timing import QuickTiming
 from tlexport.bench.environment import describe
+from tlexport.hardware.target import load_profile
+from tlexport.optimize.latency_search import Choice, fastest
+from tlexport.optimize.pairwise_timing import QuickTiming
 from tlexport.ports import QuantizeRequest, Runner, Silent
 from tlexport.quantizers import int8_onnxruntime
-from tlexport.target import load_profile
 
 RESULT = Path(__file__).resolve().parent / "results" / "int8_families.json"
 WHAT = (

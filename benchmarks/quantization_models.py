@@ -26,9 +26,9 @@ from tlexport.api.export import export
 from tlexport.checkpoint import RECORD, read_checkpoint, read_dataset
 from tlexport.data.decode import decode_files
 from tlexport.export.calibration import calibration_parts
+from tlexport.hardware.target import resolve
 from tlexport.network import load_network
 from tlexport.plan import MAX_DROP_POINTS, Wishes
-from tlexport.target import resolve
 from tlexport.train.weights import embedded_backbones
 
 RUN_TLX = "import sys; from tlexport.cli.main import run; sys.exit(run(sys.argv[1:]))"

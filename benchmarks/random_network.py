@@ -10,8 +10,8 @@ import torch
 from tlexport.contract import Preprocess
 from tlexport.export.ranges import Ranges
 from tlexport.export.to_onnx import to_onnx
+from tlexport.hardware.profile import Profile
 from tlexport.network import Contract, build
-from tlexport.profile import Profile
 
 CLASSES = 10
 

@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image
 
 from tlexport.bench.environment import describe
-from tlexport.device.image import resize_and_crop
+from tlexport.device.inputs.image import resize_and_crop
 from tlexport.device.model import Model
 
 RESULT = Path(__file__).parent / "results" / "runner.json"

@@ -16,9 +16,9 @@ import click
 from result_tables import TABLES
 
 from tlexport.api.profiles import write_schema
-from tlexport.bundle import MANIFEST, Manifest
+from tlexport.bundle.manifest import MANIFEST, Manifest
 from tlexport.cli.main import tlx
-from tlexport.profile_schema import FILE
+from tlexport.hardware.schema import FILE
 
 MANIFEST_SCHEMA = "manifest.schema.json"
 ROOT = Path(__file__).resolve().parent.parent

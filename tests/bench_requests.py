@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tlexport.bench.process import BenchRequest
-from tlexport.files import sha256_of
+from tlexport.storage.files import sha256_of
 
 CLASSIFIER = """
 <ir_version: 8, opset_import: ["": 17]>

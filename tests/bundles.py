@@ -12,14 +12,14 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from tlexport.artifact import Artifact, Precision
-from tlexport.bundle import MANIFEST, Golden, Manifest, Model
+from tlexport.bundle.manifest import MANIFEST, Golden, Manifest, Model
 from tlexport.contract import Preprocess, image_input, probabilities_output
-from tlexport.device.image import prepare
+from tlexport.device.inputs.image import prepare
 from tlexport.export.write_bundle import GOLDEN_INPUTS, GoldenImages, write_bundle
-from tlexport.files import sha256_of
+from tlexport.hardware.target import resolve
 from tlexport.ports import RunOptions
 from tlexport.runtimes.onnxruntime import open_model
-from tlexport.target import resolve
+from tlexport.storage.files import sha256_of
 
 CLASSES = ("red", "green", "blue")
 SIZE = 8

@@ -31,7 +31,7 @@ def caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TLX_CACHE", str(folder / "tlexport"))
         patch.setenv("TORCH_HOME", str(folder / "torch"))
-        patch.setattr("tlexport.api.mixed_latency.SECONDS", 3.0)  # exports here want a choice of blocks in float, not the best one
+        patch.setattr("tlexport.optimize.latency_search.SECONDS", 3.0)  # exports here want a choice of blocks in float, not the best one
         yield folder
 
 
@@ -47,8 +47,8 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def digits(caches: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A class folder with the first handwritten digits of each class."""
-    from tlexport.cache import cache_folder
     from tlexport.data.demo import digits_folder
+    from tlexport.storage.cache import cache_folder
 
     everything, few = digits_folder(cache_folder() / "digits"), tmp_path_factory.mktemp("data") / "digits"
     for source in sorted(folder for folder in everything.iterdir() if folder.is_dir()):
@@ -72,7 +72,7 @@ def checkpoint(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def bundle(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle for this kind of machine, with every precision that it takes."""
     from tlexport.api.export import export
+    from tlexport.hardware.target import resolve
     from tlexport.plan import Wishes
-    from tlexport.target import resolve
 
     return export(checkpoint, resolve("cpu-x86"), Wishes(), tmp_path_factory.mktemp("bundles") / "digits").path

@@ -10,13 +10,13 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from tlexport.bench.environment import describe
-from tlexport.calibration import CalibratedModel
-from tlexport.device_model import DeviceModel, LayerModel
 from tlexport.estimate.cost import cost_of
 from tlexport.estimate.fit import WEIGHTED, features_of
 from tlexport.estimate.graph import with_shapes
-from tlexport.files import sha256_of
-from tlexport.profile_calibration import write_tables
+from tlexport.hardware.calibration import CalibratedModel
+from tlexport.hardware.calibration_tables import write_tables
+from tlexport.hardware.device_model import DeviceModel, LayerModel
+from tlexport.storage.files import sha256_of
 
 KINDS = ("conv", "pointwise", "depthwise", "grouped", "se", "gemm", "pool", "elementwise", "move", "unknown")
 US_PER_LAYER, US_PER_MMACS, US_PER_RUN = 3.0, 100.0, 20.0

@@ -12,13 +12,13 @@ import onnx
 
 from tlexport import ports
 from tlexport.api.export import export
-from tlexport.bundle import Manifest
+from tlexport.bundle.manifest import Manifest
 from tlexport.checkpoint import read_checkpoint, read_dataset
 from tlexport.dataset import Part
-from tlexport.device.image import prepare
+from tlexport.device.inputs.image import prepare
+from tlexport.hardware.target import resolve
 from tlexport.plan import Wishes
 from tlexport.runtimes.onnxruntime import ort  # through our module, which quietens what it says while it is imported
-from tlexport.target import resolve
 
 
 def _kind(name: str) -> str:

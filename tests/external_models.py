@@ -46,10 +46,10 @@ def ends(paths: Iterable[Path]) -> Iterator[tuple[Path, Ends]]:
 
 
 def _estimate(path: Path) -> None:
-    from tlexport.api.estimate import estimate
-    from tlexport.api.graphs import Estimable
     from tlexport.estimate.process import Question, counted
-    from tlexport.target import resolve
+    from tlexport.hardware.target import resolve
+    from tlexport.loading.estimable import Estimable
+    from tlexport.loading.estimate_on_target import estimate
 
     found = counted(Question(path=path, what=str(path), shapes={}))
     model = Estimable(str(path), found.precision, found.sha256, lambda profile: found.costs, found.note, found.batch)
@@ -57,8 +57,8 @@ def _estimate(path: Path) -> None:
 
 
 def _bench(path: Path) -> None:
-    from tlexport.api.bench_request import BenchSettings, requests_for
     from tlexport.bench import process
+    from tlexport.loading.bench_request import BenchSettings, requests_for
     from tlexport.ports import Silent
 
     settings = BenchSettings(device="cpu", threads=1, min_runs=1, min_seconds=0.0)

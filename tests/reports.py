@@ -15,17 +15,17 @@ import numpy as np
 
 from tlexport.accuracy import score
 from tlexport.api.bench_report import write_comparison
-from tlexport.api.bench_request import BenchSettings
 from tlexport.api.compare import Comparison
 from tlexport.artifact import Artifact, Mixed, Sensitivity
-from tlexport.bundle import Golden, Manifest, Model, Rejected
+from tlexport.bundle.manifest import Golden, Manifest, Model, Rejected
 from tlexport.checkpoint import Checkpoint, Frozen
 from tlexport.contract import Preprocess, TensorSpec, image_input
+from tlexport.hardware.target import load_profile
+from tlexport.loading.bench_request import BenchSettings
 from tlexport.measurement import Environment, Interval, Measurement
 from tlexport.recipe import Recipe
 from tlexport.report.bench import Earlier, bench_report
 from tlexport.report.training import Times, Validated, finetune_report
-from tlexport.target import load_profile
 
 HOSTILE = (
     "<script>window.hacked = 1</script>",

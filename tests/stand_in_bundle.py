@@ -7,8 +7,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from tlexport.bundle import MANIFEST, Manifest, read_manifest
-from tlexport.files import sha256_of
+from tlexport.bundle.manifest import MANIFEST, Manifest, read_manifest
+from tlexport.storage.files import sha256_of
 
 
 def stand_in_bundle(bundle: Path, folder: Path) -> Path:

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from variants import light_variants, parameters, settle
 
 from tlexport import plugins
-from tlexport.cache import ArrayCache
 from tlexport.contract import Preprocess, TensorSpec
 from tlexport.estimate.plain import in_fp32
 from tlexport.export.checks import check_graph
@@ -26,14 +25,16 @@ from tlexport.export.ranges import Ranges
 from tlexport.export.rewrite import lower
 from tlexport.export.tensorrt_rules import check_tensorrt
 from tlexport.export.to_onnx import EXPORTER_OPSET, to_onnx
+from tlexport.hardware.profile import INT8_CONSTANTS
 from tlexport.network import Classifier, Contract, Network, build, traits_of
 from tlexport.ports import QuantizeRequest, Silent
-from tlexport.profile import INT8_CONSTANTS
 from tlexport.quantizers import fp16, int8_tensorrt
 from tlexport.recipe import Recipe
+from tlexport.storage.cache import ArrayCache
 from tlexport.train.distributed import Workers
-from tlexport.train.fit import Images, Trainer
+from tlexport.train.fit import Trainer
 from tlexport.train.frozen import FrozenTrunk
+from tlexport.train.images import Images
 from tlexport.train.phases import Phase
 from tlexport.train.resume import Saver
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torchvision import models
 from variants import settle
 
-from tlexport.device.image import prepare
+from tlexport.device.inputs.image import prepare
 from tlexport.errors import InvalidFile, UsageError
 from tlexport.network import Contract, backbone_names, build, traits_of
 from tlexport.recipe import Recipe

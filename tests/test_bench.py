@@ -28,8 +28,8 @@ from tlexport.bench.process import batches, feeds_for, measure, peak_memory_byte
 from tlexport.contract import TensorSpec, image_input
 from tlexport.device import timing
 from tlexport.errors import InvalidFile, StepFailed, Unsupported, UsageError
-from tlexport.files import sha256_of
 from tlexport.measurement import Measurement
+from tlexport.storage.files import sha256_of
 
 ROOT = Path(tlexport.__file__).parents[1]
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from measurements import ENVIRONMENT, MS, of
 
-from tlexport.api.against import Regression, against, differences, expect_no_regression, read_previous
+from tlexport.bench.against import Regression, against, differences, expect_no_regression, read_previous
 from tlexport.errors import InvalidFile, OverBudget, UsageError
 from tlexport.measurement import Measurement
 

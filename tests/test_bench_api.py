@@ -13,12 +13,12 @@ import pytest
 from exports import Notes, exported
 
 from tlexport.api.bench import BenchSettings, bench, check_budget
-from tlexport.bundle import MANIFEST, Manifest, read_manifest
+from tlexport.bundle.manifest import MANIFEST, Manifest, read_manifest
 from tlexport.checkpoint import read_checkpoint
 from tlexport.errors import OverBudget, Unsupported, UsageError, VerificationFailed
-from tlexport.files import sha256_of
+from tlexport.hardware.target import load_profile, profile_path, resolve
 from tlexport.measurement import Measurement
-from tlexport.target import load_profile, profile_path, resolve
+from tlexport.storage.files import sha256_of
 
 QUICK = BenchSettings(device="cpu", threads=1, min_runs=20, min_seconds=0.0)
 

@@ -17,11 +17,11 @@ from commands import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tlexport.api.bench_request import BenchSettings
 from tlexport.api.compare import Schedule, compare
 from tlexport.bench.compare import CONFIDENCE, Turns, paired, round_ratio, unpaired
 from tlexport.bench.turns import Player, Turn, play_round, players, shared_core
 from tlexport.errors import InvalidFile, StepFailed
+from tlexport.loading.bench_request import BenchSettings
 from tlexport.measurement import SMALLEST
 
 Rounds = list[tuple[Turns, Turns]]

@@ -13,11 +13,11 @@ import pytest
 from exports import Notes
 
 from tlexport.api.bench import BenchSettings, bench
-from tlexport.api.foreign import read_foreign
 from tlexport.bench.made_up import made_up
 from tlexport.contract import TensorSpec
 from tlexport.errors import InvalidFile, Unsupported, UsageError
-from tlexport.external_model import settle
+from tlexport.loading.external_model import read_foreign
+from tlexport.onnx_model.external import settle
 
 QUICK = BenchSettings(device="cpu", threads=1, min_runs=5, min_seconds=0.0)
 

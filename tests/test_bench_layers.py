@@ -112,7 +112,7 @@ class _Kind(NamedTuple):
 
 
 class _Session:
-    """What device/engine_run.py's session tells of an engine."""
+    """What device/runtimes/engine_run.py's session tells of an engine."""
 
     def layer_times(self, runs: int) -> tuple[_Time, ...]:
         return (_Time("conv1 + relu1", 0.3), _Time("reformat", 0.1))

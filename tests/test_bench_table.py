@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from measurements import MS, of
 
-from tlexport.api.against import Regression
 from tlexport.api.compare import Comparison
+from tlexport.bench.against import Regression
 from tlexport.cli import bench_table
 from tlexport.measurement import Layer, LayerProfile, Measurement, Stages
 

@@ -17,7 +17,7 @@ from tlexport.errors import UsageError
 from tlexport.export.bias_correction import bias_corrected
 from tlexport.export.ranges import Ranges
 from tlexport.export.rewrite import lower
-from tlexport.onnx_graph import constants, copy_of
+from tlexport.onnx_model.graph import constants, copy_of
 from tlexport.ports import QuantizeRequest
 from tlexport.quantizers import int8_onnxruntime, int8_tensorrt
 from tlexport.runtimes.onnxruntime import ort

@@ -10,10 +10,10 @@ from boards import AGX_ORIN, JETSONS, NANO, ORIN_NANO, THOR, TX2, XAVIER_NX, Boa
 
 from tlexport.api.doctor import _board
 from tlexport.bench.environment import describe
-from tlexport.device import board
+from tlexport.device.board import description as board
+from tlexport.hardware.profile import newest_opset
+from tlexport.hardware.target import load_profile, profile_names, resolve
 from tlexport.measurement import Environment
-from tlexport.profile import newest_opset
-from tlexport.target import load_profile, profile_names, resolve
 
 EVERY = pytest.mark.parametrize("jetson", JETSONS, ids=lambda jetson: jetson.profile)
 

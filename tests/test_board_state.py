@@ -11,10 +11,10 @@ from boards import AGX_ORIN, JETSONS, NANO, Board, clock, cores, hwmon, meminfo,
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tlexport.device.board_state import COPIES, CUDA_BYTES, Watch, needed_for_build, preflight
+from tlexport.device.board.power import Counter, Meter
+from tlexport.device.board.state import COPIES, CUDA_BYTES, Watch, needed_for_build, preflight
 from tlexport.device.errors import Unsupported
-from tlexport.device.power import Counter, Meter
-from tlexport.target import load_profile
+from tlexport.hardware.target import load_profile
 
 MIB = 2**20
 GET_THROTTLED = "sys/devices/platform/soc/soc:firmware/get_throttled"

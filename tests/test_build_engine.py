@@ -11,7 +11,7 @@ from commands import here
 
 from tlexport.api.build_engine import expect_buildable
 from tlexport.errors import MissingDependency
-from tlexport.target import load_profile, profile_path, resolve
+from tlexport.hardware.target import load_profile, profile_path, resolve
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tlexport.bundle import LABELS, MANIFEST, Manifest, read_manifest
+from tlexport.bundle.manifest import LABELS, MANIFEST, Manifest, read_manifest
 from tlexport.errors import InvalidFile
 
 

@@ -21,12 +21,12 @@ from commands import here
 from exports import tree
 from onnx import TensorProto, helper
 
-from tlexport import bundle_archive
-from tlexport.api.open_bundle import check_archive_place, open_bundle
-from tlexport.bundle import LARGEST_MANIFEST, MANIFEST, read_manifest
-from tlexport.bundle_archive import FREE_BYTES, is_archive, pack, unpack
-from tlexport.cache import cache_folder
+from tlexport.bundle import archive as bundle_archive
+from tlexport.bundle.archive import FREE_BYTES, is_archive, pack, unpack
+from tlexport.bundle.manifest import LARGEST_MANIFEST, MANIFEST, read_manifest
 from tlexport.errors import InvalidFile, TlxError, UsageError, VerificationFailed
+from tlexport.loading.open_bundle import check_archive_place, open_bundle
+from tlexport.storage.cache import cache_folder
 
 KINDS = ("zip", "tar.gz")
 
@@ -163,7 +163,7 @@ def test_a_file_is_unpacked_once_and_checked_each_time(copy: Path, tmp_path: Pat
 
 def test_few_unpacked_bundles_are_kept(tiny: Path, copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TLX_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("tlexport.api.open_bundle.MOST_KEPT", 2)
+    monkeypatch.setattr("tlexport.loading.open_bundle.MOST_KEPT", 2)
     data, folders = read(copy), []
     for number in range(4):
         rewrite(copy, data | {"name": f"number {number}"})

@@ -15,8 +15,8 @@ from json_schema import fits
 
 from tlexport.api.predict import predict
 from tlexport.api.verify import verify
-from tlexport.bundle import MANIFEST, Manifest, read_manifest
-from tlexport.bundle_archive import pack
+from tlexport.bundle.archive import pack
+from tlexport.bundle.manifest import MANIFEST, Manifest, read_manifest
 from tlexport.errors import InvalidFile
 from tlexport.export.model_card import model_card
 

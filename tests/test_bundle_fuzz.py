@@ -20,13 +20,13 @@ from exports import tree
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tlexport.api.open_bundle import open_bundle
-from tlexport.bundle import MANIFEST, read_manifest
-from tlexport.bundle_archive import pack, unpack
+from tlexport.bundle.archive import pack, unpack
+from tlexport.bundle.manifest import MANIFEST, read_manifest
 from tlexport.device.errors import DeviceError
 from tlexport.device.golden import check_files
 from tlexport.device.manifest import Bundle
 from tlexport.errors import InvalidFile, TlxError
+from tlexport.loading.open_bundle import open_bundle
 
 EXAMPLES = settings(max_examples=60)
 

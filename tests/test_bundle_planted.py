@@ -19,10 +19,10 @@ from commands import here
 from exports import tree
 
 from tlexport.api.verify import verify
-from tlexport.bundle import LABELS, MANIFEST
+from tlexport.bundle.manifest import LABELS, MANIFEST
 from tlexport.device import golden
-from tlexport.device.engine_cache import place
 from tlexport.device.errors import DeviceError, InvalidFile
+from tlexport.device.runtimes.engine_cache import place
 
 CODE = "import os, pathlib; pathlib.Path(os.environ['MARKER']).write_text(__name__)\n"
 

@@ -17,8 +17,8 @@ from commands import environment, here
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tlexport.cache import ArrayCache, cache_folder, limit_from_environment, release
 from tlexport.errors import UsageError
+from tlexport.storage.cache import ArrayCache, cache_folder, limit_from_environment, release
 
 
 def array(fill: int, items: int = 100) -> np.ndarray:
@@ -208,7 +208,7 @@ def test_a_draft_on_a_full_disk_lies_in_memory(tmp_path: Path, monkeypatch: pyte
 DRAFTING = """
 import sys
 from pathlib import Path
-from tlexport.cache import ArrayCache
+from tlexport.storage.cache import ArrayCache
 with ArrayCache(Path(sys.argv[1]), 10**6).draft({"a": 1}, (100, 1000)) as draft:
     print("drafting", flush=True)
     sys.stdin.read()

@@ -16,13 +16,13 @@ from commands import ROOT, here, tree
 from estimates import device, saved
 
 from tlexport.api import calibrate_profile as module
-from tlexport.calibration import CalibratedModel, Sharpened
-from tlexport.device_model import DeviceModel
-from tlexport.files import sha256_of
+from tlexport.hardware.calibration import CalibratedModel, Sharpened
+from tlexport.hardware.calibration_tables import with_tables
+from tlexport.hardware.device_model import DeviceModel
+from tlexport.hardware.profile import Profile
+from tlexport.hardware.target import load_file, load_profile, resolve, shipped_here
 from tlexport.ports import Progress
-from tlexport.profile import Profile
-from tlexport.profile_calibration import with_tables
-from tlexport.target import load_file, load_profile, resolve, shipped_here
+from tlexport.storage.files import sha256_of
 
 HERE = shipped_here()  # what this machine is
 HASH = "0" * 64

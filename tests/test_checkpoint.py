@@ -18,9 +18,9 @@ from safetensors.torch import load_file
 from tlexport.api.finetune import finetune
 from tlexport.checkpoint import DATASET, HISTORY, RECIPE, RECORD, REPORT, WEIGHTS, Checkpoint, read_checkpoint, read_dataset
 from tlexport.errors import InvalidFile, StepFailed, UsageError, VerificationFailed
-from tlexport.files import sha256_of
 from tlexport.network import load_network
 from tlexport.recipe import Recipe
+from tlexport.storage.files import sha256_of
 from tlexport.train.loop import Epoch
 from tlexport.train.write_checkpoint import write_checkpoint
 

@@ -18,12 +18,12 @@ import pytest
 from commands import ROOT, commands, here, process, start, tree
 
 from tlexport import errors
-from tlexport.bundle import MANIFEST, Manifest, read_manifest
+from tlexport.bundle.manifest import MANIFEST, Manifest, read_manifest
 from tlexport.checkpoint import WEIGHTS
 from tlexport.data.demo import digits_folder
 from tlexport.errors import TlxError
-from tlexport.profile import Budget
-from tlexport.target import resolve
+from tlexport.hardware.profile import Budget
+from tlexport.hardware.target import resolve
 
 OPTIONS = [
     (name, option)

@@ -18,10 +18,10 @@ import images
 import pytest
 from commands import Ended, here, process, start, tree
 
-from tlexport.bundle import read_manifest
+from tlexport.bundle.manifest import read_manifest
 from tlexport.checkpoint import RECIPE, RECORD, Checkpoint, read_checkpoint
+from tlexport.hardware.target import resolve
 from tlexport.recipe import Recipe, read_toml
-from tlexport.target import resolve
 
 BASE = ("--weights", "embedded", "--val-fraction", "0.25")
 LATENCY = {"mean", "p50", "p90", "p95", "p99", "n"}

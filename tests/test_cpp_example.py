@@ -18,10 +18,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tlexport.api.verify import verify
-from tlexport.bundle import LABELS, read_manifest
+from tlexport.bundle.manifest import LABELS, read_manifest
 from tlexport.cli.main import run
-from tlexport.device.image import BadImage, resize_and_crop, resized_size
-from tlexport.device.onnx_session import open_session
+from tlexport.device.inputs.decoding import BadImage
+from tlexport.device.inputs.image import resize_and_crop, resized_size
+from tlexport.device.runtimes.onnx_session import open_session
 from tlexport.export.cpp_example import MODEL_HEADER, SOURCES, literal, model_header, write_cpp
 
 COMPILER = next((found for name in (os.environ.get("CXX", "c++"), "g++", "clang++") if (found := shutil.which(name))), None)

@@ -19,8 +19,8 @@ from commands import here
 from safetensors.torch import load_file, save, save_file
 
 from tlexport.checkpoint import DATASET, HISTORY, RECORD, REPORT, WEIGHTS, read_dataset
-from tlexport.files import sha256_of
 from tlexport.recipe import Recipe
+from tlexport.storage.files import sha256_of
 from tlexport.train.resume import REQUEST, STATE, Saver, dataset_digest, resume_folder
 
 RECIPE = Recipe(weights="embedded", image_size=32, epochs=3, lr=3e-3, flip=False)

@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tlexport.cache import ArrayCache
 from tlexport.contract import Preprocess
 from tlexport.data.decode import Decoded, decode_all, decode_files, exact_pixels
 from tlexport.data.source import Listing, read_source
 from tlexport.dataset import Sample
-from tlexport.device.image import prepare
+from tlexport.device.inputs.image import prepare
 from tlexport.errors import InvalidFile, StepFailed
-from tlexport.files import sha256_of
+from tlexport.storage.cache import ArrayCache
+from tlexport.storage.files import sha256_of
 
 SMALL = Preprocess(size=16, resize=18)
 

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tlexport.data.pixel_budget import PixelBudget
-from tlexport.device.decode_pillow import decoded_pixels
-from tlexport.device.image import decode
+from tlexport.device.inputs.decode_pillow import decoded_pixels
+from tlexport.device.inputs.image import decode
 
 PEAK = """
 import json, resource, sys

@@ -14,9 +14,9 @@ import pytest
 from commands import Ended, commands, here, process, tree
 
 from tlexport.api.demo import MARKER, _this_machine
-from tlexport.bundle import read_manifest
+from tlexport.bundle.manifest import read_manifest
 from tlexport.checkpoint import read_checkpoint
-from tlexport.machine import this_machine
+from tlexport.hardware.machine import this_machine
 
 PLACE = "tlx-demo"  # where the demo writes unless it is told otherwise
 ORDER = ["fp32", "fp16", "int8"]

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tlexport.cache import cache_folder
 from tlexport.data.demo import digits_folder
 from tlexport.errors import UsageError
+from tlexport.storage.cache import cache_folder
 
 
 @pytest.fixture(scope="module")

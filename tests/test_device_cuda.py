@@ -18,9 +18,9 @@ from commands import ROOT
 from tensorrt_api.bindings import NotHere, download
 from tensorrt_api.cudart import COMPILER, Device, compile_cudart
 
-import tlexport.device.cuda
-from tlexport.device.cuda import LIBRARIES, Cuda, open_cuda
+import tlexport.device.runtimes.cuda
 from tlexport.device.errors import DeviceError, MissingDependency, Unsupported
+from tlexport.device.runtimes.cuda import LIBRARIES, Cuda, open_cuda
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C compiler on this machine to make the stand-in of CUDA's runtime with")
 SIZE = 64
@@ -175,7 +175,7 @@ def test_no_library_is_a_missing_dependency(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", LIBRARIES)
 def test_each_name_is_found_where_the_linker_looks(name: str, device: Device, tmp_path: Path) -> None:
     (tmp_path / name).symlink_to(device.path)
-    code = "from tlexport.device.cuda import open_cuda; c = open_cuda(); print(c.name, c.device_name(0))"
+    code = "from tlexport.device.runtimes.cuda import open_cuda; c = open_cuda(); print(c.name, c.device_name(0))"
     environment = {"LD_LIBRARY_PATH": str(tmp_path), "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     if (found := done.stdout.partition(" ")[0]) in LIBRARIES[: LIBRARIES.index(name)]:
@@ -190,7 +190,7 @@ REAL = ["nvidia-cuda-runtime-cu11==11.8.89", "nvidia-cuda-runtime-cu12==12.9.79"
 
 def called() -> set[str]:
     """The functions of CUDA that our file names."""
-    tree = ast.parse(Path(tlexport.device.cuda.__file__).read_text(encoding="utf-8"))
+    tree = ast.parse(Path(tlexport.device.runtimes.cuda.__file__).read_text(encoding="utf-8"))
     texts = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
     return {text for text in texts if re.fullmatch(r"cuda[A-Z]\w+", text)}
 

@@ -133,7 +133,7 @@ def test_what_an_engine_belongs_to(here: Here) -> None:
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 @pytest.mark.parametrize("opset", [17, 20])
 def test_the_builder_is_told_what_trtexec_would_be(here: Here, precision: str, opset: int) -> None:
-    from tlexport.device.build_options import parse_version, precision_flags
+    from tlexport.device.runtimes.build_options import parse_version, precision_flags
 
     version = parse_version(here.trt.__version__)
     flags = precision_flags(version, precision, opset)
@@ -354,7 +354,7 @@ def test_bindings_whose_libraries_are_missing_are_missing_too(
 
 
 def test_a_bug_of_ours_is_not_taken_for_its_absence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, gpu: Device, here: Here) -> None:
-    replaced = [("engine_build.py", "from .onnx_nodes import", "from .onnx_knots import")]
+    replaced = [("runtimes/engine_build.py", "from .onnx_nodes import", "from .onnx_knots import")]
     device = load_device(monkeypatch, tmp_path / "bug", here.trt, gpu, replaced)
     with pytest.raises(ModuleNotFoundError, match="onnx_knots"):
         device.engine.describe()
@@ -366,7 +366,7 @@ def test_a_bug_of_ours_is_not_taken_for_its_absence(monkeypatch: pytest.MonkeyPa
 def test_node_names_without_the_onnx_package(tmp_path: Path) -> None:
     import onnx
 
-    from tlexport.device.onnx_nodes import read_nodes
+    from tlexport.device.runtimes.onnx_nodes import read_nodes
 
     model = onnx.load_model(refused_file(tmp_path / "m.onnx"))
     assert [tuple(node) for node in read_nodes(tmp_path / "m.onnx")] == [(node.name, node.op_type) for node in model.graph.node]
@@ -379,15 +379,15 @@ def test_node_names_without_the_onnx_package(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"Layers": 3}', '{"Layers": [{}]}', '{"Layers": [{"Name": "a", "Inputs": [1]}]}'])
 def test_layer_information_that_is_not_as_expected(text: str) -> None:
-    from tlexport.device.engine_layers import read_layers
     from tlexport.device.errors import DeviceError
+    from tlexport.device.runtimes.engine_layers import read_layers
 
     with pytest.raises(DeviceError, match="engine information"):
         read_layers(text)
 
 
 def test_layer_information_of_names_alone_and_of_other_types() -> None:
-    from tlexport.device.engine_layers import read_layers
+    from tlexport.device.runtimes.engine_layers import read_layers
 
     assert [layer.name for layer in read_layers('{"Layers": ["conv1 + relu1", "fc"], "Bindings": []}').layers] == ["conv1 + relu1", "fc"]
     types = {

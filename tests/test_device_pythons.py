@@ -67,15 +67,15 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> object:
 @each
 def test_every_file_compiles(python: Path) -> None:
     code = "import sys\nfor name in sys.argv[1:]: compile(open(name, encoding='utf-8').read(), name, 'exec')\nprint(len(sys.argv) - 1)"
-    files = sorted(map(str, DEVICE.glob("*.py")))
+    files = sorted(map(str, DEVICE.rglob("*.py")))
     assert int(run(python, code, *files)) == len(files) > 1
 
 
 READ = """
 import json, sys
 sys.path.insert(0, sys.argv[1]); sys.dont_write_bytecode = True
-from tlx import engine_cache, trtexec, trtexec_json, trtexec_log
-from tlx.trtexec_command import bench_command, build_command
+from tlx.runtimes import engine_cache, trtexec, trtexec_json, trtexec_log
+from tlx.runtimes.trtexec_command import bench_command, build_command
 given = json.loads(open(sys.argv[2], encoding="utf-8").read())
 log = trtexec_log.require(given["log"], trtexec_log.MEASURED)
 times = trtexec_json.read_times(given["times"], log.queries, log.warmup_queries)

@@ -21,13 +21,14 @@ from PIL import Image
 
 from tlexport.api.predict import predict
 from tlexport.api.verify import verify
-from tlexport.bundle import MANIFEST, read_manifest
-from tlexport.device import cli, cuda, golden
-from tlexport.device.environment import default_threads
+from tlexport.bundle.manifest import MANIFEST, read_manifest
+from tlexport.device import cli, golden
+from tlexport.device.board.environment import default_threads
 from tlexport.device.errors import InvalidFile, MissingDependency, Unsupported, VerificationFailed
 from tlexport.device.model import Model
-from tlexport.files import sha256_of
+from tlexport.device.runtimes import cuda
 from tlexport.measurement import Measurement
+from tlexport.storage.files import sha256_of
 
 QUICK = ("--runs", "3", "--seconds", "0", "--threads", "1")
 
@@ -216,18 +217,20 @@ def other_pixel(bundle: Path) -> None:
 def other_decoder(bundle: Path) -> None:
     """One that loses a little, as another libjpeg would."""
     replace(
-        bundle / "tlx/decode_pillow.py", "image = _to_rgb(image, background)", "image = _to_rgb(image, background).point(lambda v: v | 1)"
+        bundle / "tlx/inputs/decode_pillow.py",
+        "image = _to_rgb(image, background)",
+        "image = _to_rgb(image, background).point(lambda v: v | 1)",
     )
     fix_hashes(bundle)
 
 
 def other_filter(bundle: Path) -> None:
-    replace(bundle / "tlx/resize.py", "np.where(t < 1.0, 1.0 - t, 0.0)", "np.where(t < 1.0, 1.0 - t * t, 0.0)")
+    replace(bundle / "tlx/inputs/resize.py", "np.where(t < 1.0, 1.0 - t, 0.0)", "np.where(t < 1.0, 1.0 - t * t, 0.0)")
     fix_hashes(bundle)
 
 
 def no_antialiasing(bundle: Path) -> None:
-    replace(bundle / "tlx/resize.py", "stretch = max(scale, 1.0)", "stretch = 0.9")
+    replace(bundle / "tlx/inputs/resize.py", "stretch = max(scale, 1.0)", "stretch = 0.9")
     fix_hashes(bundle)
 
 

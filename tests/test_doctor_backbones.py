@@ -18,7 +18,7 @@ from commands import ROOT, here, process
 from torchvision import models
 
 from tlexport import plugins
-from tlexport.target import profile_names, resolve
+from tlexport.hardware.target import profile_names, resolve
 
 # what the project promises; further families may be there too
 PROMISED = {

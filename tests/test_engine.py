@@ -9,14 +9,15 @@ import pytest
 
 from tlexport import ports
 from tlexport.artifact import PRECISIONS, Precision
-from tlexport.bundle import EngineRecipe
+from tlexport.bundle.manifest import EngineRecipe
 from tlexport.contract import image_input
-from tlexport.device import build_options, errors
-from tlexport.device.build_options import TYPED_SCALES, parse_version, precision_flags, version_text
+from tlexport.device import errors
+from tlexport.device.runtimes import build_options
+from tlexport.device.runtimes.build_options import TYPED_SCALES, parse_version, precision_flags, version_text
 from tlexport.errors import Unsupported
 from tlexport.export.engine import engine_recipe
-from tlexport.profile import Profile
-from tlexport.target import load_profile
+from tlexport.hardware.profile import Profile
+from tlexport.hardware.target import load_profile
 
 PROFILES = [load_profile(path.stem) for path in sorted((Path(__file__).parent.parent / "profiles").glob("*.toml"))]
 BOARDS = [profile for profile in PROFILES if profile.runtime == "tensorrt"]

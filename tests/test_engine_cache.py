@@ -12,9 +12,9 @@ import trtexec_files as fake
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tlexport.device.engine_cache import Key, key_path, why_stale, write_key
 from tlexport.device.errors import DeviceError, InvalidFile, Unsupported
-from tlexport.device.plan_header import read_plan_version
+from tlexport.device.runtimes.engine_cache import Key, key_path, why_stale, write_key
+from tlexport.device.runtimes.plan_header import read_plan_version
 
 RECIPE = {"input": "image", "shape": [1, 64, 64, 3], "workspace_mb": 1024, "precision": "int8", "opset": 20}
 KEY = Key(hashlib.sha256(b"model").hexdigest(), RECIPE, "10.3.0.30", "Orin", "8.7", "12.6")

@@ -16,7 +16,7 @@ from onnx import numpy_helper
 from tlexport.export.equalize import ODD, equalized
 from tlexport.export.ranges import Ranges
 from tlexport.export.rewrite import lower
-from tlexport.onnx_graph import constants, copy_of
+from tlexport.onnx_model.graph import constants, copy_of
 from tlexport.ports import QuantizeRequest
 from tlexport.quantizers import int8_onnxruntime, int8_tensorrt
 

@@ -17,14 +17,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tlexport.artifact import Precision
-from tlexport.bundle import read_manifest
+from tlexport.bundle.manifest import read_manifest
 from tlexport.errors import Unsupported
 from tlexport.estimate import boards
 from tlexport.estimate.boards import predict, work
 from tlexport.estimate.cost import GraphCost, Layer, cost_of
 from tlexport.estimate.graph import fused, read
-from tlexport.latency import BoardRates, Conditions, Rates
-from tlexport.target import load_file, load_profile, profile_names
+from tlexport.hardware.board_rates import BoardRates, Conditions, Rates
+from tlexport.hardware.target import load_file, load_profile, profile_names
 
 PROFILES = ROOT / "profiles"
 TARGETS = [f"{name}{mode}" for name in profile_names() for mode in ("", *(f":{mode}" for mode in load_file(name).modes()))]

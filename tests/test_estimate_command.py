@@ -15,11 +15,11 @@ from commands import here
 from estimates import HIGH, LOW, US_PER_LAYER, US_PER_MMACS, US_PER_RUN, board, device, network, saved
 from onnx import TensorProto
 
-from tlexport.bundle import read_manifest
+from tlexport.bundle.manifest import read_manifest
 from tlexport.estimate.cost import cost_of
 from tlexport.estimate.graph import fused, read
-from tlexport.ranking import modesty
-from tlexport.target import load_profile, profile_names
+from tlexport.estimate.ranking import modesty
+from tlexport.hardware.target import load_profile, profile_names
 
 ELSEWHERE = '[match]\nmachine = "riscv64"\n'
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from tlexport.bundle import read_manifest
+from tlexport.bundle.manifest import read_manifest
 from tlexport.errors import InvalidFile, UsageError
 from tlexport.estimate.cost import GraphCost, cost_of
 from tlexport.estimate.graph import fused, read, with_shapes

@@ -10,7 +10,6 @@ import pytest
 
 from tlexport.api.calibrate import calibrate
 from tlexport.bench.environment import describe
-from tlexport.device_model import DeviceModel
 from tlexport.errors import InvalidFile, StepFailed, Unsupported
 from tlexport.estimate.blocks import FAMILIES
 from tlexport.estimate.cost import cost_of
@@ -18,7 +17,8 @@ from tlexport.estimate.fit import Row, fit_kind
 from tlexport.estimate.layer_times import Probe, fit_device, predict, probe_of
 from tlexport.estimate.probes import probe
 from tlexport.estimate.timing import runnable, time_nodes
-from tlexport.target import load_profile
+from tlexport.hardware.device_model import DeviceModel
+from tlexport.hardware.target import load_profile
 
 SEEDS = range(2 * len(FAMILIES))
 

@@ -15,7 +15,7 @@ from tlexport.estimate.cost import cost_of
 from tlexport.estimate.graph import fused, with_shapes
 from tlexport.estimate.plain import in_fp32
 from tlexport.export.ranges import Ranges
-from tlexport.onnx_graph import copy_of
+from tlexport.onnx_model.graph import copy_of
 from tlexport.ports import QuantizeRequest
 from tlexport.quantizers import int8_onnxruntime
 

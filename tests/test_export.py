@@ -20,14 +20,14 @@ from torchvision.transforms.v2 import functional as F
 
 from tlexport.api.export import Exported, export
 from tlexport.artifact import PRECISIONS
-from tlexport.bundle import MANIFEST, Model, read_manifest
+from tlexport.bundle.manifest import MANIFEST, Model, read_manifest
 from tlexport.checkpoint import DATASET, read_checkpoint, read_dataset
 from tlexport.contract import Preprocess
-from tlexport.device.image import prepare
+from tlexport.device.inputs.image import prepare
 from tlexport.export.engine import engine_recipe
-from tlexport.files import sha256_of
+from tlexport.hardware.target import resolve
 from tlexport.plan import MAX_DROP_POINTS, Wishes
-from tlexport.target import resolve
+from tlexport.storage.files import sha256_of
 
 ROOT = Path(__file__).parent.parent
 

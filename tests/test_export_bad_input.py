@@ -15,12 +15,12 @@ from exports import images, run
 from safetensors.torch import load_file, save_file
 
 from tlexport import plugins
-from tlexport.bundle import read_manifest
+from tlexport.bundle.manifest import read_manifest
 from tlexport.checkpoint import DATASET, RECORD, WEIGHTS, read_checkpoint, read_dataset
 from tlexport.export.checks import check_graph
 from tlexport.export.ranges import Ranges
-from tlexport.files import sha256_of
 from tlexport.ports import Quantizer, QuantizeRequest
+from tlexport.storage.files import sha256_of
 
 SPOILED = "features.1.block.0.1.running_var"
 
@@ -126,7 +126,7 @@ def test_an_operator_that_no_runtime_has_to_know_is_refused(
 ) -> None:
     """What torch writes for a layer of someone's own."""
     model = with_operator(onnx.load(bundle / "model.fp32.onnx"), "Twirl", "com.example")
-    monkeypatch.setattr("tlexport.api.candidates.to_onnx", lambda *_: model)
+    monkeypatch.setattr("tlexport.optimize.candidates.to_onnx", lambda *_: model)
     ended = here(capfd, "export", checkpoint, "-t", "cpu-x86", "--out", tmp_path / "out", "--json")
     assert (ended.code, ended.out) == (4, ""), ended.err
     assert "com.example.Twirl (at more)" in ended.err

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tlexport.bundle import Model, read_manifest
+from tlexport.bundle.manifest import Model, read_manifest
 from tlexport.dataset import Dataset, Sample
 from tlexport.errors import UsageError, VerificationFailed
 from tlexport.export.calibration import calibration_sample

@@ -15,17 +15,17 @@ from exports import Notes
 from measurements import ENVIRONMENT, MS
 
 from tlexport.api.export import Exported, export
-from tlexport.api.job import Training
 from tlexport.bench.process import BenchRequest
-from tlexport.bundle import MODEL_CARD, read_manifest
+from tlexport.bundle.manifest import MODEL_CARD, read_manifest
 from tlexport.checkpoint import read_checkpoint
 from tlexport.errors import OverBudget, Unsupported, VerificationFailed
 from tlexport.export.checks import check_probabilities
+from tlexport.hardware.profile import Budget
+from tlexport.hardware.target import Target, resolve
 from tlexport.measurement import Measurement
+from tlexport.optimize.job import Training
 from tlexport.plan import Wishes
-from tlexport.profile import Budget
 from tlexport.quantizers import fp16
-from tlexport.target import Target, resolve
 
 QUIET = [100, 101, 99, 100, 102] * 20  # hundredths of the time that a run takes
 BUSY = [100, 110, 150, 100, 900] * 20  # beside other programs
@@ -238,7 +238,7 @@ def test_what_is_no_probability_is_refused() -> None:
 
 ASK = """
 import sys
-from tlexport.api.job import Training
+from tlexport.optimize.job import Training
 from tlexport.cli import main
 from tlexport.cli.export import _consent
 training = Training("pruning", "3 epochs of 100 images", "44.7 MB > 8 MB", 600.0)

@@ -9,7 +9,7 @@ import pytest
 from commands import here
 from estimates import board, device
 
-from tlexport.bundle import Manifest, read_manifest
+from tlexport.bundle.manifest import Manifest, read_manifest
 
 ELSEWHERE = '[match]\nmachine = "riscv64"\n[budget]\nlatency_p95 = "900 ms"\n'
 

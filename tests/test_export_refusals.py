@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 from exports import PROFILES, tree
 
-from tlexport.api.expected import plan
 from tlexport.api.export import export
-from tlexport.bundle import MANIFEST, Manifest, read_manifest
+from tlexport.bundle.manifest import MANIFEST, Manifest, read_manifest
 from tlexport.checkpoint import DATASET, RECORD, read_dataset
 from tlexport.errors import InvalidFile, OverBudget, StepFailed, TlxError, Unsupported, UsageError, VerificationFailed
 from tlexport.export.write_bundle import GoldenImages, write_bundle
-from tlexport.latency import BoardRates, Conditions, Rates
+from tlexport.hardware.board_rates import BoardRates, Conditions, Rates
+from tlexport.hardware.target import Target, resolve
+from tlexport.optimize.cost_on_target import plan
 from tlexport.plan import Wishes
-from tlexport.target import Target, resolve
 
 # --- what is refused --------------------------------------------------------------------------------------------------
 

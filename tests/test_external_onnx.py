@@ -19,7 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tlexport.errors import InvalidFile, TlxError
 from tlexport.estimate.process import Counted, Question, counted
-from tlexport.external_model import read_external
+from tlexport.onnx_model.external import read_external
 
 Model = onnx.ModelProto
 

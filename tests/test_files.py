@@ -11,7 +11,7 @@ import pytest
 from commands import environment
 
 from tlexport.errors import StepFailed, UsageError
-from tlexport.files import OURS, new_directory, new_file, temporary_folder
+from tlexport.storage.files import OURS, new_directory, new_file, temporary_folder
 
 
 def written(path: Path, text: str) -> None:
@@ -58,7 +58,7 @@ def test_what_is_not_ours_is_refused(tmp_path: Path, kind: str) -> None:
 WRITING = """
 import sys
 from pathlib import Path
-from tlexport.files import new_directory, new_file, temporary_folder
+from tlexport.storage.files import new_directory, new_file, temporary_folder
 with temporary_folder("tlx-test-") as folder, new_file(Path(sys.argv[1]) / "file"), new_directory(Path(sys.argv[1]) / "folder") as other:
     (folder / "x").touch()
     (other / "x").touch()

@@ -12,8 +12,8 @@ from exports import run
 from graphs import noise, request_for, small
 from onnx import numpy_helper
 
-from tlexport.device import onnx_session
-from tlexport.device.half_rounding import FIXED, rounding
+from tlexport.device.runtimes import onnx_session
+from tlexport.device.runtimes.half_rounding import FIXED, rounding
 from tlexport.ports import RunOptions
 from tlexport.quantizers import fp16, int8_onnxruntime, int8_tensorrt
 from tlexport.runtimes import onnxruntime as host

@@ -23,12 +23,12 @@ from commands import ROOT, Ended, environment, here, start
 from exports import Notes
 from stand_in_bundle import changed, stand_in_bundle
 
-from tlexport.bundle import MANIFEST, Manifest, read_manifest
+from tlexport.bundle.manifest import MANIFEST, Manifest, read_manifest
 from tlexport.errors import InvalidFile, MissingDependency, OverBudget, StepFailed, Unsupported, UsageError, VerificationFailed
+from tlexport.hardware.target import load_profile
 from tlexport.measurement import Measurement
 from tlexport.remote.board_run import bundle_files, connected
 from tlexport.remote.ssh import Host
-from tlexport.target import load_profile
 
 needs_sshd = pytest.mark.skipif(ssh_server.MISSING is not None, reason=str(ssh_server.MISSING))
 QUICK = ("--runs", "5", "--seconds", "0")

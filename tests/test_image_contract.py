@@ -18,7 +18,8 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from tlexport.contract import Preprocess
-from tlexport.device.image import BadImage, decode, prepare, resize_and_crop
+from tlexport.device.inputs.decoding import BadImage
+from tlexport.device.inputs.image import decode, prepare, resize_and_crop
 
 unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no failure
 WHITE = (255, 255, 255)

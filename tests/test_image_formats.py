@@ -14,9 +14,10 @@ from PIL import Image, features
 from tlexport.contract import Preprocess
 from tlexport.data.decode import decode_all
 from tlexport.data.source import read_source
-from tlexport.device import decode_pillow
-from tlexport.device.image import BadImage, decode, special_format
-from tlexport.device.image_files import EXTENSIONS, is_image
+from tlexport.device.inputs import decode_pillow
+from tlexport.device.inputs.decoding import BadImage, special_format
+from tlexport.device.inputs.image import decode
+from tlexport.device.inputs.image_files import EXTENSIONS, is_image
 from tlexport.export.write_bundle import golden_positions
 
 WHITE = (255, 255, 255)
@@ -56,7 +57,7 @@ def test_what_lies_behind_a_jpeg_does_not_matter(behind: bytes) -> None:
 @pytest.mark.parametrize("orientation", [1, 6])
 def test_opencv_reads_the_same_files(orientation: int) -> None:
     pytest.importorskip("cv2")
-    from tlexport.device import decode_opencv
+    from tlexport.device.inputs import decode_opencv
 
     for data in (mpo(orientation), jpeg(orientation), jpeg(orientation) + b"\0" * 10_000):
         found = decode_opencv.decode(data, WHITE).astype(int)

@@ -9,17 +9,17 @@ import onnx
 import pytest
 from exports import Notes, exported, tree
 
-from tlexport.api import levers
 from tlexport.api.export import Exported, export
 from tlexport.api.verify import verify
 from tlexport.artifact import Mixed, Sensitivity
-from tlexport.bundle import read_manifest
+from tlexport.bundle.manifest import read_manifest
 from tlexport.checkpoint import read_checkpoint
 from tlexport.cli.export import _show_models
 from tlexport.errors import OverBudget
 from tlexport.export.sensitivity import PLOT, TABLE, write_sensitivity
+from tlexport.hardware.target import resolve
+from tlexport.optimize import budget_fallbacks as levers
 from tlexport.plan import Wishes
-from tlexport.target import resolve
 
 BOARD = "raspberry-pi-5"  # is not here: latencies are estimated, so that what follows does not depend on this machine
 

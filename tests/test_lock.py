@@ -20,15 +20,15 @@ from commands import environment, here, start
 
 from tlexport.checkpoint import read_checkpoint, snapshot
 from tlexport.errors import UsageError
-from tlexport.files import new_directory
-from tlexport.lock import claim, is_claimed, lock_of
+from tlexport.storage.files import new_directory
+from tlexport.storage.lock import claim, is_claimed, lock_of
 from tlexport.train.resume import REQUEST, STATE, resume_folder
 
 QUICK = ("--weights", "embedded", "--image-size", "32", "--epochs", "1", "--no-flip", "--device", "cpu", "--tracker", "none")
 HOLDER = """
 import sys
 from pathlib import Path
-from tlexport.lock import claim
+from tlexport.storage.lock import claim
 with claim(Path(sys.argv[1]), "tlx finetune"):
     print("held", flush=True)
     sys.stdin.read()
@@ -148,7 +148,7 @@ def test_a_checkpoint_that_is_replaced_all_the_time_is_copied_whole(checkpoint: 
 import json, sys, time
 from pathlib import Path
 from tlexport.checkpoint import RECORD, WEIGHTS
-from tlexport.files import new_directory, sha256_of
+from tlexport.storage.files import new_directory, sha256_of
 source, out = Path(sys.argv[1]), Path(sys.argv[2])
 for number in range(10 ** 6):
     with new_directory(out) as folder:

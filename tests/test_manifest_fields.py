@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from bundles import read, rewrite, tiny_bundle
 
-from tlexport.bundle import MANIFEST
+from tlexport.bundle.manifest import MANIFEST
 from tlexport.device.cli import main
 from tlexport.device.errors import InvalidFile
 from tlexport.device.manifest import Bundle

@@ -16,10 +16,10 @@ import pytest
 from exports import Notes
 from graphs import noise, request_for, small
 
-from tlexport.api.mixed import Nodes, blocks_of
-from tlexport.api.mixed_latency import Choice, fastest
-from tlexport.api.quick_timing import QuickTiming
 from tlexport.contract import image_input
+from tlexport.optimize.latency_search import Choice, fastest
+from tlexport.optimize.mixed_precision import Nodes, blocks_of
+from tlexport.optimize.pairwise_timing import QuickTiming
 from tlexport.ports import Progress, QuantizeRequest, Runner, Silent
 from tlexport.quantizers import int8_onnxruntime
 

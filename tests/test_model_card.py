@@ -12,12 +12,12 @@ from exports import exported
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tlexport.api.origin import licences_of, training_of
-from tlexport.bundle import MODEL_CARD, Manifest, read_manifest, wilson
+from tlexport.bundle.manifest import MODEL_CARD, Manifest, read_manifest, wilson
 from tlexport.checkpoint import read_checkpoint, read_dataset
 from tlexport.export.model_card import model_card, plain
-from tlexport.files import sha256_of
+from tlexport.export.provenance import licences_of, training_of
 from tlexport.recipe import Recipe
+from tlexport.storage.files import sha256_of
 
 SECTIONS = ["Model details", "Intended use", "Data", "Metrics", "Quantization", "Limitations", "Licence", "How to run"]
 

@@ -10,9 +10,9 @@ import pytest
 from commands import here
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from tlexport.bundle import MANIFEST, SIGNATURE
+from tlexport.bundle.manifest import MANIFEST, SIGNATURE
+from tlexport.bundle.signature import check_signature
 from tlexport.errors import VerificationFailed
-from tlexport.signature import check_signature
 
 KINDS = ("/dev/zero", "fifo", "folder")
 

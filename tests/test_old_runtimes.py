@@ -10,9 +10,9 @@ from graphs import noise, request_for, small
 
 from tlexport.errors import InvalidFile
 from tlexport.export.rewrite import lower
-from tlexport.profile import PYTHON_OPSETS
+from tlexport.hardware.profile import PYTHON_OPSETS
+from tlexport.hardware.target import load_profile
 from tlexport.quantizers import fp16, int8_onnxruntime
-from tlexport.target import load_profile
 
 CONTRIB_1_10 = {"QLinearSigmoid", "QLinearMul", "QLinearAdd", "QLinearGlobalAveragePool", "QLinearConcat", "QLinearAveragePool"}
 BOARD = """

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tlexport.device.onnx_versions import NEWEST, install_hint
-from tlexport.profile import PYTHON_OPSETS
+from tlexport.device.runtimes.onnx_versions import NEWEST, install_hint
+from tlexport.hardware.profile import PYTHON_OPSETS
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from tlexport.artifact import PRECISIONS, Precision
 from tlexport.errors import OverBudget, Unsupported, UsageError
+from tlexport.hardware.profile import Profile
+from tlexport.hardware.target import load_profile
+from tlexport.optimize.steps import Step, plan_export
 from tlexport.plan import Candidate, Limits, Wishes, choose, violations
 from tlexport.prediction import Estimate
-from tlexport.profile import Profile
-from tlexport.steps import Step, plan_export
-from tlexport.target import load_profile
 
 PROFILES = sorted(path.stem for path in (Path(__file__).parent.parent / "profiles").glob("*.toml"))
 NONE = Limits(None, None, None, drop_points=100.0)

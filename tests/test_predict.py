@@ -9,7 +9,7 @@ import pytest
 from exports import exported
 
 from tlexport.api.predict import Prediction, predict
-from tlexport.bundle import read_manifest
+from tlexport.bundle.manifest import read_manifest
 from tlexport.checkpoint import read_dataset
 from tlexport.errors import InvalidFile
 

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from json_schema import fits
 
 from tlexport.errors import InvalidFile, UsageError
-from tlexport.profile import Profile
-from tlexport.profile_file import merged
-from tlexport.profile_schema import FILE, json_schema
-from tlexport.target import load_file, load_profile, profile_names, resolve, split_mode
-from tlexport.toml_lines import KeyLines
+from tlexport.hardware.profile import Profile
+from tlexport.hardware.profile_file import merged
+from tlexport.hardware.schema import FILE, json_schema
+from tlexport.hardware.target import load_file, load_profile, profile_names, resolve, split_mode
+from tlexport.hardware.toml_lines import KeyLines
 
 SHIPPED = ROOT / "profiles"
 NAMES = sorted(path.stem for path in SHIPPED.glob("*.toml"))

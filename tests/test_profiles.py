@@ -20,11 +20,11 @@ from hypothesis import strategies as st
 
 from tlexport import plugins
 from tlexport.errors import InvalidFile, UsageError
-from tlexport.machine import this_machine
-from tlexport.profile import Budget, Fact, Hardware, Int8, Match, Profile, Software
-from tlexport.profile_schema import as_written
+from tlexport.hardware.machine import this_machine
+from tlexport.hardware.profile import Budget, Fact, Hardware, Int8, Match, Profile, Software
+from tlexport.hardware.schema import as_written
+from tlexport.hardware.target import load_file, load_profile, profile_names, profile_path, resolve
 from tlexport.record import Record
-from tlexport.target import load_file, load_profile, profile_names, profile_path, resolve
 
 SHIPPED = Path(__file__).parent.parent / "profiles"
 DOCUMENT = SHIPPED.parent / "docs/profiles.md"
@@ -204,7 +204,7 @@ def test_arm_and_x86_get_different_activation_types() -> None:
 
 
 def test_reading_profiles_loads_no_heavy_library() -> None:
-    code = "import sys; from tlexport.target import resolve; resolve('jetson'); print(*sys.modules)"
+    code = "import sys; from tlexport.hardware.target import resolve; resolve('jetson'); print(*sys.modules)"
     environment = {**os.environ, "PYTHONPATH": str(SHIPPED.parent)}
     run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert not {"torch", "numpy", "onnx", "onnxruntime", "rich"} & set(run.stdout.split())
@@ -214,7 +214,7 @@ def test_in_an_installed_package_the_profiles_lie_inside(tmp_path: Path) -> None
     package = tmp_path / "site/tlexport"
     shutil.copytree(SHIPPED.parent / "tlexport", package, ignore=shutil.ignore_patterns("__pycache__", "embedded"))
     shutil.copytree(SHIPPED, package / "profiles")
-    code = "from tlexport.target import profile_path; print(profile_path('cpu-x86'))"
+    code = "from tlexport.hardware.target import profile_path; print(profile_path('cpu-x86'))"
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
     run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert Path(run.stdout.strip()) == package / "profiles/cpu-x86.toml"

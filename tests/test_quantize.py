@@ -14,11 +14,7 @@ from exports import PROFILES, exported, run
 from graphs import noise, small
 
 from tlexport import plugins
-from tlexport.api.ladder import Form, Ladder
-from tlexport.api.mixed import Judged, back_to_float, blocks_of
-from tlexport.api.quantize import Quantization
 from tlexport.artifact import Tried
-from tlexport.cache import cache_folder
 from tlexport.checkpoint import read_checkpoint, read_dataset
 from tlexport.data.decode import decode_files
 from tlexport.data.demo import digits_folder
@@ -26,10 +22,14 @@ from tlexport.dataset import Dataset, Sample
 from tlexport.export.calibration import FEW
 from tlexport.export.ranges import METHODS, Ranges
 from tlexport.export.tensorrt_rules import check_tensorrt
-from tlexport.files import sha256_of
+from tlexport.hardware.profile import Profile
+from tlexport.hardware.target import resolve
+from tlexport.optimize.accuracy_recovery import Form, Ladder
+from tlexport.optimize.mixed_precision import Judged, back_to_float, blocks_of
+from tlexport.optimize.quantize import Quantization
 from tlexport.ports import Pixels, Quantizer, QuantizeRequest, Silent
-from tlexport.profile import Profile
-from tlexport.target import resolve
+from tlexport.storage.cache import cache_folder
+from tlexport.storage.files import sha256_of
 
 # one profile for each quantizer of INT8
 WITH_INT8 = {int8.quantizer: name for name in PROFILES if (int8 := resolve(name).profile.int8) is not None}

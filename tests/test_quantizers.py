@@ -15,11 +15,11 @@ from graphs import constants, consumers, noise, pairs, producers, request_for, s
 from onnx import TensorProto, helper, numpy_helper
 
 from tlexport import plugins
-from tlexport.bundle import read_manifest
+from tlexport.bundle.manifest import read_manifest
 from tlexport.errors import StepFailed
 from tlexport.export.checks import check_graph, precision_of
 from tlexport.export.tensorrt_rules import check_tensorrt
-from tlexport.onnx_graph import copy_of
+from tlexport.onnx_model.graph import copy_of
 from tlexport.ports import Quantizer, QuantizeRequest
 from tlexport.quantizers import fp16, int8_onnxruntime, int8_tensorrt
 

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tlexport.calibration import Sharpened
+from tlexport.estimate.ranking import fit, modesty
+from tlexport.hardware.calibration import Sharpened
+from tlexport.hardware.target import load_profile, profile_names
 from tlexport.plan import Limits
 from tlexport.prediction import Estimate
-from tlexport.ranking import fit, modesty
-from tlexport.target import load_profile, profile_names
 
 NONE = Limits(None, None, None, drop_points=100.0)
 HASH = "0" * 64

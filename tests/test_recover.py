@@ -16,7 +16,6 @@ from exports import run
 from torch import Tensor, nn
 from torchvision import models
 
-from tlexport.cache import cache_folder
 from tlexport.checkpoint import read_checkpoint, read_dataset
 from tlexport.contract import Preprocess
 from tlexport.data.decode import decode_files
@@ -27,6 +26,7 @@ from tlexport.export.to_onnx import to_onnx
 from tlexport.network import Network, load_network
 from tlexport.ports import Pixels, QuantizeRequest, Silent, Task
 from tlexport.quantizers import int8_onnxruntime
+from tlexport.storage.cache import cache_folder
 from tlexport.train.recover import LR, logits_of, quantization_aware, recover
 
 pytestmark = pytest.mark.usefixtures("one_thread")

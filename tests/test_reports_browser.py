@@ -21,7 +21,7 @@ import reports
 from commands import here
 from PIL import Image
 
-from tlexport.bundle import read_manifest
+from tlexport.bundle.manifest import read_manifest
 from tlexport.checkpoint import REPORT, read_checkpoint
 from tlexport.measurement import Measurement
 from tlexport.report.text import number

@@ -13,8 +13,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tlexport.device import resize
-from tlexport.device.image import BadImage, prepare_pixels, resize_and_crop, resized_size
+from tlexport.device.inputs import resize
+from tlexport.device.inputs.decoding import BadImage
+from tlexport.device.inputs.image import prepare_pixels, resize_and_crop, resized_size
 
 FILTERS = sorted(resize.RADIUS)
 

@@ -11,10 +11,10 @@ from tensorrt_api.behaviour import World, header, loose_module
 from tensorrt_api.cudart import COMPILER, Device, compile_cudart
 from tensorrt_api.device import RECIPE, expected, onnx_file, pixels
 
-import tlexport.device
+import tlexport.device.runtimes
 from tlexport import plugins
 from tlexport.contract import TensorSpec
-from tlexport.device import cuda
+from tlexport.device.runtimes import cuda
 from tlexport.errors import InvalidFile, MissingDependency, StepFailed, TlxError, Unsupported, UsageError
 from tlexport.ports import RunOptions
 
@@ -32,10 +32,10 @@ def gpu(tmp_path_factory: pytest.TempPathFactory) -> Device:
 def imported_anew(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """Whatever TensorRT an earlier test had is forgotten, and afterwards this one's."""
     for leaf in LEAVES:
-        monkeypatch.setitem(sys.modules, f"tlexport.device.{leaf}", None)  # so that it is put back
-        monkeypatch.delitem(sys.modules, f"tlexport.device.{leaf}")
-        monkeypatch.setattr(tlexport.device, leaf, None, raising=False)
-        monkeypatch.delattr(tlexport.device, leaf)
+        monkeypatch.setitem(sys.modules, f"tlexport.device.runtimes.{leaf}", None)  # so that it is put back
+        monkeypatch.delitem(sys.modules, f"tlexport.device.runtimes.{leaf}")
+        monkeypatch.setattr(tlexport.device.runtimes, leaf, None, raising=False)
+        monkeypatch.delattr(tlexport.device.runtimes, leaf)
     return monkeypatch
 
 
@@ -49,7 +49,7 @@ def world(imported_anew: pytest.MonkeyPatch, gpu: Device) -> World:
 
 @pytest.fixture
 def engine(world: World, tmp_path: Path) -> Path:
-    from tlexport.device.engine import build_engine
+    from tlexport.device.runtimes.engine import build_engine
 
     build_engine(onnx_file(tmp_path / "model.onnx"), tmp_path / "model.engine", RECIPE, print)
     return tmp_path / "model.engine"
@@ -117,5 +117,5 @@ def test_without_cuda_that_is_said(engine: Path, monkeypatch: pytest.MonkeyPatch
     nowhere = str(tmp_path / "libcudart.so.99")
     open_cuda = cuda.open_cuda
     with runtime.open_model(engine, GPU):  # so that what is patched has been imported
-        monkeypatch.setattr("tlexport.device.engine_run.open_cuda", lambda: open_cuda([nowhere]))
+        monkeypatch.setattr("tlexport.device.runtimes.engine_run.open_cuda", lambda: open_cuda([nowhere]))
     assert nowhere in refused(MissingDependency, engine).message

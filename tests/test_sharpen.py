@@ -13,9 +13,9 @@ from commands import ROOT, here, tree
 from estimates import board, device, network, saved
 
 from tlexport.bench.environment import describe
-from tlexport.files import sha256_of
+from tlexport.hardware.target import load_profile, resolve, shipped_here
 from tlexport.measurement import Measurement
-from tlexport.target import load_profile, resolve, shipped_here
+from tlexport.storage.files import sha256_of
 
 HERE = shipped_here()
 PI = {"machine": "aarch64", "cpu": "Raspberry Pi 4 Model B Rev 1.4"}

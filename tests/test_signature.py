@@ -14,12 +14,12 @@ from commands import ROOT, here
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa, x25519
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-from tlexport.api.open_bundle import open_bundle
 from tlexport.api.verify import verify
-from tlexport.bundle import MANIFEST, SIGNATURE, read_manifest
-from tlexport.bundle_archive import pack
+from tlexport.bundle.archive import pack
+from tlexport.bundle.manifest import MANIFEST, SIGNATURE, read_manifest
+from tlexport.bundle.signature import read_private_key, read_public_key, sign
 from tlexport.errors import InvalidFile, MissingDependency
-from tlexport.signature import read_private_key, read_public_key, sign
+from tlexport.loading.open_bundle import open_bundle
 
 
 def private_pem(key: ed25519.Ed25519PrivateKey, password: bytes | None = None) -> bytes:

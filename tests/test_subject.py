@@ -11,11 +11,11 @@ import pytest
 from exports import exported
 
 from tlexport import plugins
-from tlexport.api.subject import LATEST, device_for, find_subject, latest_checkpoint
-from tlexport.bundle import read_manifest
+from tlexport.bundle.manifest import read_manifest
 from tlexport.checkpoint import read_checkpoint
 from tlexport.errors import InvalidFile, TlxError, Unsupported, UsageError, VerificationFailed
-from tlexport.files import sha256_of
+from tlexport.loading.model import LATEST, device_for, find_subject, latest_checkpoint
+from tlexport.storage.files import sha256_of
 
 
 def refused(kind: type[TlxError], what: Path, *arguments: Any) -> TlxError:

@@ -24,11 +24,17 @@ from tensorrt_api.strict import strict_module
 from tensorrt_api.stubs import write_stubs
 
 import tlexport.device
-from tlexport.device.build_options import parse_version
+from tlexport.device.runtimes.build_options import parse_version
 
 pytestmark = pytest.mark.slow
 OLDEST, *_, NEWEST = WHEELS
-CHECKED = ("engine.py", "engine_build.py", "engine_run.py", "engine_tensors.py", "tensorrt_log.py")
+CHECKED = (
+    "runtimes/engine.py",
+    "runtimes/engine_build.py",
+    "runtimes/engine_run.py",
+    "runtimes/engine_tensors.py",
+    "runtimes/tensorrt_log.py",
+)
 
 
 class Bindings:
@@ -153,27 +159,34 @@ class Mistake(NamedTuple):
 
 MISTAKES = {
     "a member of TensorRT 8": Mistake(
-        "engine_run.py", "context.set_input_shape(name, shape)", "context.set_binding_shape(0, shape)", "set_binding_shape"
+        "runtimes/engine_run.py", "context.set_input_shape(name, shape)", "context.set_binding_shape(0, shape)", "set_binding_shape"
     ),
-    "a keyword": Mistake("engine_run.py", "execute_async_v3(self._stream)", "execute_async_v3(stream=self._stream)", "execute_async_v3"),
+    "a keyword": Mistake(
+        "runtimes/engine_run.py", "execute_async_v3(self._stream)", "execute_async_v3(stream=self._stream)", "execute_async_v3"
+    ),
     "the order": Mistake(
-        "engine_run.py", "set_tensor_address(name, buffer.device)", "set_tensor_address(buffer.device, name)", "set_tensor_address"
+        "runtimes/engine_run.py", "set_tensor_address(name, buffer.device)", "set_tensor_address(buffer.device, name)", "set_tensor_address"
     ),
-    "an argument too few": Mistake("engine_build.py", "set_timing_cache(cache, False)", "set_timing_cache(cache)", "set_timing_cache"),
+    "an argument too few": Mistake(
+        "runtimes/engine_build.py", "set_timing_cache(cache, False)", "set_timing_cache(cache)", "set_timing_cache"
+    ),
     "an argument too many": Mistake(
-        "engine_build.py", "builder.create_builder_config()", "builder.create_builder_config(0)", "create_builder_config"
+        "runtimes/engine_build.py", "builder.create_builder_config()", "builder.create_builder_config(0)", "create_builder_config"
     ),
     "a number for a name": Mistake(
-        "engine_build.py", "set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE,", "set_memory_pool_limit(0,", "set_memory_pool_limit"
+        "runtimes/engine_build.py",
+        "set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE,",
+        "set_memory_pool_limit(0,",
+        "set_memory_pool_limit",
     ),
-    "a member of an enum": Mistake("engine_build.py", "trt.ProfilingVerbosity.DETAILED", "trt.ProfilingVerbosity.FULL", "FULL"),
-    "an attribute": Mistake("engine_build.py", "config.profiling_verbosity =", "config.verbosity =", "verbosity"),
+    "a member of an enum": Mistake("runtimes/engine_build.py", "trt.ProfilingVerbosity.DETAILED", "trt.ProfilingVerbosity.FULL", "FULL"),
+    "an attribute": Mistake("runtimes/engine_build.py", "config.profiling_verbosity =", "config.verbosity =", "verbosity"),
     "an attribute that only newer ones have": Mistake(
-        "engine_build.py", "settings.progress_monitor =", "settings.monitor =", "monitor", False
+        "runtimes/engine_build.py", "settings.progress_monitor =", "settings.monitor =", "monitor", False
     ),
-    "a callback's name": Mistake("engine_run.py", "def report_layer_time(", "def report_time(", "report_layer_time", False),
+    "a callback's name": Mistake("runtimes/engine_run.py", "def report_layer_time(", "def report_time(", "report_layer_time", False),
     "a base class that is not set up": Mistake(
-        "tensorrt_log.py", "trt.ILogger.__init__(self)", "super(trt.ILogger, self).__init__()", "__init__", False
+        "runtimes/tensorrt_log.py", "trt.ILogger.__init__(self)", "super(trt.ILogger, self).__init__()", "__init__", False
     ),
 }
 

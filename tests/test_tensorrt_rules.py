@@ -17,7 +17,7 @@ from tlexport.errors import VerificationFailed
 from tlexport.export.compact import compact
 from tlexport.export.ranges import Ranges
 from tlexport.export.tensorrt_rules import RULES, breaches, check_tensorrt
-from tlexport.onnx_graph import copy_of
+from tlexport.onnx_model.graph import copy_of
 from tlexport.ports import TYPED_SCALES, QuantizeRequest
 from tlexport.quantizers import fp16, int8_onnxruntime, int8_tensorrt
 

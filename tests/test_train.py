@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from variants import light_variants, settle
 
 from tlexport.api.finetune import finetune
-from tlexport.cache import ArrayCache
 from tlexport.checkpoint import HISTORY, WEIGHTS, read_checkpoint, read_dataset
 from tlexport.contract import Preprocess
 from tlexport.data.decode import decode_all
@@ -31,15 +30,18 @@ from tlexport.errors import StepFailed, Unsupported, UsageError
 from tlexport.network import Contract, Network, build, load_network
 from tlexport.ports import Task
 from tlexport.recipe import Recipe
+from tlexport.storage.cache import ArrayCache
 from tlexport.train.augment import Augment, crop_and_flip, mix_batch
 from tlexport.train.distributed import Workers
 from tlexport.train.features import FeatureSource
-from tlexport.train.fit import Fit, Images, Trainer
+from tlexport.train.fit import Fit, Trainer
 from tlexport.train.frozen import FrozenTrunk
+from tlexport.train.images import Images
 from tlexport.train.inputs import LOADED_AHEAD, Inputs
-from tlexport.train.loop import Epoch, PhaseRun, batches, compiled, evaluate, make_optimizer, rate
+from tlexport.train.loop import Epoch, batches, compiled, evaluate, make_optimizer, rate
 from tlexport.train.lr_finder import find_lr, steepest
 from tlexport.train.objective import Objective, balanced_indices, class_weights
+from tlexport.train.phase_run import PhaseRun
 from tlexport.train.phases import Phase, plan_phases
 from tlexport.train.resume import Saver
 from tlexport.train.weights import initial_network

@@ -18,10 +18,10 @@ from trtexec_files import VERSIONS, Version
 
 from tlexport.artifact import PRECISIONS
 from tlexport.bench.trtexec import measurement
-from tlexport.device import trtexec
 from tlexport.device.errors import DeviceError, InvalidFile, MissingDependency, Unsupported
-from tlexport.device.plan_header import read_plan_version
-from tlexport.device.trtexec_command import bench_command, build_command, predict_command
+from tlexport.device.runtimes import trtexec
+from tlexport.device.runtimes.plan_header import read_plan_version
+from tlexport.device.runtimes.trtexec_command import bench_command, build_command, predict_command
 from tlexport.errors import Unsupported as NotHere
 from tlexport.measurement import Measurement
 

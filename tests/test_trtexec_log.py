@@ -13,8 +13,19 @@ from hypothesis import strategies as st
 from trtexec_files import VERSIONS, Version
 
 from tlexport.device.errors import DeviceError
-from tlexport.device.trtexec_json import read_output, read_profile, read_times
-from tlexport.device.trtexec_log import BUILT, LAST_LINES, MEASURED, Log, Statistics, last_lines, percentile, read_log, require, version_of
+from tlexport.device.runtimes.trtexec_json import read_output, read_profile, read_times
+from tlexport.device.runtimes.trtexec_log import (
+    BUILT,
+    LAST_LINES,
+    MEASURED,
+    Log,
+    Statistics,
+    last_lines,
+    percentile,
+    read_log,
+    require,
+    version_of,
+)
 
 COMMAND = "trtexec --loadEngine=model.engine"
 WARMUP = 20

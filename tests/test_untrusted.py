@@ -19,11 +19,11 @@ from commands import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tlexport.bundle import MANIFEST
+from tlexport.bundle.manifest import MANIFEST
 from tlexport.errors import InvalidFile
-from tlexport.onnx_file import check_onnx_file, read_onnx
-from tlexport.toml_lines import KeyLines, statements
-from tlexport.untrusted import (
+from tlexport.hardware.toml_lines import KeyLines, statements
+from tlexport.onnx_model.file import check_onnx_file, read_onnx
+from tlexport.storage.untrusted import (
     DEEPEST,
     parse_toml,
     read_json,
@@ -208,7 +208,7 @@ def test_a_long_list_costs_no_more_than_its_length() -> None:
 
 def test_records_are_read_by_them(bundle: Path, tmp_path: Path) -> None:
     """Files beside a record that is read: here the manifest, through its record."""
-    from tlexport.bundle import read_manifest
+    from tlexport.bundle.manifest import read_manifest
 
     text = (bundle / MANIFEST).read_text(encoding="utf-8")
     assert math.isfinite(json.loads(text)["models"][0]["top1"])
@@ -221,8 +221,8 @@ def test_records_are_read_by_them(bundle: Path, tmp_path: Path) -> None:
 # Functions that parse a file; anywhere else, a parser's exceptions would have to be mapped once more.
 PARSERS = {"json.load", "json.loads", "tomllib.load", "tomllib.loads", "np.load", "torch.load", "onnx.load", "onnx.load_model", "load_file"}
 ELSEWHERE = {
-    "toml_lines.py": "statements of a text that was parsed before",
-    "profile_calibration.py": "a text that was parsed before",
+    "hardware/toml_lines.py": "statements of a text that was parsed before",
+    "hardware/calibration_tables.py": "a text that was parsed before",
     "estimate/graph.py": "what ONNX Runtime has just written",
     "estimate/timing.py": "likewise",
     "bench/layers.py": "likewise",
@@ -235,9 +235,9 @@ def test_nobody_else_parses() -> None:
     for path in sorted((ROOT / "tlexport").rglob("*.py")):
         name = path.relative_to(ROOT / "tlexport").as_posix()
         if name.startswith("device/") or name in (
-            "untrusted.py",
-            "onnx_file.py",
-            "target.py",
+            "storage/untrusted.py",
+            "onnx_model/file.py",
+            "hardware/target.py",
             "cli/profiles.py",
             "api/calibrate_profile.py",
         ):

@@ -16,7 +16,7 @@ from PIL import Image
 
 from tlexport import device
 from tlexport.api.verify import verify
-from tlexport.bundle import LABELS, MANIFEST, MODEL_CARD
+from tlexport.bundle.manifest import LABELS, MANIFEST, MODEL_CARD
 from tlexport.device.golden import Check
 from tlexport.errors import TlxError, Unsupported
 
@@ -25,7 +25,8 @@ FILES = ["model.fp32.onnx", "model.fp16.onnx", "model.int8.onnx", LABELS, MODEL_
 FILES += [f"golden/outputs.{precision}.npy" for precision in ("fp32", "fp16", "int8")]
 FILES += [f"golden/{number:02}.png" for number in range(8)]
 FILES += ["golden/resized.npy", *(f"golden/{number:02}.decoded.npy" for number in range(8))]
-RUNNER = ["run.py", *(f"tlx/{path.name}" for path in Path(device.__file__).parent.glob("*.py") if path.name != "run.py")]
+PACKAGE = Path(device.__file__).parent
+RUNNER = ["run.py", *(f"tlx/{path.relative_to(PACKAGE).as_posix()}" for path in PACKAGE.rglob("*.py") if path != PACKAGE / "run.py")]
 
 
 @pytest.fixture

@@ -22,11 +22,11 @@ from variants import light_variants
 from tlexport.api.backbones import list_backbones
 from tlexport.api.finetune import finetune
 from tlexport.checkpoint import read_checkpoint
-from tlexport.device.image import prepare
+from tlexport.device.inputs.image import prepare
 from tlexport.errors import InvalidFile, MissingDependency, StepFailed, UsageError
-from tlexport.files import sha256_of
 from tlexport.network import Contract, Network, backbone_names, build, traits_of
 from tlexport.recipe import Recipe
+from tlexport.storage.files import sha256_of
 from tlexport.train.frozen import frozen_state
 from tlexport.train.weights import embedded_backbones, initial_network, preprocess_for, read_weights
 

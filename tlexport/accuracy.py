@@ -15,6 +15,8 @@ Probabilities = npt.NDArray[np.float32]
 
 ECE_BINS = 15  # as in Guo et al. 2017, "On Calibration of Modern Neural Networks"
 
+BATCH = 16  # images that are evaluated at once
+
 
 class Images(Protocol):
     """uint8 (image, height, width, channel), of which a slice is taken at a time: an array, or what reads from a file."""

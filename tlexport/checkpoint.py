@@ -14,9 +14,9 @@ from tlexport.class_names import ClassNames
 from tlexport.contract import Preprocess
 from tlexport.dataset import Dataset
 from tlexport.errors import InvalidFile, StepFailed, TlxError, VerificationFailed
-from tlexport.files import sha256_of
 from tlexport.recipe import Recipe
 from tlexport.record import Record
+from tlexport.storage.files import sha256_of
 
 RECORD = "checkpoint.json"
 WEIGHTS = "model.safetensors"

@@ -28,7 +28,7 @@ class Environment(Record):
     accelerator: str | None = Field(None, description="GPU, where one ran the model")
     python: str
     versions: dict[str, str]
-    board: dict[str, JsonValue] | None = Field(None, description="a board's own state: device/board.py; None on what is none")
+    board: dict[str, JsonValue] | None = Field(None, description="a board's own state: device/board/description.py; None on what is none")
 
     @property
     def onnxruntime(self) -> str:
@@ -106,7 +106,7 @@ class Measurement(Record):
     placement: dict[str, PositiveInt] | None = Field(None, description="nodes that ran on each provider, by the runtime's own profile")
     layers: LayerProfile | None = Field(None, description="where the time goes inside the model")
     watch: dict[str, JsonValue] | None = Field(
-        None, description="what happened to the machine meanwhile: device/board_state.py Watch.report, and other_cores"
+        None, description="what happened to the machine meanwhile: device/board/state.py Watch.report, and other_cores"
     )
 
     def percentile_ms(self, percent: int) -> float:

@@ -17,7 +17,7 @@ from tlexport.contract import Preprocess
 from tlexport.errors import InvalidFile, UsageError
 from tlexport.ports import Backbone, Traits
 from tlexport.record import nearest
-from tlexport.untrusted import read_safetensors
+from tlexport.storage.untrusted import read_safetensors
 
 
 def backbone_names() -> tuple[str, ...]:

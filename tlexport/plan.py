@@ -9,8 +9,8 @@ from typing import Literal
 
 from tlexport.artifact import Precision
 from tlexport.errors import OverBudget, UsageError
+from tlexport.hardware.profile import Budget, Profile
 from tlexport.prediction import Estimate
-from tlexport.profile import Budget, Profile
 from tlexport.units import format_bytes
 
 MAX_DROP_POINTS = 1.0  # default for --max-drop: what INT8 may cost before it is no longer chosen unasked

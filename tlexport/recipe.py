@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from tlexport.record import Record
-from tlexport.untrusted import read_toml
+from tlexport.storage.untrusted import read_toml
 
 Strategy = Literal["head", "partial", "gradual", "full"]
 Level = Annotated[int, Field(ge=0, le=255)]

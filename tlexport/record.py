@@ -11,8 +11,8 @@ from typing import Any, ClassVar, NamedTuple, Self, get_args
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tlexport.errors import InvalidFile
-from tlexport.files import new_file
-from tlexport.untrusted import LARGEST_JSON, read_object
+from tlexport.storage.files import new_file
+from tlexport.storage.untrusted import LARGEST_JSON, read_object
 
 
 class Mistake(NamedTuple):

@@ -31,11 +31,12 @@ class Planted(Exception):
 class Loaded:
     """A copy of the package; its modules are imported when they are asked for, as the package itself does it."""
 
-    def __init__(self, name: str) -> None:
-        self._name = name
+    def __init__(self, folder: Path, name: str) -> None:
+        self._package, self._name = folder / name, name
 
     def __getattr__(self, module: str) -> Any:
-        return importlib.import_module(f"{self._name}.{module}")
+        folder = "" if (self._package / f"{module}.py").is_file() else ".runtimes"
+        return importlib.import_module(f"{self._name}{folder}.{module}")
 
 
 def copy_device(folder: Path, replaced: Sequence[tuple[str, str, str]] = ()) -> Path:
@@ -57,7 +58,7 @@ def load_device(
     copy_device(folder / name, replaced)
     patch.syspath_prepend(str(folder))
     patch.setitem(sys.modules, "tensorrt", module)
-    loaded = Loaded(name)
+    loaded = Loaded(folder, name)
     patch.setattr(loaded.cuda, "LIBRARIES", (str(device.path),))
     return loaded
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from tlexport import plugins
-
-EMBEDDED = Path(__file__).parent.parent / "embedded"
+from tlexport.embedded import EMBEDDED
 
 
 @dataclass(frozen=True)

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from tlexport.api.bench_request import BenchSettings as BenchSettings
-from tlexport.api.bench_request import requests_for
-from tlexport.api.open_bundle import open_bundle
 from tlexport.artifact import Precision
 from tlexport.bench.noise import noise
 from tlexport.bench.process import measure
-from tlexport.bundle import Manifest, read_manifest
+from tlexport.bundle.manifest import Manifest, read_manifest
 from tlexport.errors import OverBudget, Unsupported, UsageError
-from tlexport.files import temporary_folder
+from tlexport.hardware.target import is_here
+from tlexport.loading.bench_request import BenchSettings as BenchSettings
+from tlexport.loading.bench_request import requests_for
+from tlexport.loading.open_bundle import open_bundle
 from tlexport.measurement import Measurement
 from tlexport.plan import Candidate, Limits, not_as_budgeted, violations
 from tlexport.ports import Progress, Silent
-from tlexport.target import is_here
+from tlexport.storage.files import temporary_folder
 
 
 def bench(

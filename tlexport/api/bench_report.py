@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from tlexport.api.against import Regression
-from tlexport.api.bench_request import BenchSettings
 from tlexport.api.compare import Comparison, to_json
+from tlexport.bench.against import Regression
 from tlexport.bench.compare import CONFIDENCE, round_ratio
 from tlexport.bench.environment import default_threads
 from tlexport.bench.noise import noise
-from tlexport.bundle import MANIFEST, Manifest, read_manifest
+from tlexport.bundle.manifest import MANIFEST, Manifest, read_manifest
 from tlexport.checkpoint import RECORD, Checkpoint
 from tlexport.errors import UsageError
-from tlexport.files import new_file
+from tlexport.hardware.target import is_here
+from tlexport.loading.bench_request import BenchSettings
 from tlexport.measurement import Measurement
 from tlexport.report.bench import Earlier, bench_report
 from tlexport.report.compare import Compared, compare_report
-from tlexport.target import is_here
+from tlexport.storage.files import new_file
 
 
 def check_report(path: Path) -> None:

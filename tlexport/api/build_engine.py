@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tlexport.bundle_archive import is_archive
-from tlexport.device import choice, engines
+from tlexport.bundle.archive import is_archive
+from tlexport.bundle.device_errors import as_ours
+from tlexport.device import choice
 from tlexport.device.manifest import Bundle
-from tlexport.device_errors import as_ours
+from tlexport.device.runtimes import engines
 from tlexport.errors import MissingDependency, Unsupported, UsageError
+from tlexport.hardware.target import Target
 from tlexport.ports import Progress
-from tlexport.target import Target
 
 ON_THE_DEVICE = "leave it out, copy the bundle to the device and run there: python3 run.py build"
 

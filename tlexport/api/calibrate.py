@@ -11,15 +11,15 @@ import numpy as np
 from tlexport import plugins
 from tlexport.artifact import Precision
 from tlexport.bench.environment import describe
-from tlexport.device_model import DeviceModel
 from tlexport.errors import Unsupported
 from tlexport.estimate.cost import cost_of
 from tlexport.estimate.layer_times import Probe, fit_device, probe_of
 from tlexport.estimate.probes import probe
 from tlexport.estimate.timing import runnable, time_nodes
 from tlexport.export.ranges import Ranges
+from tlexport.hardware.device_model import DeviceModel
+from tlexport.hardware.profile import Profile
 from tlexport.ports import Progress, Quantizer, QuantizeRequest, Silent
-from tlexport.profile import Profile
 
 if TYPE_CHECKING:
     import onnx

@@ -12,14 +12,14 @@ from pathlib import Path
 from tlexport.api.calibrate import calibrate
 from tlexport.artifact import Precision
 from tlexport.bench.environment import default_threads
-from tlexport.calibration import CalibratedModel, Sharpened
-from tlexport.device_model import DeviceModel
 from tlexport.errors import StepFailed, Unsupported, UsageError
+from tlexport.hardware.calibration import CalibratedModel, Sharpened
+from tlexport.hardware.calibration_tables import write_tables
+from tlexport.hardware.device_model import DeviceModel
+from tlexport.hardware.profile import Profile
+from tlexport.hardware.target import is_here, is_shipped, load_file, load_profile, profile_names, shipped_here
+from tlexport.hardware.template import expect_name, load_parent, profile_text
 from tlexport.ports import Progress, Silent
-from tlexport.profile import Profile
-from tlexport.profile_calibration import write_tables
-from tlexport.profile_template import expect_name, load_parent, profile_text
-from tlexport.target import is_here, is_shipped, load_file, load_profile, profile_names, shipped_here
 
 FOLDER = Path("profiles")  # the first one where profiles are looked for
 MOST_SECONDS = 300.0

@@ -9,17 +9,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tlexport.api.bench_request import BenchSettings, requests_for
-from tlexport.api.open_bundle import open_bundle
 from tlexport.artifact import Precision
 from tlexport.bench.compare import CONFIDENCE, Samples, Turns, paired
 from tlexport.bench.environment import describe
 from tlexport.bench.process import BenchRequest
 from tlexport.bench.turns import Turn, play_round
-from tlexport.bundle import MANIFEST, read_manifest
-from tlexport.files import temporary_folder
+from tlexport.bundle.manifest import MANIFEST, read_manifest
+from tlexport.loading.bench_request import BenchSettings, requests_for
+from tlexport.loading.open_bundle import open_bundle
 from tlexport.measurement import Environment, Interval
 from tlexport.ports import Progress, Silent
+from tlexport.storage.files import temporary_folder
 
 PlayRound = Callable[[Sequence[BenchRequest], int, Turn, int], list[Turns]]
 

@@ -14,13 +14,13 @@ from tlexport.api.verify import verify
 from tlexport.data.demo import digits_folder
 from tlexport.device.golden import Check
 from tlexport.errors import UsageError, VerificationFailed
-from tlexport.files import check_replaceable, new_file
-from tlexport.lock import claim
+from tlexport.hardware.target import Target, profile_names, resolve
 from tlexport.measurement import Measurement
 from tlexport.plan import Wishes
 from tlexport.ports import Progress, Silent
 from tlexport.recipe import Recipe
-from tlexport.target import Target, profile_names, resolve
+from tlexport.storage.files import check_replaceable, new_file
+from tlexport.storage.lock import claim
 
 MARKER = "tlx-demo.json"
 FALLBACK = "cpu-x86"  # where no profile is this machine

@@ -12,10 +12,10 @@ from typing import cast
 
 from tlexport import __version__, plugins
 from tlexport.bench.environment import usable_cores
-from tlexport.device import board
+from tlexport.device.board import description as board
 from tlexport.errors import TlxError
+from tlexport.hardware.target import profile_names, resolve
 from tlexport.ports import Runtime
-from tlexport.target import profile_names, resolve
 from tlexport.units import format_bytes
 
 

@@ -1,41 +1,18 @@
-"""The verb ``estimate``: latency and memory of a model on devices that it does not run on, each with what the answer stands on."""
+"""The verb ``estimate``: latency and memory of a model on devices that it does not run on, each with the basis of the answer."""
 
 from __future__ import annotations
 
-import platform
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
 
-from tlexport.api.graphs import Estimable
-from tlexport.artifact import Precision
-from tlexport.calibration import CalibratedModel
 from tlexport.errors import OverBudget, Unsupported
+from tlexport.estimate.ranking import Fit, fit, modesty
+from tlexport.hardware.target import Target
+from tlexport.loading.estimable import Estimable
+from tlexport.loading.estimate_on_target import Kind, estimate_with_kind
 from tlexport.plan import Wishes
 from tlexport.ports import Progress, Silent
 from tlexport.prediction import Estimate
-from tlexport.profile_calibration import read_device_model
-from tlexport.ranking import Fit, fit, modesty
-from tlexport.target import Target
-
-if TYPE_CHECKING:
-    from tlexport.estimate.costed import Costs, Graph
-
-Kind = Literal["calibrated", "published", "proxy"]
-
-
-@dataclass(frozen=True)
-class Foretold:
-    """A latency on one board, before real runs there correct it."""
-
-    p50_ms: float
-    low_ms: float
-    high_ms: float
-    unknown: tuple[str, ...]  # operators that nothing is known of
-    kind: Kind
-    basis: str
-    corrects: str  # names the figures, so that a correction of others is not taken for one of these
 
 
 @dataclass(frozen=True)
@@ -58,157 +35,17 @@ class Answer:
         return self.estimate.to_json() | batch | {"kind": self.kind, "fits": self.fit.likelihood, "over": list(self.fit.broken)}
 
 
-def expect_basis(target: Target, precision: Precision, threads: int) -> CalibratedModel | None:
-    """What an estimate would stand on: a calibration of the board, or None for published figures. Looks at no model.
-
-    Raises:
-        Unsupported: the board does not take the precision, or there is nothing.
-    """
-    from tlexport.estimate.boards import choose
-
-    profile = target.profile
-    able = profile.precisions.value
-    if precision not in able:
-        raise Unsupported(f"{profile.target} has no {precision}: {profile.precisions.source}", f"it takes {' and '.join(able)}")
-    for entry in profile.calibration:
-        if entry.key == (profile.runtime, precision, threads):
-            return entry
-    try:
-        choose(profile, precision, threads)
-    except Unsupported:
-        raise _nothing(target, precision, threads) from None
-    return None
-
-
-def _nothing(target: Target, precision: Precision, threads: int) -> Unsupported:
-    """The error of a board without figures, with what is there and what to do."""
-    profile = target.profile
-    have = ", ".join(f"{entry.precision} with {_threads(entry.threads)}" for entry in profile.calibration)
-    calibrated = f"it is calibrated for {have} alone" if have else "it is not calibrated"
-    what = f"{profile.target}: nothing to estimate {precision} with {_threads(threads)} by"
-    if target.here and profile.runtime == "onnxruntime":
-        hint = f"this machine is one: tlx bench WHAT measures here, and tlx profiles calibrate {profile.name} makes estimates possible"
-    elif profile.runtime == "tensorrt":
-        hint = "copy a bundle to the device, build the engine there and time it: python3 run.py build, python3 run.py bench"
-    elif profile.device is None and profile.mode is None and precision != "fp16":
-        hint = f"on the device itself: tlx profiles calibrate {profile.name} --precision {precision} --threads {threads}"
-    else:
-        hint = "copy a bundle to the device and measure there: tlx bench BUNDLE"
-    return Unsupported(f"{what}: {calibrated}, and no published latency of it or of a board like it is known", hint)
-
-
-def _threads(count: int) -> str:
-    return f"{count} thread{'' if count == 1 else 's'}"
-
-
-def foretell(model: Estimable, target: Target, threads: int) -> Foretold:
-    """Latency by the best figures that there are, without what real runs would correct. Raises as :func:`estimate`."""
-    entry = expect_basis(target, model.precision, threads)
-    graph = model.graph_for(target.profile)
-    return _by_published(graph, target, model.precision, threads) if entry is None else _by_layers(graph, target, entry)
-
-
-def _by_layers(graph: Graph | Costs, target: Target, entry: CalibratedModel) -> Foretold:
-    """From the times of layers that a calibration took."""
-    from tlexport.estimate.layer_times import predict
-
-    device = read_device_model(target.path, entry)
-    # another architecture arranges tensors in other ways, which cannot be asked of ONNX Runtime here
-    cost, nodes = graph.native if device.environment.machine == platform.machine() else graph.portable
-    found = predict(cost, nodes, device)
-    basis = (
-        f"calibrated on {entry.cpu}, {entry.cores} cores, ONNX Runtime {entry.version} ({entry.date}): {entry.probes} networks timed, "
-        f"median error {100 * entry.error:.1f} %, {100 * entry.within_10:.0f} % of them within 10 %"
-    )
-    strange = sum(layer.op in found.unknown for layer in cost.layers)
-    return Foretold(
-        found.p50_ms, found.low_ms, found.high_ms, found.unknown, "calibrated", basis + _strange(found.unknown, strange), entry.sha256
-    )
-
-
-def _by_published(graph: Graph | Costs, target: Target, precision: Precision, threads: int) -> Foretold:
-    """From figures fitted to latencies that others published. Each layer that nothing is known of widens the interval by its share."""
-    from tlexport.estimate.boards import choose, predict
-
-    cost = graph.plain
-    found, figures = predict(cost, target.profile, precision, threads), choose(target.profile, precision, threads)
-    strange = sum(layer.op in cost.unknown for layer in cost.layers)
-    wider = 1 + strange / max(1, len(cost.layers))
-    low, high = found.low_ms / wider, found.high_ms * wider
-    kind: Kind = "published" if figures.runtime == target.profile.runtime else "proxy"
-    name = f"{figures.board} {figures.runtime} {figures.precision} {figures.threads or 'GPU'} {figures.date}"
-    return Foretold(found.p50_ms, low, high, cost.unknown, kind, found.basis + _strange(cost.unknown, strange), name)
-
-
-def _strange(unknown: Sequence[str], layers: int) -> str:
-    if not unknown:
-        return ""
-    return f"; the interval is wider for layers of operators that nothing is known of: {', '.join(unknown)} ({layers} in all)"
-
-
-def estimate(model: Estimable, target: Target, threads: int = 1) -> Estimate:
-    """Latency and memory of a model on one board.
-
-    First come the times of layers that the board's own calibration took, for its runtime, the model's precision and these threads; then
-    figures fitted to latencies that others published. ``basis`` says which. Real runs on the board correct either.
-
-    Raises:
-        Unsupported: the board does not take the precision, or there is nothing to estimate by.
-        InvalidFile: the graph cannot be read, or a calibration beside the profile is missing or was changed.
-    """
-    return _estimate(model, target, threads)[0]
-
-
-def _estimate(model: Estimable, target: Target, threads: int) -> tuple[Estimate, Kind]:
-    found = foretell(model, target, threads)
-    graph, profile = model.graph_for(target.profile), target.profile
-    cost, _ = graph.portable
-    if not cost.layers:
-        raise _no_work(model)
-    if found.p50_ms <= 0:
-        raise _no_work(model)
-    times, basis = (found.p50_ms, found.low_ms, found.high_ms), found.basis
-    runs = next((s for s in profile.sharpened if s.key == (profile.runtime, model.precision, threads)), None)
-    if runs and runs.corrects == found.corrects:
-        times = runs.applied(*times)
-        basis += f"; sharpened by runs of {runs.n} {'model' if runs.n == 1 else 'models'} there ({runs.date})"
-    elif runs:
-        basis += f"; the runs there of {runs.date} are left out: they were held against other figures than these"
-    answer = Estimate(
-        what=model.what,
-        target=profile.target,
-        precision=model.precision,
-        threads=threads,
-        p50_ms=times[0],
-        low_ms=times[1],
-        high_ms=times[2],
-        memory_bytes=cost.weight_bytes + cost.peak_activation_bytes,
-        size_bytes=graph.size_bytes,
-        macs=cost.macs,
-        basis=basis,
-        unknown=found.unknown,
-    )
-    return answer, found.kind
-
-
-def _no_work(model: Estimable) -> Unsupported:
-    why = "its operators only reshape or convert, or their results are constant"
-    return Unsupported(
-        f"{model.what} does 0 MACs, and there is nothing to estimate: {why}", f"measure it: tlx bench {shlex.quote(model.what)}"
-    )
-
-
 def estimate_boards(
     model: Estimable, targets: Sequence[Target], wishes: Wishes, *, rank: bool = False, progress: Progress | None = None
 ) -> list[Answer]:
     """Estimate a model on several boards, and hold each answer against the board's budget.
 
     Args:
-        model: what :func:`tlexport.api.graphs.find_graph` found.
+        model: what :func:`tlexport.loading.estimable.find_graph` found.
         targets: the boards.
         wishes: threads, and limits that replace those of the budgets.
-        rank: the boards that the model runs on within the limits first, the modest ones (see :func:`tlexport.ranking.modesty`) before
-            the others; then those that it misses, then those that there is nothing to estimate by. Otherwise as they were given.
+        rank: sort the answers: first the boards that keep the limits, smallest first (:func:`tlexport.estimate.ranking.modesty`), then
+            those that break a limit, then those without a basis for an estimate. False: in the given order.
         progress: where to tell what happens.
 
     Raises:
@@ -224,7 +61,7 @@ def estimate_boards(
 
 def _answer(model: Estimable, target: Target, wishes: Wishes) -> Answer:
     try:
-        found, kind = _estimate(model, target, wishes.threads or 1)
+        found, kind = estimate_with_kind(model, target, wishes.threads or 1)
     except Unsupported as error:
         return Answer(target, None, None, None, error)
     return Answer(target, found, fit(found, wishes.limits(target.profile.budget)), kind, None, model.batch)

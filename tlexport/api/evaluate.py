@@ -8,8 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from tlexport.accuracy import Scores, probabilities, score
-from tlexport.api.subject import find_subject
+from tlexport.accuracy import BATCH, Scores, probabilities, score
 from tlexport.artifact import Precision
 from tlexport.bench.environment import default_threads
 from tlexport.checkpoint import DATASET, read_dataset
@@ -18,10 +17,10 @@ from tlexport.data.decode import decode_all
 from tlexport.data.source import read_source
 from tlexport.data.table import few
 from tlexport.errors import InvalidFile
+from tlexport.loading.model import find_subject
 from tlexport.ports import Progress, Silent
 from tlexport.record import nearest
 
-BATCH = 16
 MATRIX = 1000  # classes whose confusion matrix is written out; of 5,000 it would have 25 million numbers
 
 

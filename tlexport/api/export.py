@@ -9,29 +9,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tlexport import __version__
-from tlexport.api.candidates import Candidates, Made, Source
-from tlexport.api.expected import plan
-from tlexport.api.job import Consent, Job, consent_to_all
-from tlexport.api.levers import Found, Levers
-from tlexport.api.open_bundle import check_archive_place
-from tlexport.api.origin import licences_of, training_of
 from tlexport.artifact import Precision
 from tlexport.bench.in_turn import Measure, measure_in_turn
-from tlexport.bundle import Golden, Manifest, Model
-from tlexport.bundle_archive import is_archive, pack
+from tlexport.bundle.archive import is_archive, pack
+from tlexport.bundle.manifest import Golden, Manifest, Model
+from tlexport.bundle.signature import read_private_key
 from tlexport.checkpoint import Checkpoint, read_checkpoint, read_dataset, snapshot
 from tlexport.contract import Preprocess
 from tlexport.dataset import Dataset
 from tlexport.export.engine import engine_recipe
+from tlexport.export.provenance import licences_of, training_of
 from tlexport.export.write_bundle import GOLDEN_INPUTS, GoldenImages, check_place, golden_positions, write_bundle
-from tlexport.files import new_file, temporary_folder
-from tlexport.lock import claim
+from tlexport.hardware.profile import Profile
+from tlexport.hardware.target import Target
+from tlexport.loading.open_bundle import check_archive_place
 from tlexport.measurement import Measurement
+from tlexport.optimize.budget_fallbacks import Found, Levers
+from tlexport.optimize.candidates import Candidates, Made, Source
+from tlexport.optimize.cost_on_target import plan
+from tlexport.optimize.job import Consent, Job, consent_to_all
 from tlexport.plan import Verdict, Wishes, choose
 from tlexport.ports import Progress, Silent
-from tlexport.profile import Profile
-from tlexport.signature import read_private_key
-from tlexport.target import Target
+from tlexport.storage.files import new_file, temporary_folder
+from tlexport.storage.lock import claim
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey

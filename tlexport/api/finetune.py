@@ -17,10 +17,6 @@ from torch import Tensor
 from tlexport import __version__
 from tlexport.accuracy import Probabilities, Scores, probabilities, score
 from tlexport.api.finetune_report import Stopwatch, advice_after, metrics_of, report_of
-from tlexport.api.finished import as_trained, finished_run, spent
-from tlexport.api.runs import expect_nothing_to_resume, place_of_run, point_latest_at, resume_command
-from tlexport.api.subject import device_for, find_subject
-from tlexport.cache import ArrayCache, cache_folder
 from tlexport.checkpoint import Checkpoint
 from tlexport.contract import Preprocess
 from tlexport.data.decode import Decoded, decode_all, decode_files, exact_pixels
@@ -28,14 +24,19 @@ from tlexport.data.source import read_source
 from tlexport.data.split import split
 from tlexport.dataset import Dataset, Part
 from tlexport.errors import InvalidFile, UsageError
+from tlexport.loading.model import device_for, find_subject
+from tlexport.loading.runs import expect_nothing_to_resume, place_of_run, point_latest_at, resume_command
 from tlexport.network import Network, cpu_threads
 from tlexport.ports import Progress, RunOptions, Silent
 from tlexport.recipe import Recipe
 from tlexport.runtimes.torch import TorchRunner
+from tlexport.storage.cache import ArrayCache, cache_folder
 from tlexport.train.advice import before_training
 from tlexport.train.distributed import Workers, workers
-from tlexport.train.fit import Fit, Images, Trainer
+from tlexport.train.finished import as_trained, finished_run, spent
+from tlexport.train.fit import Fit, Trainer
 from tlexport.train.frozen import frozen_record
+from tlexport.train.images import Images
 from tlexport.train.phases import Phase, plan_phases, usual_lr
 from tlexport.train.resume import Saver, dataset_digest
 from tlexport.train.saved_state import number

@@ -16,7 +16,8 @@ from tlexport.ports import Pixels, Progress, Task
 from tlexport.recipe import Recipe
 from tlexport.report.training import Times, Validated, finetune_report
 from tlexport.train.advice import after_training
-from tlexport.train.fit import Fit, Images
+from tlexport.train.fit import Fit
+from tlexport.train.images import Images
 from tlexport.train.saved_state import number, whole
 
 

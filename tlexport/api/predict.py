@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tlexport.accuracy import probabilities
-from tlexport.api.evaluate import BATCH
-from tlexport.api.subject import find_subject
+from tlexport.accuracy import BATCH, probabilities
 from tlexport.artifact import Precision
 from tlexport.data.decode import decode_files
-from tlexport.device.image_files import named_images
+from tlexport.device.inputs.image_files import named_images
 from tlexport.errors import InvalidFile
+from tlexport.loading.model import find_subject
 from tlexport.ports import Array, Progress, Silent
 
 AT_ONCE = 256  # images that are in memory together: a folder may hold any number
@@ -47,7 +46,7 @@ def predict(
 
     Args:
         what: a checkpoint, a bundle, or a bundle's .onnx file.
-        images: files; or folders, whose images are taken by the rule of :mod:`tlexport.device.image_files`.
+        images: files; or folders, whose images are taken by the rule of :mod:`tlexport.device.inputs.image_files`.
         runtime: that runs it; ``auto``: the usual one of WHAT.
         precision: which of a bundle's models; None: the chosen one.
         device: ``auto``, ``cpu`` or ``cuda[:N]``.

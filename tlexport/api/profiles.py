@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 from tlexport.errors import InvalidFile, UsageError
-from tlexport.files import new_file
-from tlexport.profile_schema import json_schema
-from tlexport.profile_template import expect_name, load_parent, profile_text
-from tlexport.untrusted import read_object
+from tlexport.hardware.schema import json_schema
+from tlexport.hardware.template import expect_name, load_parent, profile_text
+from tlexport.storage.files import new_file
+from tlexport.storage.untrusted import read_object
 
 
 def new_profile(name: str, parent: str, folder: Path) -> Path:

@@ -9,12 +9,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from tlexport.api.bench import BenchSettings
-from tlexport.api.open_bundle import open_bundle
 from tlexport.api.predict import Prediction, image_paths
 from tlexport.artifact import Precision
-from tlexport.bundle import Manifest, read_manifest
+from tlexport.bundle.manifest import Manifest, read_manifest
 from tlexport.device.golden import Check
 from tlexport.errors import InvalidFile, Unsupported, VerificationFailed
+from tlexport.loading.open_bundle import open_bundle
 from tlexport.measurement import Measurement
 from tlexport.ports import Progress, Silent
 from tlexport.remote.board_run import IMAGES, Board, bundle_files, connected

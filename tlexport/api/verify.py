@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tlexport.api.open_bundle import open_bundle
-from tlexport.api.subject import device_for
-from tlexport.bundle import SIGNATURE, read_manifest
+from tlexport.bundle.device_errors import as_ours
+from tlexport.bundle.manifest import SIGNATURE, read_manifest
+from tlexport.bundle.signature import check_signature, read_public_key
 from tlexport.device import golden
 from tlexport.device.choice import Choice
 from tlexport.device.golden import Check
 from tlexport.device.manifest import Bundle
 from tlexport.device.model import open_model
-from tlexport.device_errors import as_ours
 from tlexport.errors import VerificationFailed
+from tlexport.loading.model import device_for
+from tlexport.loading.open_bundle import open_bundle
 from tlexport.ports import Progress, Silent
-from tlexport.signature import check_signature, read_public_key
 
 
 def verify(

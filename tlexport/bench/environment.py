@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 
 from tlexport import __version__
-from tlexport.device import board
+from tlexport.device.board import description as board
 from tlexport.measurement import Environment
 
 _LIBRARIES = ("numpy", "onnxruntime", "onnxruntime-gpu", "torch")  # names of distributions; only one of the two onnxruntimes is there

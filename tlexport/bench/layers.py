@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tlexport.errors import Unsupported
-from tlexport.files import temporary_folder
 from tlexport.measurement import Layer, LayerProfile
 from tlexport.ports import Array, Runner, RunOptions, Runtime
+from tlexport.storage.files import temporary_folder
 
 SLOWEST = 10  # layers that are told
 RUNS = 30  # profiled, after WARM_UP
@@ -81,7 +81,7 @@ def _ranked(found: Sequence[tuple[str, str, str, float]], runs: int) -> LayerPro
 
 def engine_profile(runner: Runner, runs: int) -> LayerProfile | None:
     """The layers of an open engine, by TensorRT's profiler, on what it was last run on; None where the runner has no such profiler."""
-    session = getattr(runner, "session", None)  # of the runtime tensorrt: device/engine_run.py
+    session = getattr(runner, "session", None)  # of the runtime tensorrt: device/runtimes/engine_run.py
     if session is None or not hasattr(session, "layer_times"):
         return None
     kinds = {layer.name: layer.kind for layer in session.layers().layers} if hasattr(session, "layers") else {}

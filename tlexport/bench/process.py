@@ -29,13 +29,13 @@ from tlexport.bench.watching import gpu_memory_used, watching
 from tlexport.child import PARENT, Failure, deadline, death, limit_memory, run
 from tlexport.contract import Preprocess
 from tlexport.device import lifeline
-from tlexport.device.environment import peak_memory_bytes
+from tlexport.device.board.environment import peak_memory_bytes
 from tlexport.device.timing import time_runs
 from tlexport.errors import InvalidFile, StepFailed, TlxError, Unsupported
 from tlexport.measurement import Measurement
 from tlexport.ports import RunOptions
 from tlexport.record import Record
-from tlexport.untrusted import read_npy
+from tlexport.storage.untrusted import read_npy
 
 if TYPE_CHECKING:
     from tlexport.contract import TensorSpec

@@ -8,7 +8,8 @@ from pathlib import Path
 from time import perf_counter, perf_counter_ns
 
 from tlexport.contract import Preprocess
-from tlexport.device.image import BadImage, decode, resize_and_crop
+from tlexport.device.inputs.decoding import BadImage
+from tlexport.device.inputs.image import decode, resize_and_crop
 from tlexport.errors import InvalidFile
 from tlexport.measurement import Stages
 from tlexport.ports import Runner

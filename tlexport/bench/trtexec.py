@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tlexport.device.trtexec import Bench, measured
+from tlexport.device.runtimes.trtexec import Bench, measured
 from tlexport.errors import Unsupported
 from tlexport.measurement import Environment, Measurement
 

@@ -30,7 +30,7 @@ from tlexport import plugins
 from tlexport.bench.compare import Samples, Turns
 from tlexport.bench.process import BenchRequest, feeds_for, follow_parent, open_for, run_options
 from tlexport.child import Failure, command, death, environment
-from tlexport.device.environment import peak_memory_bytes
+from tlexport.device.board.environment import peak_memory_bytes
 from tlexport.device.timing import warm_up
 from tlexport.errors import TlxError
 from tlexport.record import Record

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 import psutil
 from pydantic import JsonValue
 
-from tlexport.device import sysfs
-from tlexport.device.board_state import Watch
+from tlexport.device.board import sysfs
+from tlexport.device.board.state import Watch
 
 # CPU time of everything: what a guest takes is in "user" and "nice"; what a hypervisor took away ("steal") is somebody's load
 BUSY = ("user", "nice", "system", "irq", "softirq", "steal", "interrupt", "dpc")
@@ -24,7 +24,7 @@ PRESSURES = ("io", "memory")  # of /proc/pressure; that of the CPU counts the me
 def watching(root: str = "/", own_seconds: Callable[[], float] = time.process_time) -> Iterator[dict[str, JsonValue]]:
     """Watch while the block runs; the dict is filled when it is left.
 
-    It holds what :meth:`tlexport.device.board_state.Watch.report` says, and
+    It holds what :meth:`tlexport.device.board.state.Watch.report` says, and
 
     - ``other_cores``: the cores' worth of CPU time that everything else took, at whatever priority, as the system counts it (to 10 ms);
       None where the block was too short to tell.

@@ -15,8 +15,8 @@ from tlexport.cli.output import echo, print_json, progress
 from tlexport.errors import OverBudget, UsageError
 
 if TYPE_CHECKING:
-    from tlexport.api.against import Regression
     from tlexport.api.bench import BenchSettings
+    from tlexport.bench.against import Regression
     from tlexport.measurement import Measurement
     from tlexport.ports import Progress
     from tlexport.remote.ssh import Host
@@ -111,7 +111,7 @@ def command(
     if max_regression is not None and against is None:
         raise UsageError("--max-regression says how much slower than before is allowed, and there is no before", "name it: --against FILE")
     if against is not None:
-        from tlexport.api.against import read_previous
+        from tlexport.bench.against import read_previous
 
         read_previous(against)  # what is wrong with it is told before anything is measured
     if report:
@@ -183,7 +183,7 @@ def _regressions(measured: list[tuple[Measurement, dict[str, Any]]], against: Pa
     """Each measurement, held against the earlier one; none where there is none to hold it against."""
     if against is None:
         return []
-    from tlexport.api import against as earlier
+    from tlexport.bench import against as earlier
 
     return earlier.against([measurement for measurement, _ in measured], against)
 
@@ -200,8 +200,8 @@ def _tell(
     as_json: bool,
 ) -> None:
     """Print what was measured, and only then fail for what is too slow or too large."""
-    from tlexport.api.against import expect_no_regression
     from tlexport.api.bench import check_budget
+    from tlexport.bench.against import expect_no_regression
     from tlexport.bench.noise import noise
     from tlexport.cli import bench_table
 

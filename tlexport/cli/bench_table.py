@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tlexport.cli.output import echo, print_table
-from tlexport.files import new_file
+from tlexport.storage.files import new_file
 from tlexport.units import format_bytes
 
 if TYPE_CHECKING:
-    from tlexport.api.against import Regression
     from tlexport.api.compare import Comparison
+    from tlexport.bench.against import Regression
     from tlexport.measurement import Measurement
 
 NAME = 36  # longest name of a model or a layer in a table

@@ -13,8 +13,8 @@ from tlexport.units import format_bytes
 
 if TYPE_CHECKING:
     from tlexport.api.estimate import Answer
+    from tlexport.hardware.target import Target
     from tlexport.ports import Progress
-    from tlexport.target import Target
 
 
 @click.command(
@@ -58,7 +58,7 @@ def command(
     Where limits are given and no board keeps within them, the exit code is 6.
     """
     from tlexport.api.estimate import estimate_boards, expect_any, expect_fit
-    from tlexport.api.graphs import find_graph
+    from tlexport.loading.estimable import find_graph
     from tlexport.plan import Wishes
 
     if bool(names) == everything:
@@ -87,7 +87,7 @@ def command(
 
 def _targets(names: tuple[str, ...], reporter: Progress) -> list[Target]:
     """The boards that were named, or all."""
-    from tlexport.target import profile_names, resolve
+    from tlexport.hardware.target import profile_names, resolve
 
     targets = [resolve(name) for name in names or profile_names()]
     for target in targets if names else ():

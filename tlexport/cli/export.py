@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tlexport.api.export import Exported
-    from tlexport.api.job import Training
-    from tlexport.bundle import Model, Rejected
-    from tlexport.steps import Step
+    from tlexport.bundle.manifest import Model, Rejected
+    from tlexport.optimize.job import Training
+    from tlexport.optimize.steps import Step
 
 
 @click.command(
@@ -97,16 +97,16 @@ def command(
     For a Jetson the bundle holds ONNX files, and the engine is built there, from the bundle or with --build-engine. If --out ends in .zip
     or .tar.gz the bundle is that one file, which every command takes as it is.
     """
-    from tlexport.target import resolve
+    from tlexport.hardware.target import resolve
 
     reporter = progress(verbose, quiet)
     found = resolve(target)
     if found.note:
         reporter.note(found.note)
     from tlexport.api.build_engine import build_engine, expect_buildable
-    from tlexport.api.expected import plan
     from tlexport.api.export import export
-    from tlexport.api.subject import latest_checkpoint
+    from tlexport.loading.model import latest_checkpoint
+    from tlexport.optimize.cost_on_target import plan
     from tlexport.plan import Wishes
 
     if yes and no_train:
@@ -183,7 +183,7 @@ def _show_models(exported: Exported) -> None:
 
 def _name(model: Model | Rejected) -> str:
     """Of a row of the table: chosen ones have a star, those that are not in the bundle a minus."""
-    from tlexport.bundle import Rejected
+    from tlexport.bundle.manifest import Rejected
 
     if isinstance(model, Rejected):
         return f"- {model.precision} {model.what}"

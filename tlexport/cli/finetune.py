@@ -107,9 +107,9 @@ def command(
     path,label[,split], or demo:digits.
     """
     from tlexport.api.finetune import finetune
-    from tlexport.api.runs import interrupted_run
-    from tlexport.api.subject import LATEST
     from tlexport.errors import INTERRUPTED
+    from tlexport.loading.model import LATEST
+    from tlexport.loading.runs import interrupted_run
     from tlexport.recipe import Recipe
     from tlexport.train.distributed import place_among_workers
     from tlexport.train.memory import keep_freed_memory
@@ -169,6 +169,6 @@ def _budget(target: str | None) -> int | None:
     """Largest model file of a target, bytes."""
     if target is None:
         return None
-    from tlexport.target import resolve
+    from tlexport.hardware.target import resolve
 
     return resolve(target).profile.budget.size_bytes

@@ -36,7 +36,7 @@ def list_command(as_json: bool) -> None:
 
     A power mode is chosen as --target PROFILE:MODE.
     """
-    from tlexport.target import profile_names, resolve
+    from tlexport.hardware.target import profile_names, resolve
 
     targets = [resolve(name) for name in profile_names()]
     if as_json:
@@ -72,7 +72,7 @@ def show_command(name: str, as_json: bool) -> None:
 
     NAME:MODE shows it in one of its power modes.
     """
-    from tlexport.target import resolve
+    from tlexport.hardware.target import resolve
 
     target = resolve(name)
     if target.note:
@@ -113,7 +113,7 @@ def check_command(file: Path, as_json: bool) -> None:
 
     What the file extends is read too, and the profile is checked in each of its power modes.
     """
-    from tlexport.target import load_file
+    from tlexport.hardware.target import load_file
 
     found = load_file(str(file) if file.suffix == ".toml" else f"{file}.toml")
     profile, *modes = found.check()
@@ -158,7 +158,7 @@ def new_command(name: str, parent: str, out: Path, as_json: bool) -> None:
 def schema_command(out: Path | None, as_json: bool) -> None:
     """Print the JSON Schema of a profile's file, for editors; or write it with --out."""
     from tlexport.api.profiles import write_schema
-    from tlexport.profile_schema import json_schema
+    from tlexport.hardware.schema import json_schema
 
     if out is None:
         print_json(json_schema())
@@ -224,7 +224,7 @@ def calibrate_command(
         timing = {"--base": base, "--precision": precisions, "--threads": threads, "--seconds": seconds}
         if needless := next((option for option, value in timing.items() if value), None):
             raise click.UsageError(f"{needless} says what to time, and with --from nothing is timed")
-        from tlexport.api.sharpen import sharpen_profile
+        from tlexport.api.correct_profile import sharpen_profile
 
         path, corrected = sharpen_profile(name, [*runs, *map(Path, more)], what, out)
         answer = "sharpened", [table.model_dump(mode="json") for table in corrected]

@@ -15,16 +15,17 @@ import numpy as np
 import PIL
 from PIL import Image
 
-from tlexport.cache import ArrayCache, Draft, release
 from tlexport.contract import Preprocess
 from tlexport.data.pixel_budget import PixelBudget
 from tlexport.data.source import Listing
 from tlexport.data.table import few
 from tlexport.dataset import Sample
-from tlexport.device.decode_pillow import decoded_pixels
-from tlexport.device.image import BadImage, prepare, read_file
+from tlexport.device.inputs.decode_pillow import decoded_pixels
+from tlexport.device.inputs.decoding import BadImage
+from tlexport.device.inputs.image import prepare, read_file
 from tlexport.errors import InvalidFile, StepFailed
-from tlexport.files import sha256_of
+from tlexport.storage.cache import ArrayCache, Draft, release
+from tlexport.storage.files import sha256_of
 from tlexport.units import format_bytes
 
 if TYPE_CHECKING:

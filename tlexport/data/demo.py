@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from tlexport.files import new_directory
+from tlexport.storage.files import new_directory
 
 IMAGES = 1797
 MARKER = "tlx-demo.json"  # says that the folder is ours and may be replaced; written last, so with it the folder is complete

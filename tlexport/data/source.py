@@ -6,7 +6,6 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from tlexport.cache import cache_folder
 from tlexport.class_names import name_fault, normal
 from tlexport.data.demo import digits_folder
 from tlexport.data.layout import SHAPES, find_layout
@@ -15,6 +14,7 @@ from tlexport.data.tree import Seen, read_tree
 from tlexport.dataset import Part
 from tlexport.errors import InvalidFile, UsageError
 from tlexport.record import nearest
+from tlexport.storage.cache import cache_folder
 
 
 @dataclass(frozen=True)

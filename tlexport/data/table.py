@@ -13,7 +13,7 @@ from tlexport.class_names import normal
 from tlexport.data.part_names import KNOWN, WORDS, part_of
 from tlexport.data.table_lines import CSV_SUFFIXES, JSON_SUFFIXES, read_lines
 from tlexport.dataset import Part
-from tlexport.device.image_files import EXTENSIONS
+from tlexport.device.inputs.image_files import EXTENSIONS
 from tlexport.errors import InvalidFile
 from tlexport.record import nearest
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tlexport.errors import InvalidFile
-from tlexport.untrusted import parse_json, regular_file
+from tlexport.storage.untrusted import parse_json, regular_file
 
 CSV_SUFFIXES = (".csv", ".tsv")
 JSON_SUFFIXES = (".jsonl", ".ndjson")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from tlexport.device.image_files import is_ignored, is_image
+from tlexport.device.inputs.image_files import is_ignored, is_image
 
 Names = tuple[str, ...]
 

@@ -7,10 +7,14 @@ from typing import TYPE_CHECKING, NamedTuple, Optional
 
 import numpy as np
 
-from . import board, board_state, engines, environment, golden
+from . import golden
+from .board import description as board
+from .board import environment
+from .board import state as board_state
 from .choice import split
 from .errors import Unsupported, VerificationFailed
 from .model import open_model
+from .runtimes import engines
 from .terminal import say
 from .timing import now_ns, time_runs
 
@@ -86,7 +90,7 @@ def _by_session(bundle: "Bundle", record: "Dict[str, Any]", choice: "Choice", se
     threads, batch, runs = settings.threads or environment.default_threads(), settings.batch, settings.runs
     images = golden.array(bundle.checked(bundle.data["golden"]["inputs"])).astype(record["artifact"]["inputs"][0]["dtype"])
     if choice.runtime == "onnxruntime":
-        from . import onnx_session
+        from .runtimes import onnx_session
 
         onnx_session.load()  # not part of the time to load
     else:
@@ -130,7 +134,7 @@ def by_events(session: "Any", latencies: "Sequence[int]", copies: bool) -> "Dict
 
 def _by_trtexec(bundle: "Bundle", record: "Dict[str, Any]", choice: "Choice", settings: Settings) -> "Dict[str, Any]":
     """Timed by trtexec itself; the key ``mode`` says what it counts."""
-    from . import trtexec
+    from .runtimes import trtexec
 
     recipe = engines.recipe_of(bundle, record)
     if settings.batch != recipe["shape"][0]:

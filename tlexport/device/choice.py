@@ -3,8 +3,8 @@
 import importlib
 from typing import TYPE_CHECKING, NamedTuple
 
-from . import onnx_session
 from .errors import InvalidFile, MissingDependency, Unsupported
+from .runtimes import onnx_session
 
 if TYPE_CHECKING:
     from typing import Tuple
@@ -81,7 +81,7 @@ def why_no_bindings() -> str:
 
 def why_no_trtexec() -> str:
     """Why trtexec cannot be used here; empty where it can."""
-    from . import trtexec
+    from .runtimes import trtexec
 
     try:
         trtexec.find_trtexec()

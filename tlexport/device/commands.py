@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Optional
 
 from . import choice as choices
-from . import golden, image
+from . import golden
 from .errors import DeviceError, InvalidFile, Unsupported, VerificationFailed
-from .image_files import named_images
+from .inputs import image
+from .inputs.image_files import named_images
 from .lifeline import bound
 from .model import Model, open_model
 from .terminal import printable, say
@@ -67,7 +68,7 @@ def _would_run(bundle: "Bundle", options: "Any") -> "Tuple[Optional[Dict[str, st
 
 
 def _runtimes() -> "Dict[str, Optional[str]]":
-    from . import onnx_session
+    from .runtimes import onnx_session
 
     found = {"onnxruntime": None, "tensorrt": None, "trtexec": None}  # type: Dict[str, Optional[str]]
     with contextlib.suppress(DeviceError):
@@ -81,7 +82,7 @@ def _runtimes() -> "Dict[str, Optional[str]]":
 
 def build(bundle: "Bundle", options: "Any") -> Result:
     """Build the engine of a model, or find the one that lies here."""
-    from . import engines
+    from .runtimes import engines
 
     if not bundle.for_tensorrt and options.runtime == "auto":
         raise Unsupported(

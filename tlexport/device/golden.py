@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from .errors import DeviceError, InvalidFile, MissingDependency
-from .image import BadImage, decode, prepare, prepare_pixels
+from .inputs.decoding import BadImage
+from .inputs.image import decode, prepare, prepare_pixels
 from .manifest import MANIFEST, SIGNATURE
 from .regular_file import read_regular
 from .terminal import printable

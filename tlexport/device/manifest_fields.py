@@ -9,9 +9,9 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .build_options import PRECISIONS
 from .errors import InvalidFile
 from .regular_file import read_regular
+from .runtimes.build_options import PRECISIONS
 
 if TYPE_CHECKING:
     from typing import Any, Dict, Iterator, List, Tuple

@@ -12,7 +12,8 @@ import numpy as np
 
 from . import choice as choices
 from .errors import DeviceError, InvalidFile, Unsupported
-from .image import BadImage, prepare, prepare_pixels
+from .inputs.decoding import BadImage
+from .inputs.image import prepare, prepare_pixels
 from .manifest import Bundle
 from .terminal import say
 
@@ -50,7 +51,7 @@ def open_model(
         DeviceError: see errors.py.
     """
     if choice.runtime == "onnxruntime":
-        from . import onnx_session
+        from .runtimes import onnx_session
 
         simulate = bundle.for_tensorrt and record["artifact"]["precision"] == "int8"
         path = bundle.checked(record["file"])
@@ -59,7 +60,7 @@ def open_model(
         for note in session.notes:
             report(note)
         return session
-    from . import engines
+    from .runtimes import engines
 
     images = engines.recipe_of(bundle, record)["shape"][0]
     if batch is not None and batch != images:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import onnx
 
-from tlexport.estimate.probes import MACS, Builder, Value
+from tlexport.estimate.probe_builder import MACS, Builder, Value
 
 ACTIVATIONS = ("relu", "relu6", "hardswish", "silu")
 

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 
 from tlexport.artifact import PRECISIONS, Precision
 from tlexport.errors import Unsupported
-from tlexport.latency import BoardRates, Conditions, Rates
-from tlexport.profile import Hardware, Profile
+from tlexport.hardware.board_rates import BoardRates, Conditions, Rates
+from tlexport.hardware.profile import Hardware, Profile
 
 if TYPE_CHECKING:
     from tlexport.estimate.cost import GraphCost, Layer

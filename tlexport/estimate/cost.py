@@ -14,7 +14,7 @@ from tlexport.estimate.counted import expect_counted, recurrence
 from tlexport.estimate.memory import peak_bytes
 from tlexport.estimate.operator_shapes import Tensor, factors
 from tlexport.estimate.shapes import attributes, infer, of_node
-from tlexport.onnx_tensors import BITS
+from tlexport.onnx_model.tensors import BITS
 
 Kind = Literal["conv", "pointwise", "depthwise", "grouped", "se", "gemm", "pool", "elementwise", "move", "unknown"]
 

@@ -15,7 +15,7 @@ import onnx
 from tlexport.errors import Unsupported
 from tlexport.estimate.operator_shapes import Attributes
 from tlexport.estimate.shapes import MEASURE, attributes
-from tlexport.onnx_structure import name_of
+from tlexport.onnx_model.structure import name_of
 
 # operators without a model of their own whose work is that of their bytes; a figure takes each for a copy, and widens the interval
 _LINEAR = """

@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import nnls
 
-from tlexport.device_model import LayerModel
 from tlexport.errors import InvalidFile
 from tlexport.estimate.cost import GraphCost, Layer
+from tlexport.hardware.device_model import LayerModel
 
 Numbers = npt.NDArray[np.float64]
 Lengths = tuple[Numbers, float, float]  # length scales, spread, noise

@@ -10,14 +10,14 @@ import onnx.checker
 import onnx.inliner
 
 from tlexport import plugins
-from tlexport.device.native_log import plain
+from tlexport.device.runtimes.native_log import plain
 from tlexport.errors import InvalidFile, Unsupported, UsageError
-from tlexport.external_model import ExternalModel, batch_of, read_external, settle_inputs
-from tlexport.files import temporary_folder
-from tlexport.onnx_file import printable
-from tlexport.onnx_structure import reads_of, sorted_nodes
-from tlexport.onnx_tensors import take_in
-from tlexport.onnxruntime_errors import refusal
+from tlexport.onnx_model.external import ExternalModel, batch_of, read_external, settle_inputs
+from tlexport.onnx_model.names import printable
+from tlexport.onnx_model.runtime_errors import refusal
+from tlexport.onnx_model.structure import reads_of, sorted_nodes
+from tlexport.onnx_model.tensors import take_in
+from tlexport.storage.files import temporary_folder
 
 LARGE = 1_500_000_000  # bytes of weights, beyond which protobuf cannot hold the graph in one message
 

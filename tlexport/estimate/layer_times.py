@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.optimize import nnls
 
-from tlexport.device_model import DeviceModel
 from tlexport.errors import StepFailed
 from tlexport.estimate.cost import GraphCost
 from tlexport.estimate.fit import (
@@ -26,6 +25,7 @@ from tlexport.estimate.fit import (
     spread_of,
     weighted_median,
 )
+from tlexport.hardware.device_model import DeviceModel
 from tlexport.measurement import Environment
 
 FOLDS = 5

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 
 from tlexport.errors import InvalidFile
-from tlexport.onnx_tensors import bytes_of
+from tlexport.onnx_model.tensors import bytes_of
 
 Shape = tuple[int, ...]
 Attributes = Mapping[str, Any]

@@ -23,7 +23,7 @@ from tlexport.errors import TlxError, Unsupported
 from tlexport.estimate.costed import Costs, Graph
 from tlexport.estimate.graph import read_with
 from tlexport.estimate.shapes import MEASURE
-from tlexport.onnx_precision import precision_of
+from tlexport.onnx_model.precision import precision_of
 from tlexport.record import Record
 
 LONGEST = 100.0  # seconds

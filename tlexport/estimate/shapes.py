@@ -14,9 +14,9 @@ from onnx.reference import ReferenceEvaluator
 
 from tlexport.errors import InvalidFile, Unsupported
 from tlexport.estimate.operator_shapes import RULES, Tensor, like_first
-from tlexport.onnx_file import printable
-from tlexport.onnx_structure import AGAIN, bodies_of, name_of
-from tlexport.onnx_tensors import BITS, type_name
+from tlexport.onnx_model.names import printable
+from tlexport.onnx_model.structure import AGAIN, bodies_of, name_of
+from tlexport.onnx_model.tensors import BITS, type_name
 
 FEW = 1024  # numbers; no shape is longer
 MOST_ELEMENTS = 2**40

@@ -13,7 +13,7 @@ import onnx
 
 from tlexport.errors import StepFailed
 from tlexport.estimate.graph import fused
-from tlexport.files import temporary_folder
+from tlexport.storage.files import temporary_folder
 
 VISITS = 3  # the least disturbed of them counts: what else a machine does only ever adds time
 RUNS = 3  # least number of runs in a visit: more probes say more than more runs of one

@@ -26,7 +26,7 @@ import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
 from tlexport.errors import UsageError
-from tlexport.onnx_graph import constants, copy_of, without_unused
+from tlexport.onnx_model.graph import constants, copy_of, without_unused
 from tlexport.ports import Pixels
 
 CORRECTED = {"Conv": [0, 2, 3], "Gemm": [0]}  # the weighted operators that have a bias, and the axes besides the channels'

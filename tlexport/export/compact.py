@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import onnx
 from onnx import numpy_helper
 
-from tlexport.onnx_graph import copy_of, without_unused
+from tlexport.onnx_model.graph import copy_of, without_unused
 
 DIGITS = string.digits + string.ascii_letters
 

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
-from tlexport.bundle import Golden, Manifest, Model
+from tlexport.bundle.manifest import Golden, Manifest, Model
 
 SOURCES = Path(__file__).parent / "cpp"
 FOLDER = "cpp"  # of a bundle
@@ -97,7 +97,7 @@ def _file(manifest: Manifest, model: Model) -> str:
     artifact = model.artifact
     for_tensorrt = manifest.profile.runtime == "tensorrt" and artifact.precision == "int8"
     weights_alone = any(rung.kept and rung.rung == "weights alone" for rung in artifact.ladder)  # else dequantized at every run
-    engine = f"{artifact.sha256[:32]}/{PurePosixPath(model.file).with_suffix('.engine')}"  # as device/engine_cache.py has it
+    engine = f"{artifact.sha256[:32]}/{PurePosixPath(model.file).with_suffix('.engine')}"  # as device/runtimes/engine_cache.py has it
     names = [artifact.precision, model.file, engine, model.golden_outputs]
     flags = [artifact.inputs[0].dtype == "float32", for_tensorrt or weights_alone, model.chosen]
     return "{" + ", ".join([*(f"{literal(name)}sv" for name in names), repr(model.tolerance), *(str(flag).lower() for flag in flags)]) + "}"

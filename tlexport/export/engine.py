@@ -1,14 +1,14 @@
-"""What a device is told to build an engine with: it knows its own TensorRT, and so chooses the options itself (device/build_options.py)."""
+"""What a bundle asks of an engine build. The device chooses the builder options for its own TensorRT (device/runtimes/build_options.py)."""
 
 from __future__ import annotations
 
 from tlexport.artifact import Precision
-from tlexport.bundle import EngineRecipe
+from tlexport.bundle.manifest import EngineRecipe
 from tlexport.contract import TensorSpec
-from tlexport.device.build_options import parse_version, precision_flags
 from tlexport.device.errors import DeviceError
+from tlexport.device.runtimes.build_options import parse_version, precision_flags
 from tlexport.errors import Unsupported
-from tlexport.profile import Profile
+from tlexport.hardware.profile import Profile
 
 
 def engine_recipe(profile: Profile, precision: Precision, pixels: TensorSpec) -> EngineRecipe:

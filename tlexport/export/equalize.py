@@ -13,7 +13,7 @@ import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
-from tlexport.onnx_graph import ChannelGroups, Channels, constants, copy_of, readers_of
+from tlexport.onnx_model.graph import ChannelGroups, Channels, constants, copy_of, readers_of
 
 Values = npt.NDArray[np.float64]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from tlexport.bundle import MANIFEST, Manifest, Model, Terms
+from tlexport.bundle.manifest import MANIFEST, Manifest, Model, Terms
 from tlexport.units import format_bytes
 
 MOST_CLASSES = 50  # that are named

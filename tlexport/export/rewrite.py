@@ -10,7 +10,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from tlexport.errors import StepFailed
-from tlexport.onnx_graph import constants, copy_of, without_unused
+from tlexport.onnx_model.graph import constants, copy_of, without_unused
 
 CONVOLUTIONS = ("Conv", "ConvTranspose")
 # ONNX's versioning table (docs/Versioning.md of onnx): the IR version released with each opset

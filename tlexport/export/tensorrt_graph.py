@@ -8,7 +8,7 @@ from functools import cached_property
 import onnx
 from onnx import TensorProto
 
-from tlexport.onnx_graph import constants, readers_of
+from tlexport.onnx_model.graph import constants, readers_of
 
 PAIR = ("QuantizeLinear", "DequantizeLinear")
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)

@@ -15,8 +15,8 @@ from onnx import TensorProto, numpy_helper
 
 from tlexport.errors import VerificationFailed
 from tlexport.export.tensorrt_graph import FLOATS, RuledGraph, Version
+from tlexport.hardware.profile import INT8_CONSTANTS
 from tlexport.ports import TYPED_SCALES
-from tlexport.profile import INT8_CONSTANTS
 
 QOPERATORS = ("QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "DynamicQuantizeLinear")
 FUSED = ("Relu", "Clip", "LeakyRelu", "Sigmoid")  # activations that run inside the convolution before them

@@ -13,17 +13,17 @@ import numpy as np
 
 from tlexport import device
 from tlexport.accuracy import Probabilities
-from tlexport.bundle import LABELS, MANIFEST, MODEL_CARD, Golden, Manifest, read_manifest
+from tlexport.bundle.manifest import LABELS, MANIFEST, MODEL_CARD, Golden, Manifest, read_manifest
+from tlexport.bundle.signature import sign
 from tlexport.device.golden import region
-from tlexport.device.image import decode, prepare_pixels
-from tlexport.device.image_files import SPECIAL
+from tlexport.device.inputs.image import decode, prepare_pixels
+from tlexport.device.inputs.image_files import SPECIAL
 from tlexport.errors import InvalidFile, UsageError
 from tlexport.export.cpp_example import write_cpp
 from tlexport.export.model_card import model_card
 from tlexport.export.sensitivity import write_sensitivity
-from tlexport.files import check_replaceable, new_directory, sha256_of
 from tlexport.ports import Pixels
-from tlexport.signature import sign
+from tlexport.storage.files import check_replaceable, new_directory, sha256_of
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -142,7 +142,10 @@ def _write_golden(folder: Path, golden: GoldenImages, preprocess: Mapping[str, A
 
 
 def _write_runner(folder: Path) -> None:
-    """The files of ``tlexport/device`` as they are, and what starts them."""
-    (folder / RUNNER).mkdir()
-    for source in sorted(Path(device.__file__).parent.glob("*.py")):
-        shutil.copyfile(source, folder / (RUN if source.name == RUN else f"{RUNNER}/{source.name}"))
+    """Copy the files of ``tlexport/device`` and of its sub-folders unchanged, and the script that starts them."""
+    package = Path(device.__file__).parent
+    for source in sorted(package.rglob("*.py")):
+        name = source.relative_to(package).as_posix()
+        target = folder / (RUN if name == RUN else f"{RUNNER}/{name}")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
-from tlexport.onnx_graph import ChannelGroups, Channels, constants, copy_of, readers_of, shapes_of, without_unused
+from tlexport.onnx_model.graph import ChannelGroups, Channels, constants, copy_of, readers_of, shapes_of, without_unused
 
 BLOCK = 16  # channels; its INT8 depthwise kernel does so many at once, and what is left over one by one, three to four times slower
 VENDOR = "com.microsoft"  # domain of ONNX Runtime's own operators

@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from tlexport.onnx_graph import constants, copy_of, readers_of, shapes_of, without_unused
+from tlexport.onnx_model.graph import constants, copy_of, readers_of, shapes_of, without_unused
 from tlexport.ports import WEIGHTED
 
 STEPS = 255.0  # of 8 bits, between 0 and 1

@@ -9,7 +9,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from tlexport.errors import StepFailed
-from tlexport.onnx_graph import without_unused
+from tlexport.onnx_model.graph import without_unused
 from tlexport.ports import WEIGHTED, Range
 
 LARGEST = float(np.finfo(np.float16).max)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from tlexport.onnx_graph import constants, copy_of, without_unused
+from tlexport.onnx_model.graph import constants, copy_of, without_unused
 from tlexport.ports import WEIGHTED
 from tlexport.quantizers._half import NORMAL, STEP
 

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from tlexport.onnx_graph import constants, copy_of, readers_of, without_unused
+from tlexport.onnx_model.graph import constants, copy_of, readers_of, without_unused
 from tlexport.ports import QuantizeRequest
 from tlexport.quantizers._frame import BLOCKS, FRAMED, sides_of, without_padding
 

@@ -9,7 +9,7 @@ import onnx
 from onnx import helper, numpy_helper
 from onnxruntime.quantization import QuantType
 
-from tlexport.onnx_graph import constants, without_unused
+from tlexport.onnx_model.graph import constants, without_unused
 from tlexport.ports import TYPED_SCALES, QuantizeRequest
 from tlexport.quantizers._half import NORMAL, half, near_overflow, near_zero
 from tlexport.quantizers._per_channel import LARGEST

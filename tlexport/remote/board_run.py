@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from tlexport.bundle import MANIFEST, Manifest
+from tlexport.bundle.manifest import MANIFEST, Manifest
 from tlexport.errors import (
     InvalidFile,
     MissingDependency,
@@ -19,12 +19,12 @@ from tlexport.errors import (
     Unsupported,
     VerificationFailed,
 )
-from tlexport.files import temporary_folder
-from tlexport.machine import Machine, this_machine
+from tlexport.hardware.machine import Machine, this_machine
 from tlexport.ports import Progress, Task
 from tlexport.remote import on_board
 from tlexport.remote.ssh import Connection, Ended, Host
-from tlexport.untrusted import parse_json
+from tlexport.storage.files import temporary_folder
+from tlexport.storage.untrusted import parse_json
 
 RUNNER = "run.py"
 IMAGES = "images"  # folder beside that of the bundle

@@ -24,7 +24,7 @@ from pathlib import Path
 BEGIN = "tlx-begin"  # what stands before this line on standard output comes from start-up files of the shell
 BUNDLE = "bundle"
 RUNNING = "running"  # file with the process group of what runs
-# what tells which machine this is; the same files as tlexport/machine.py reads
+# what tells which machine this is; the same files as tlexport/hardware/machine.py reads
 FACTS = ("proc/cpuinfo", "proc/device-tree/model", "proc/device-tree/compatible", "proc/driver/nvidia/version")
 
 

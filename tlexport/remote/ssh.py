@@ -25,7 +25,7 @@ from typing import IO, Any, Self
 
 from tlexport.errors import InvalidFile, MissingDependency, StepFailed, UsageError
 from tlexport.remote import on_board
-from tlexport.untrusted import parse_json
+from tlexport.storage.untrusted import parse_json
 
 OLDEST = (3, 6)  # Python that the runner of a bundle works with
 LONGEST_FOLDER = 60  # characters: the name of a socket may have about 100 (sun_path in unix(7)), and ssh adds to it while it makes one

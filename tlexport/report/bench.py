@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tlexport.artifact import Artifact
-from tlexport.bundle import Manifest
+from tlexport.bundle.manifest import Manifest
 from tlexport.checkpoint import Checkpoint
 from tlexport.measurement import Interval, Measurement
 from tlexport.report import bench_plots, extras

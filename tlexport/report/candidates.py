@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from tlexport.bundle import Latency, Manifest
+from tlexport.bundle.manifest import Latency, Manifest
 from tlexport.checkpoint import Checkpoint
 from tlexport.measurement import Measurement
 from tlexport.prediction import Estimate

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from tlexport.bundle import Manifest
+from tlexport.bundle.manifest import Manifest
 from tlexport.measurement import Measurement
 from tlexport.plan import more_than, not_as_budgeted
 from tlexport.units import format_bytes, format_mj

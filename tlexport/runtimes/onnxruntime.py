@@ -17,12 +17,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, get_args
 
 from tlexport.contract import TensorSpec
-from tlexport.device.half_rounding import FIXED, rounding
-from tlexport.device.native_log import native_log, pass_on, plain
-from tlexport.device.onnx_session import version
+from tlexport.device.runtimes.half_rounding import FIXED, rounding
+from tlexport.device.runtimes.native_log import native_log, pass_on, plain
+from tlexport.device.runtimes.onnx_session import version
 from tlexport.errors import InvalidFile, StepFailed, TlxError, Unsupported, UsageError
-from tlexport.onnx_file import check_onnx_file, may_refer_to_files, printable
-from tlexport.onnxruntime_errors import refusal
+from tlexport.onnx_model.file import check_onnx_file, may_refer_to_files
+from tlexport.onnx_model.names import printable
+from tlexport.onnx_model.runtime_errors import refusal
 from tlexport.ports import RunOptions
 from tlexport.record import nearest
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import onnx
 
 from tlexport.errors import Unsupported
-from tlexport.onnx_file import read_onnx
+from tlexport.onnx_model.file import read_onnx
 from tlexport.ports import RunOptions
 from tlexport.runtimes.onnxruntime import OnnxRunner, open_with
 

@@ -8,15 +8,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from tlexport.bundle.device_errors import as_ours
 from tlexport.contract import TensorSpec
-from tlexport.device import engine
-from tlexport.device_errors import as_ours
+from tlexport.device.runtimes import engine
 from tlexport.errors import Unsupported, UsageError
 from tlexport.ports import RunOptions
 
 if TYPE_CHECKING:
-    from tlexport.device.engine_run import Session
-    from tlexport.device.engine_tensors import Tensor
+    from tlexport.device.runtimes.engine_run import Session
+    from tlexport.device.runtimes.engine_tensors import Tensor
     from tlexport.ports import Array
 
 FORMATS = ("engine",)

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tlexport.cache import ArrayCache
 from tlexport.ports import Progress
 from tlexport.recipe import Recipe
+from tlexport.storage.cache import ArrayCache
 from tlexport.train.augment import Augment
 from tlexport.train.distributed import Workers
 from tlexport.train.frozen import FrozenTrunk
@@ -19,7 +19,7 @@ from tlexport.train.inputs import Inputs
 from tlexport.train.phases import Phase
 
 if TYPE_CHECKING:
-    from tlexport.train.fit import Images
+    from tlexport.train.images import Images
 
 KEPT_BYTES = 2 * 10**9  # features above this are computed again for each batch rather than kept in memory
 FEATURE_BATCH = 16  # on two cores as fast as any: the activations of more images leave the cache

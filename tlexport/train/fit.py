@@ -8,53 +8,27 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from tlexport.cache import ArrayCache, release
 from tlexport.contract import Preprocess
 from tlexport.errors import StepFailed
 from tlexport.network import Contract, Network
-from tlexport.ports import Pixels, Progress
+from tlexport.ports import Progress
 from tlexport.recipe import Recipe
+from tlexport.storage.cache import ArrayCache
 from tlexport.train.augment import Augment
 from tlexport.train.distributed import Workers
 from tlexport.train.features import FeatureSource
 from tlexport.train.frozen import FrozenTrunk, fingerprint, frozen_state
-from tlexport.train.loop import Epoch, PhaseRun, batches, make_optimizer
+from tlexport.train.images import Images
+from tlexport.train.loop import Epoch, batches, make_optimizer
 from tlexport.train.lr_finder import find_lr
 from tlexport.train.objective import Objective, class_weights
+from tlexport.train.phase_run import PhaseRun
 from tlexport.train.phases import Phase
 from tlexport.train.resume import Saver
 from tlexport.train.saved_state import check_history, check_tensors, number, whole
-
-
-@dataclass(frozen=True)
-class Images:
-    """One part of the data.
-
-    ``digest`` names the pixels: equal only for the same images in the same order through the same preprocessing.
-    """
-
-    pixels: Pixels  # uint8 (row, height, width, channel): of all parts together, so that none is held twice
-    labels: Tensor  # int64 class indices (image,)
-    digest: str
-    rows: npt.NDArray[np.intp] | None = None  # of each image in pixels; None: the images are the rows
-    teacher: Tensor | None = None  # logits of a teacher, float32 (image, class)
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, rows: slice) -> Pixels:
-        return self.take(torch.arange(len(self))[rows])
-
-    def take(self, indices: Tensor) -> Pixels:
-        """Image indices int64 (batch,) -> uint8 (batch, height, width, channel)."""
-        taken: Pixels = self.pixels[indices.numpy() if self.rows is None else self.rows[indices.numpy()]]
-        release(self.pixels)
-        return taken
 
 
 @dataclass(frozen=True)

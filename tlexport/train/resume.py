@@ -17,10 +17,10 @@ import torch
 from tlexport.checkpoint import RECORD, REPORT, Checkpoint, read_dataset
 from tlexport.dataset import Dataset
 from tlexport.errors import InvalidFile, UsageError
-from tlexport.files import new_file, remove
-from tlexport.lock import is_claimed
 from tlexport.recipe import Recipe
-from tlexport.untrusted import DAMAGED, read_object, read_torch
+from tlexport.storage.files import new_file, remove
+from tlexport.storage.lock import is_claimed
+from tlexport.storage.untrusted import DAMAGED, read_object, read_torch
 
 INTERVAL_S = 5.0  # between two states; what lies between is computed again, to the same bits
 REQUEST, STATE = "request.json", "state.pt"

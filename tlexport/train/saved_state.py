@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from tlexport.train.loop import Epoch
 from tlexport.train.phases import Phase
-
-if TYPE_CHECKING:
-    from tlexport.train.loop import Epoch, PhaseRun
 
 
 def expect(holds: object, text: str) -> None:
@@ -60,17 +58,17 @@ def check_tensors(found: Mapping[str, Any], own: Mapping[str, Tensor], needed: I
         expect(bool(torch.isfinite(tensor).all()), f"{name} of {what} is not finite")
 
 
-def check_run(state: Mapping[str, Any], run: PhaseRun) -> None:
-    """The state of a phase: before it is loaded. Raises ValueError."""
-    done = whole(state["done"], 0, run.phase.epochs, "epochs done")
+def check_phase(state: Mapping[str, Any], phase: Phase, top: nn.Module, average: nn.Module | None) -> None:
+    """The state of a phase, before it is loaded into the trained stages and their moving average. Raises ValueError."""
+    done = whole(state["done"], 0, phase.epochs, "epochs done")
     whole(state["waited"], 0, done, "epochs waited")
     whole(state["schedule"], 0, math.inf, "steps done")
     expect(isinstance(state["lowest"], float) and not math.isnan(state["lowest"]), "the lowest loss is no number")
-    own = run.top.state_dict()
+    own = top.state_dict()
     check_tensors(state["top"], own, own, "the weights of the phase")
-    expect((state["average"] is None) == (run.average is None), "the moving average is there without being asked for, or missing")
-    if run.average is not None:
-        averaged = run.average.state_dict()
+    expect((state["average"] is None) == (average is None), "the moving average is there without being asked for, or missing")
+    if average is not None:
+        averaged = average.state_dict()
         check_tensors(state["average"], averaged, averaged, "the moving averages")
 
 

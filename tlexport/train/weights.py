@@ -13,14 +13,13 @@ from torch import Tensor
 from torchvision import models
 
 from tlexport.contract import Preprocess
+from tlexport.embedded import EMBEDDED
 from tlexport.errors import InvalidFile, MissingDependency, StepFailed, UsageError
-from tlexport.files import sha256_of
 from tlexport.network import Network, build, traits_of
 from tlexport.recipe import Recipe
+from tlexport.storage.files import sha256_of
+from tlexport.storage.untrusted import read_object, read_safetensors, read_torch
 from tlexport.train.frozen import frozen_state
-from tlexport.untrusted import read_object, read_safetensors, read_torch
-
-EMBEDDED = Path(__file__).parent.parent / "embedded"
 
 
 def embedded_backbones() -> tuple[str, ...]:

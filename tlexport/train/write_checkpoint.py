@@ -14,13 +14,13 @@ from safetensors.torch import save
 from tlexport.checkpoint import DATASET, HISTORY, RECIPE, RECORD, REPORT, WEIGHTS, Checkpoint
 from tlexport.dataset import Dataset
 from tlexport.errors import InvalidFile, UsageError
-from tlexport.files import check_replaceable, new_directory, sha256_of
 from tlexport.network import Network
+from tlexport.storage.files import check_replaceable, new_directory, sha256_of
+from tlexport.storage.untrusted import LARGEST_JSON, parse_json, read_text
 from tlexport.train.loop import Epoch
 from tlexport.train.phases import Phase
 from tlexport.train.plots import plot_confusion, plot_curves
 from tlexport.train.saved_state import check_history, expect
-from tlexport.untrusted import LARGEST_JSON, parse_json, read_text
 
 
 def check_place(path: Path) -> None:

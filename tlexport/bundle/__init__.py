@@ -1,0 +1,1 @@
+"""What goes to the device: its manifest, the archive, the signature."""

@@ -1,0 +1,1 @@
+"""What the board is and how it behaves, from its system files."""

@@ -1,0 +1,171 @@
+"""Is there room to build an engine, and what happens to the board while it works. Python 3.6 syntax: it is copied into bundles as it is."""
+
+import re
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from ..errors import Unsupported
+from . import description as board
+from . import sysfs
+from .power import Meter
+from .throttling import Throttling
+
+if TYPE_CHECKING:
+    from typing import Any, Dict, List, Optional
+
+# CUDA, cuBLAS and cuDNN in a TensorRT process on a Jetson Nano, before the first model: the log in wang-xinyu/tensorrtx#1145
+CUDA_BYTES = 700 * 10**6
+# the file as read, the parser's weights, the builder's, and the engine that is being written
+COPIES = 4
+# programs that draw a desktop, as /proc names them (15 characters at most)
+_DESKTOP = re.compile(r"^(Xorg|Xwayland|gnome-shell|compiz|unity-panel-ser|lxsession|lxpanel|labwc|wayfire)$")
+
+
+def needed_for_build(workspace_bytes: int, onnx_bytes: int) -> int:
+    """Bytes of memory that building an engine takes, about: to be told beforehand is better than 'Killed'.
+
+    It is CUDA's own (:data:`CUDA_BYTES`, measured on a Nano), the whole workspace, since the builder may try a tactic that uses
+    all of it, and :data:`COPIES` of the weights. What a tactic really takes is known to TensorRT alone.
+
+    Args:
+        workspace_bytes: what the builder may use as workspace.
+        onnx_bytes: size of the model's file.
+    """
+    return CUDA_BYTES + workspace_bytes + COPIES * onnx_bytes
+
+
+def preflight(needed_bytes: int, root: str = "/") -> "Optional[int]":
+    """Whether there is so much memory.
+
+    Swap on a disk counts, because what other programs keep in memory can go there; zram does not, because it lies in memory.
+
+    Args:
+        needed_bytes: see :func:`needed_for_build`.
+        root: root of the file system that tells of the memory.
+
+    Returns:
+        Bytes that a new process can have; None where the system does not tell, and then nothing was checked.
+
+    Raises:
+        Unsupported: there is less; with what can be done on this board.
+    """
+    memory = board.memory_of(root)
+    free = memory.get("MemAvailable")
+    if free is None:
+        return None
+    swap = _free_swap(root)
+    if free + swap >= needed_bytes:
+        return free + swap
+    found = "{} of memory are free{}".format(_size(free), " and {} of swap".format(_size(swap)) if swap else "")
+    raise Unsupported(
+        "building the engine takes about {} (CUDA itself, the workspace and copies of the weights), and {}: it would end in "
+        "'Killed'".format(_size(needed_bytes), found),
+        "; ".join(_remedies(root, needed_bytes - free - swap)),
+    )
+
+
+def _remedies(root: str, missing: int) -> "List[str]":
+    """What helps on this board, the least trouble first."""
+    found = []
+    if any(_DESKTOP.match(sysfs.text(root, path) or "") for path in sysfs.find(root, "proc/[0-9]*/comm")):
+        found.append("stop the desktop until the next start: sudo systemctl isolate multi-user.target")
+    gb = -(-(missing + 10**9) // 10**9)  # one more than is missing
+    found.append(
+        "add swap: sudo fallocate -l {0}G /swapfile && sudo chmod 600 /swapfile && sudo mkswap /swapfile && sudo swapon /swapfile".format(
+            gb
+        )
+    )
+    if board.zram(root):
+        found.append("with swap on a disk, turn off zram, which takes memory itself: sudo systemctl disable nvzramconfig, and restart")
+    found.append("give the builder less: a smaller workspace_mb in the profile, and export again")
+    return found
+
+
+def _free_swap(root: str) -> int:
+    """Bytes of swap on disks that nothing uses: /proc/swaps has one line each, with size and used in KiB."""
+    lines = re.findall(r"^(/\S+)\s+\w+\s+(\d+)\s+(\d+)", sysfs.text(root, "proc/swaps") or "", re.MULTILINE)
+    return sum(int(size) - int(used) for name, size, used in lines if not name.startswith("/dev/zram")) * 1024
+
+
+def _size(count: int) -> str:
+    return "{:.1f} GB".format(count / 1e9) if count >= 1e9 else "{:.0f} MB".format(count / 1e6)
+
+
+class Watch:
+    """Reads temperature, throttling and power in a thread while something runs; a context manager.
+
+    The sensors of power hang on a slow bus (a reading takes about a millisecond, in which Python's lock is free), so five times a
+    second takes well below a hundredth of one core.
+
+    Args:
+        root: root of the file system.
+        period: seconds between two readings of power; temperatures are read at every fifth.
+    """
+
+    def __init__(self, root: str = "/", period: float = 0.2) -> None:
+        self._root = root
+        self._period = period
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+        self._meter = Meter(root)
+        self._throttling = Throttling(root, board.locked_clocks(root))
+        self._gpu = board.gpu_clock(root)
+        self._gpu_mhz: List[float] = []
+        self._before: Dict[str, float] = {}
+        self._after: Dict[str, float] = {}
+        self._highest: Dict[str, float] = {}
+        self._times: List[float] = []  # of the readings
+
+    def __enter__(self) -> "Watch":
+        self._before = board.temperatures(self._root)
+        self._read()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._read()
+        self._after = board.temperatures(self._root)
+        self._keep(self._after)
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._period):
+            self._read()
+            if len(self._times) % 5 == 0:
+                self._keep(board.temperatures(self._root))
+
+    def _read(self) -> None:
+        self._times.append(time.monotonic())
+        self._meter.read(self._times[-1])
+        self._throttling.look()
+        clock = sysfs.number(self._root, self._gpu + "/cur_freq") if self._gpu else None
+        if clock:  # 0: switched off
+            self._gpu_mhz.append(round(clock / 1e6, 1))
+
+    def _keep(self, degrees: "Dict[str, float]") -> None:
+        for zone, value in degrees.items():
+            self._highest[zone] = max(value, self._highest.get(zone, value), self._before.get(zone, value))
+
+    def report(self) -> "Dict[str, Any]":
+        """What was seen, as plain data for JSON; to be asked for when the block has ended.
+
+        Returns:
+            ``seconds``, ``readings``; ``temperatures_c`` with ``before``, ``after`` and ``max`` by zone, or None; ``throttled``
+            (None where nothing tells) and ``throttling``, the signs of it; ``gpu_mhz`` with ``lowest`` and ``highest`` while it was
+            on, or None; ``energy_mj``, ``watts`` (mean), ``rail`` (what these were measured at), ``rails_w`` by rail, all None where
+            there is no sensor, with ``power_reason``.
+        """
+        throttled, signs = self._throttling.result()
+        degrees = {"before": self._before, "after": self._after, "max": self._highest} if self._highest else None
+        clocks = {"lowest": min(self._gpu_mhz), "highest": max(self._gpu_mhz)} if self._gpu_mhz else None
+        return dict(
+            self._meter.result(),
+            seconds=round(self._times[-1] - self._times[0], 3) if self._times else 0.0,
+            readings=len(self._times),
+            temperatures_c=degrees,
+            throttled=throttled,
+            throttling=signs,
+            gpu_mhz=clocks,
+        )

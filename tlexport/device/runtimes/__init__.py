@@ -1,0 +1,1 @@
+"""ONNX Runtime and TensorRT on the device."""

@@ -1,0 +1,99 @@
+"""TensorRT through its Python bindings, 8.5 and newer: builds an engine from an ONNX file, and runs engines.
+
+Everything that needs TensorRT is imported here when it is called, so that a device without it can say so. Python 3.6 syntax: it
+is copied into bundles as it is.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import MissingDependency
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any
+
+    from .engine_run import Session
+
+_HINT = (
+    "on a Jetson: sudo apt install python3-libnvinfer, or --runtime trtexec; "
+    "on a PC with an NVIDIA GPU: pip install 'tlexport[tensorrt]' from NVIDIA's package index"
+)
+
+
+def _missing(error: ImportError) -> MissingDependency:
+    library = (error.name or "tensorrt").partition(".")[0]
+    if not library.startswith("tensorrt"):  # also tensorrt_bindings and tensorrt_libs; anything else is not its absence, but a bug of ours
+        raise error
+    return MissingDependency(f"TensorRT's Python bindings cannot be imported: {error}", _HINT)
+
+
+def describe(device: int = 0) -> "dict[str, str]":
+    """What an engine that is built here belongs to.
+
+    Returns:
+        ``tensorrt``, ``gpu`` (its name), ``compute_capability`` ("8.7") and ``driver`` (the newest CUDA it takes, "12.6").
+
+    Raises:
+        MissingDependency: no TensorRT, or no CUDA.
+        Unsupported: there is no such GPU.
+    """
+    try:
+        from . import engine_build
+    except ImportError as error:
+        raise _missing(error) from None
+    return engine_build.describe(device)
+
+
+def build_engine(
+    onnx_path: "str | Path",
+    engine_path: "str | Path",
+    recipe: "Mapping[str, Any]",
+    report: "Callable[[str], None]",
+    timing_cache: "str | Path | None" = None,
+    device: int = 0,
+) -> None:
+    """Build an engine with this device's TensorRT, for this device's GPU. Takes minutes.
+
+    Args:
+        onnx_path: the model; what its numbers are computed in stands in the graph.
+        engine_path: written beside and renamed.
+        recipe: ``input`` (the input's name), ``shape`` (image, height, width, channel), ``workspace_mb`` (MiB that a layer may take
+            while it computes), ``precision`` and ``opset``, as the bundle's manifest has them.
+        report: told in words how far it is.
+        timing_cache: file in which TensorRT remembers how fast each kernel was; read if it is there, and written after the build.
+        device: which GPU.
+
+    Raises:
+        MissingDependency: no TensorRT, or no CUDA.
+        Unsupported: TensorRT has no such precision, or does not take the graph: every node that it refuses, with its operator.
+        InvalidFile: not an ONNX file, or not one with the recipe's input.
+        DeviceError: the build failed; the text ends with the last lines of TensorRT's log.
+    """
+    try:
+        from . import engine_build
+    except ImportError as error:
+        raise _missing(error) from None
+    engine_build.build(Path(onnx_path), Path(engine_path), recipe, report, None if timing_cache is None else Path(timing_cache), device)
+
+
+def open_engine(engine_path: "str | Path", device: int = 0, cuda_graph: bool = True, copies: bool = True) -> "Session":
+    """Open an engine that was built on this device.
+
+    Args:
+        engine_path: the file. It must come from someone who is trusted: TensorRT checks a plan's version, not its contents.
+        device: which GPU.
+        cuda_graph: launch the whole network with one call, instead of kernel by kernel.
+        copies: whether :meth:`Session.time_run` counts the copies between host and device.
+
+    Raises:
+        MissingDependency: no TensorRT, or no CUDA.
+        InvalidFile: not an engine.
+        Unsupported: the engine was made with another version of TensorRT, or cannot be captured as a CUDA graph.
+        DeviceError: it cannot be opened; the text ends with the last lines of TensorRT's log.
+    """
+    try:
+        from . import engine_run
+    except ImportError as error:
+        raise _missing(error) from None
+    return engine_run.Session(Path(engine_path), device, cuda_graph, copies)

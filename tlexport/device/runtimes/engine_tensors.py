@@ -1,0 +1,99 @@
+"""The tensors at an engine's border, what may be fed to it, and whether this TensorRT may open it at all.
+
+Python 3.6 syntax: it is copied into bundles as it is.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import tensorrt as trt
+
+from ..errors import InvalidFile, Unsupported
+from .build_options import version_text
+from .plan_header import read_plan_version
+from .tensorrt_log import version
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Any
+
+    import numpy.typing as npt
+
+# trt.nptype would do this, but in TensorRT 8 it asks numpy for names that newer numpys lack
+_DTYPES = {
+    "FLOAT": "float32",
+    "HALF": "float16",
+    "INT8": "int8",
+    "UINT8": "uint8",
+    "INT32": "int32",
+    "INT64": "int64",
+    "BOOL": "bool",
+}
+_PLANS_TELL = (8, 6)  # the first TensorRT whose plans say in their header what made them
+_REBUILD = "build it again on this device: python3 run.py build"
+
+
+class Tensor(NamedTuple):
+    """An input or output of an engine. An input's shapes are those that the engine was built for; an output has one, three times."""
+
+    name: str
+    dtype: str  # numpy's name
+    least: "tuple[int, ...]"
+    usual: "tuple[int, ...]"
+    most: "tuple[int, ...]"
+
+
+def read_dtype(engine: "trt.ICudaEngine", name: str, path: Path) -> str:
+    """Numpy's name of a tensor's type. Raises Unsupported where it has none."""
+    found = engine.get_tensor_dtype(name).name
+    if found not in _DTYPES:
+        raise Unsupported(f"{path}: its tensor {name!r} is of the type {found}; known: {', '.join(_DTYPES)}")
+    return _DTYPES[found]
+
+
+def read_input(engine: "trt.ICudaEngine", name: str, path: Path) -> Tensor:
+    """An input with the shapes of the engine's first profile. Raises Unsupported where it is not data on the GPU."""
+    if engine.get_tensor_location(name) != trt.TensorLocation.DEVICE:
+        raise Unsupported(f"{path}: its input {name!r} lies in host memory, as shapes do; an image was expected", _REBUILD)
+    least, usual, most = (tuple(shape) for shape in engine.get_tensor_profile_shape(name, 0))
+    return Tensor(name, read_dtype(engine, name, path), least, usual, most)
+
+
+def read_output(engine: "trt.ICudaEngine", name: str, shape: "Sequence[int]", path: Path) -> Tensor:
+    """An output, of the shape that it has for the inputs' usual shapes."""
+    axes = tuple(shape)
+    return Tensor(name, read_dtype(engine, name, path), axes, axes, axes)
+
+
+def check_feeds(inputs: "Sequence[Tensor]", feeds: "Mapping[str, npt.NDArray[Any]]", path: Path) -> None:
+    """Raises Unsupported unless there is an array for each input, of its dtype and of a shape that the engine was built for."""
+    if set(feeds) != {tensor.name for tensor in inputs}:
+        expected = ", ".join(tensor.name for tensor in inputs)
+        raise Unsupported(f"{path} takes the inputs {expected}; found {', '.join(feeds) or 'none'}")
+    for tensor in inputs:
+        array = feeds[tensor.name]
+        lengths = zip(tensor.least, array.shape, tensor.most)
+        fits = len(array.shape) == len(tensor.least) and all(low <= length <= high for low, length, high in lengths)
+        if not fits or array.dtype != tensor.dtype:
+            shapes = str(tensor.most) if tensor.least == tensor.most else f"{tensor.least} to {tensor.most}"
+            raise Unsupported(
+                f"{path} was built for {tensor.dtype} {shapes} as its input {tensor.name!r}; found {array.dtype} {array.shape}",
+                "give it as many images at a time as it was built for, or build an engine for another number",
+            )
+
+
+def refuse_other_version(path: Path) -> None:
+    """Before TensorRT sees the file: it must be an engine, and name the version that is here.
+
+    Raises:
+        InvalidFile: not an engine.
+        Unsupported: made by another version.
+    """
+    here = version()
+    if here[:2] < _PLANS_TELL:  # its own plans do not tell; it looks at them itself
+        if not path.is_file():
+            raise InvalidFile(f"{path} does not exist; an engine was expected", _REBUILD)
+        return
+    found = read_plan_version(path)
+    if any(a != b for a, b in zip(found, here)):  # as far as the bindings know theirs: the fourth number is not in all of them
+        raise Unsupported(f"{path} was built for TensorRT {version_text(found)}, and this device has {version_text(here)}", _REBUILD)

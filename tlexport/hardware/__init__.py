@@ -1,0 +1,1 @@
+"""Hardware profiles: their files, the machine that runs, and the figures that estimates use."""

@@ -1,0 +1,213 @@
+"""Target: from the name after ``--target`` to a profile, and whether this machine is the device that the profile describes."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from tlexport.errors import InvalidFile, UsageError
+from tlexport.hardware.machine import Machine, software_note, this_machine
+from tlexport.hardware.profile import Profile
+from tlexport.hardware.profile_file import ProfileFile, read_profile_file
+from tlexport.record import nearest
+
+JETSON = "jetson"  # as a target: the Jetson this runs on
+DEFAULT_JETSON = "jetson-orin-nano"  # what that means on a machine that is none
+VARIABLE = "TLX_PROFILES"  # folders with profiles, separated as in PATH
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a target name stands for."""
+
+    profile: Profile
+    file: ProfileFile  # what it was read from
+    here: bool  # this machine is that device
+    note: str  # what the user should be told about the choice; empty where there is nothing
+
+    @property
+    def path(self) -> Path:
+        """The file it was read from."""
+        return self.file.path
+
+
+def profile_names() -> tuple[str, ...]:
+    """Names of all profiles that can be found, sorted. Raises UsageError when $TLX_PROFILES names no folder."""
+    return tuple(sorted(_found()))
+
+
+def profile_path(name: str) -> Path:
+    """The file of a profile.
+
+    Args:
+        name: a profile's name, or a path that ends in ``.toml``. Names are looked up in ``./profiles``, then in the folders of
+            $TLX_PROFILES, then among those that tlexport ships.
+
+    Raises:
+        UsageError: no such profile (with the nearest name), or $TLX_PROFILES names no folder.
+    """
+    return _paths(name)[0]
+
+
+def load_file(name: str) -> ProfileFile:
+    """Read a profile's file and what it extends.
+
+    Args:
+        name: as for :func:`profile_path`, without a mode.
+
+    Raises:
+        UsageError: no such profile.
+        InvalidFile: a file cannot be read, calls itself by another name than its file does, or extends what is not there.
+    """
+    path = profile_path(name)
+    file = read_profile_file(path, _extended)
+    own = file.written.get("name", path.stem)
+    if isinstance(own, str) and own != path.stem:
+        raise InvalidFile(f"{path} calls itself {own!r}; a profile is found by its file's name", f'write: name = "{path.stem}"')
+    return file
+
+
+def load_profile(name: str) -> Profile:
+    """Read a profile.
+
+    Args:
+        name: ``NAME`` or ``NAME:MODE``, where NAME is as for :func:`profile_path`.
+
+    Raises:
+        UsageError: no such profile, or no such mode of it.
+        InvalidFile: the file is not a valid profile, or calls itself by another name than its file does.
+    """
+    name, mode = split_mode(name)
+    return load_file(name).profile(mode)
+
+
+def split_mode(name: str) -> tuple[str, str | None]:
+    """``"jetson-nano:5w"`` -> ``("jetson-nano", "5w")``; None for a name or a path alone."""
+    before, colon, mode = name.rpartition(":")
+    return (before, mode) if colon and not name.endswith(".toml") else (name, None)
+
+
+def resolve(name: str, root: Path = Path("/"), machine: str = "") -> Target:
+    """Find the profile of a target, and tell whether this machine is that device.
+
+    Args:
+        name: a profile's name, the path of a ``.toml`` file, or ``jetson``: the Jetson this runs on, and where it runs on
+            none, or on one without a profile, ``jetson-orin-nano``, which the note then says. Each may be followed by
+            ``:MODE``, one of the profile's power modes. Where this machine is that device and has another TensorRT or L4T than
+            the profile was written for, the note says so; the profile is followed all the same.
+        root: root of the file system that describes this machine.
+        machine: this machine's architecture; default what ``platform.machine()`` says.
+
+    Raises:
+        UsageError: no such profile or mode, or several fit this Jetson equally well.
+        InvalidFile: a profile's file is not valid.
+    """
+    here = this_machine(root, machine)
+    name, mode = split_mode(name)
+    note = ""
+    if name == JETSON and JETSON not in _found():  # a user's own profile of that name comes first
+        name, note = _this_jetson(here)
+    file = load_file(name)
+    profile, hidden = file.profile(mode), _paths(name)[1:]
+    notes = [note, f"{file.path} is used; it takes the place of {', '.join(map(str, hidden))}" if hidden else ""]
+    if fits := here.fits(profile.match):
+        notes.append(software_note(profile, root))
+    return Target(profile, file, fits, "; ".join(text for text in notes if text))
+
+
+def is_here(profile: Profile) -> bool:
+    """Whether this machine is the device that a profile describes. A power mode is not looked at: it is set on the device."""
+    return this_machine().fits(profile.match)
+
+
+def is_shipped(path: Path) -> bool:
+    """Whether a profile's file is one that tlexport ships, and not a user's."""
+    return path.resolve().parent == _shipped().resolve()
+
+
+def shipped_here(root: Path = Path("/"), machine: str = "") -> str:
+    """Name of the shipped profile that says most about this machine, among those whose models run on its CPU.
+
+    Args:
+        root: root of the file system that describes this machine.
+        machine: this machine's architecture; default what ``platform.machine()`` says.
+
+    Raises:
+        UsageError: there is none, or several say as much.
+    """
+    here = this_machine(root, machine)
+    profiles = [load_profile(str(path)) for path in sorted(_shipped().glob("[!.]*.toml"))]
+    fitting = [p for p in profiles if p.runtime == "onnxruntime" and p.device is None and here.fits(p.match)]
+    much = {p.name: (bool(p.match.device_tree), here.fit(p.match), len(p.match.cpu or "")) for p in fitting}
+    best = [name for name, fit in much.items() if fit == max(much.values())]
+    if len(best) != 1:
+        found = f"{' and '.join(best)} fit this machine equally well" if best else f"no profile is for a {here.architecture} like this one"
+        raise UsageError(found, "name the nearest one: --base PROFILE")
+    return best[0]
+
+
+def _paths(name: str) -> list[Path]:
+    """The files of a name, the one that counts first; see :func:`profile_path`."""
+    if name.endswith(".toml"):
+        return [Path(name)]
+    found = _found()
+    if name not in found:
+        guess = nearest(name, [*found, JETSON])
+        raise UsageError(f"there is no profile {name!r}{guess}", f"known: {', '.join(sorted(found))}; or give the path of a .toml file")
+    return found[name]
+
+
+def _extended(text: str, by: Path) -> tuple[Path, str | None]:
+    """The file, and the mode, that ``extends`` names in a file.
+
+    A path is taken from that file's folder. A file that extends its own name means the one whose place it takes.
+    """
+    name, mode = split_mode(text)
+    if name.endswith(".toml"):
+        return by.parent / name, mode
+    paths = _paths(name)
+    if name == by.stem:
+        taken = [path.resolve() for path in paths]
+        after = paths[taken.index(by.resolve()) + 1 :] if by.resolve() in taken else paths
+        return (after or [by])[0], mode
+    return paths[0], mode
+
+
+def _shipped() -> Path:
+    package = Path(__file__).parents[1]
+    inside = package / "profiles"  # in a wheel; in a checkout they lie beside the package
+    return inside if inside.is_dir() else package.parent / "profiles"
+
+
+def _found() -> dict[str, list[Path]]:
+    """The files of each name, the one that counts first."""
+    named = [Path(text) for text in os.environ.get(VARIABLE, "").split(os.pathsep) if text]
+    for folder in named:
+        if not folder.is_dir():
+            raise UsageError(f"${VARIABLE} names {folder}, which is not a folder", f"create it, or take it out of ${VARIABLE}")
+    found: dict[str, list[Path]] = {}
+    seen = set()  # the current directory may be the checkout, so that its profiles/ is the shipped one
+    for folder in (Path("profiles"), *named, _shipped()):
+        if folder.resolve() not in seen:
+            seen.add(folder.resolve())
+            for path in folder.glob("[!.]*.toml"):
+                found.setdefault(path.stem, []).append(path)
+    return found
+
+
+def _this_jetson(here: Machine) -> tuple[str, str]:
+    """Name of the profile that ``jetson`` means on this machine, and the note that says so."""
+    if "Jetson" not in (here.board or "") and "nvidia,tegra" not in here.compatible:  # the TX2 calls itself quill
+        return DEFAULT_JETSON, f"'{JETSON}' stands for {DEFAULT_JETSON}, because this machine is not a Jetson"
+    matches = {name: load_profile(name).match for name in profile_names()}
+    fit = {name: here.fit(match) for name, match in matches.items() if match.device_tree and here.fits(match)}
+    best = [name for name, much in fit.items() if much == max(fit.values())]
+    if len(best) > 1:
+        raise UsageError(f"'{JETSON}' could be {' or '.join(best)}: all of them describe {here.board!r}", f"name one: --target {best[0]}")
+    if best:
+        return best[0], f"'{JETSON}' stands for {best[0]}: this is a {here.board!r}"
+    return DEFAULT_JETSON, (
+        f"'{JETSON}' stands for {DEFAULT_JETSON}, because no profile describes this board, {here.board!r}; "
+        f"engines built for one board do not run on another: write a profile for it (docs/profiles.md)"
+    )

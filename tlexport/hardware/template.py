@@ -1,0 +1,81 @@
+"""The text of a new profile: a short file that extends another, with everything that can be overridden in comments."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from tlexport.errors import UsageError
+from tlexport.hardware.profile import NAME, Fact, Profile
+from tlexport.hardware.schema import FILE
+from tlexport.hardware.target import load_profile
+from tlexport.record import Record
+
+
+def expect_name(name: str, more: str = "") -> None:
+    """Raises UsageError for what cannot be the name of a profile; ``more`` is told behind the hint."""
+    if not re.fullmatch(NAME, name):
+        raise UsageError(f"{name!r} is no name for a profile", f"use lower-case letters, digits, '-' and '.', such as line-3{more}")
+
+
+def load_parent(name: str, option: str) -> Profile:
+    """The profile that a new one is to extend, which a name finds wherever the new one lies. Raises UsageError for a path."""
+    if name.endswith(".toml") or "/" in name:
+        raise UsageError(f"{option} takes the name of a profile, and {name!r} is a path", "copy that file instead")
+    return load_profile(name)
+
+
+def profile_text(name: str, parent: Profile, folder: Path) -> str:
+    """A valid file for a device that is as another but for its name.
+
+    Its budget is written out, because that is what differs first; its other figures stand in comments with the values that they
+    have now, each ready to be used once its source is written.
+
+    Args:
+        name: of the new profile.
+        parent: what it extends; in one of its power modes, where that is how the device is used.
+        folder: where the file will lie.
+    """
+    lines = [
+        f"##:schema ./{FILE}",
+        "# With one # less in the line above, an editor that knows Taplo (Even Better TOML) completes and checks this file, once you type",
+        f"#   tlx profiles schema -o {folder / FILE}",
+        "#",
+        f"# What is not written here is as in {parent.target}: tlx profiles show {parent.target}",
+        "# How a profile is written: docs/profiles.md of tlexport. Next: tlx profiles check on this file.",
+        "",
+        f"extends = {_toml(parent.target)}",
+        f"name = {_toml(name)}",
+        f"title = {_toml(name)} # what people call it",
+        "",
+        "# Figures that are others on your device: take the # away, write the value, and in source where you found it: a document, or the",
+        "# command on the board; a figure without a source is refused. The status is read, derived (say how) or assumed (say why).",
+        *_commented(parent),
+        "",
+        "# What a model must reach on it. A key that is left out keeps the limit that it inherits.",
+        "[budget]",
+        *(f"{key} = {_toml(value)}" for key, value in parent.budget.model_dump(exclude_none=True).items()),
+        "",
+        "# How to tell that a machine is this device; decides whether tlx measures where it exports.",
+        "# [match]",
+        *(f"# {key} = {_toml(value)}" for key, value in parent.match.model_dump(exclude_none=True).items()),
+    ]
+    for table in (parent.software, parent.hardware):
+        if facts := list(_commented(table)):
+            lines += ["", f"# [{type(table).__name__.lower()}]", *facts]
+    return "\n".join(lines) + "\n"
+
+
+def _commented(record: Record) -> Iterator[str]:
+    """A comment for each figure that is directly in a record. Without the # it lacks nothing but its source."""
+    for key in type(record).model_fields:
+        fact = getattr(record, key)
+        if isinstance(fact, Fact):
+            yield f'# {key} = {{ value = {_toml(fact.model_dump()["value"])}, source = "", status = "read" }}'
+
+
+def _toml(value: object) -> str:
+    """A text, number or list of them: for these JSON's notation is TOML's, save for one character."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -1,0 +1,98 @@
+"""WHAT is to be estimated, a checkpoint, a bundle's model or any ONNX file: its graph, its precision and what it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tlexport.artifact import Precision
+from tlexport.checkpoint import RECORD, read_checkpoint
+from tlexport.errors import UsageError
+from tlexport.hardware.profile import Profile
+from tlexport.loading.model import find_subject
+from tlexport.onnx_model.file import is_onnx_name
+
+if TYPE_CHECKING:
+    import onnx
+
+    from tlexport.estimate.costed import Costs, Graph
+    from tlexport.estimate.process import Counted
+
+Shapes = Mapping[str, Sequence[int]]
+EXPORTER_OPSET = 18  # what torch's exporter writes; lower ones are made from it
+
+
+@dataclass(frozen=True)
+class Estimable:
+    """A model that can be estimated."""
+
+    what: str
+    precision: Precision
+    sha256: str  # of the file; of a checkpoint, of its weights
+    graph_for: Callable[[Profile], Graph | Costs]
+    note: str = ""  # what the user should be told about the model
+    batch: int = 1  # images that it takes at once
+
+
+def find_graph(what: Path, precision: Precision | None = None, shapes: Shapes | None = None) -> Estimable:
+    """Look at WHAT.
+
+    Args:
+        what: a checkpoint, which is exported to FP32 in memory; a bundle; or an .onnx file, a bundle's or any other.
+        precision: which of a bundle's models; None: the chosen one.
+        shapes: shape of each input that has free axes other than the first.
+
+    Raises:
+        InvalidFile: not there, none of these, or not a graph that can be read.
+        VerificationFailed: a bundle's model is not the file that it was made with.
+        UsageError: the precision or a shape is none that it has.
+        Unsupported: its weights are of a type that is not estimated.
+    """
+    if is_onnx_name(what) and what.is_file():
+        return _file(what, precision, shapes)
+    subject = find_subject(what, precision=precision)
+    if (what / RECORD).is_file():
+        return _checkpoint(what, shapes)
+    found = _counted(subject.path, shapes)
+    return Estimable(str(subject.path), subject.precision, subject.sha256, lambda profile: found.costs)
+
+
+def _counted(path: Path, shapes: Shapes | None) -> Counted:
+    from tlexport.estimate.process import count
+
+    return count(path, {name: tuple(shape) for name, shape in (shapes or {}).items()})
+
+
+def _file(path: Path, precision: Precision | None, shapes: Shapes | None) -> Estimable:
+    found = _counted(path, shapes)
+    if precision not in (None, found.precision):
+        raise UsageError(f"{path} is {found.precision}; {precision} was asked for", "leave out --precision")
+    return Estimable(str(path), found.precision, found.sha256, lambda profile: found.costs, found.note, found.batch)
+
+
+def _checkpoint(path: Path, shapes: Shapes | None) -> Estimable:
+    """A checkpoint as it would be exported in FP32 for each profile; what differs between profiles is made once for each kind."""
+    checkpoint = read_checkpoint(path)
+    exported: dict[tuple[str, int], onnx.ModelProto] = {}
+    graphs: dict[tuple[str, int], Graph] = {}
+
+    def graph_for(profile: Profile) -> Graph:
+        from tlexport.estimate.costed import Graph
+        from tlexport.estimate.graph import with_shapes
+        from tlexport.export.rewrite import lower
+        from tlexport.export.to_onnx import to_onnx
+        from tlexport.network import load_network
+
+        dtype, opset = profile.input_dtype.value, profile.opset.value
+        if (dtype, opset) not in graphs:
+            written = dtype, max(opset, EXPORTER_OPSET)
+            if written not in exported:
+                network = load_network(path, checkpoint)
+                exported[written] = to_onnx(network, checkpoint.preprocess, dtype, written[1])
+            model = lower(exported[written], opset)
+            graphs[dtype, opset] = Graph(with_shapes(model, shapes or {}, str(path)), model.ByteSize())
+        return graphs[dtype, opset]
+
+    return Estimable(str(path), "fp32", checkpoint.weights_sha256, graph_for)

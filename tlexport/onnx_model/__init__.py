@@ -1,0 +1,1 @@
+"""ONNX files: checks before a runtime opens them, and copies of graphs."""

@@ -1,0 +1,213 @@
+"""A checkpoint's graph in lower precision: calibrated on training images alone, INT8 by the method that serves it best."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+
+from tlexport import plugins
+from tlexport.accuracy import BATCH, Probabilities, probabilities, score
+from tlexport.artifact import Calibration, Mixed, Precision, Rung, Tried
+from tlexport.dataset import Dataset, Sample
+from tlexport.export.calibration import FEW, MOST_TRAINED, calibration_parts, calibration_sample, provenance
+from tlexport.export.compact import compact
+from tlexport.export.ranges import Method, Ranges
+from tlexport.hardware.profile import Profile
+from tlexport.optimize.accuracy_recovery import Form, Ladder
+from tlexport.optimize.latency_search import Choice, fastest
+from tlexport.optimize.mixed_precision import Judged, Nodes
+from tlexport.optimize.pairwise_timing import QuickTiming
+from tlexport.ports import Pixels, Progress, Quantizer, QuantizeRequest, RunOptions, Runtime, Silent
+
+if TYPE_CHECKING:
+    import onnx
+
+
+# of training images and labels: the FP32 graph after it; None: declined
+Retrain = Callable[[Pixels, Sequence[int]], "onnx.ModelProto | None"]
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A graph, and how it was made."""
+
+    model: onnx.ModelProto
+    how: str
+    calibration: Calibration | None = None
+    mixed: Mixed | None = None
+    ladder: tuple[Rung, ...] = ()
+
+
+class Quantization:
+    """What the lower precisions of one export share: the FP32 graph, and what it computes on training images.
+
+    Args:
+        graph: FP32.
+        profile: of the target: it names the quantizer of INT8.
+        dataset: of the checkpoint.
+        seed: of the draw of images.
+        pixels: decodes samples.
+        drop_points: of top-1 that INT8 may lose before the ladder is climbed.
+        folder: for files that are not kept.
+        progress: where to tell what happens.
+        timing: where the target is this machine.
+        retrain: quantization-aware training of the checkpoint; None: it was not asked for.
+    """
+
+    def __init__(
+        self,
+        graph: onnx.ModelProto,
+        profile: Profile,
+        dataset: Dataset,
+        seed: int,
+        pixels: Callable[[Sequence[Sample]], Pixels],
+        drop_points: float,
+        folder: Path,
+        progress: Progress,
+        timing: QuickTiming | None = None,
+        retrain: Retrain | None = None,
+    ) -> None:
+        self.graph, self.profile, self.progress, self._drop = graph, profile, progress, drop_points
+        self._timing, self._retrain, self._dataset, self._seed = timing, retrain, dataset, seed
+        self._classes, self._pixels, self._file = dataset.classes, pixels, folder / "tried.onnx"
+        self.calibrating, self.choosing = calibration_parts(dataset, seed)
+
+    def quantized(self, precision: Precision) -> Quantized:
+        """The graph in FP16 or INT8.
+
+        Raises:
+            TlxError: as the quantizer does.
+        """
+        quantizer, ranges = self._quantizer(precision), self._ranges
+        how = f"{self._name(precision)}: {quantizer.METHOD}"
+        if precision == "int8":
+            return self._int8(quantizer, how + ("; weights in FP32 with Q/DQ pairs" if self.profile.float_weights else ""))
+        with self.progress.task(f"quantizing to {precision}", 1) as advance:
+            model = quantizer.quantize(self._request(Form(self.graph, ranges, "minmax", frozenset())))
+            advance(1)
+        return Quantized(model, how, provenance(self.calibrating, "minmax"))
+
+    def read_images(self) -> None:
+        """Decode the images that calibrate and judge. Raises InvalidFile where they are missing or have changed."""
+        _ = self._calibration
+        if self.choosing:
+            _ = self._choice
+
+    def size_bytes(self, precision: Precision) -> int:
+        """Of the graph in that precision, with no more in float than has to be."""
+        quantizer = self._quantizer(precision)
+        model = quantizer.quantize(self._request(Form(self.graph, self._ranges, "minmax", frozenset())))
+        return int((compact(model) if precision == "int8" else model).ByteSize())
+
+    def _quantizer(self, precision: Precision) -> Quantizer:
+        return cast(Quantizer, plugins.load("quantizers", self._name(precision)))
+
+    def _name(self, precision: Precision) -> str:
+        return self.profile.int8.quantizer if precision == "int8" and self.profile.int8 else precision
+
+    def _request(self, form: Form, variant: str = "") -> QuantizeRequest:
+        activations = self.profile.int8.activations if self.profile.int8 else "uint8"
+        ranges = form.ranges.by(form.method)
+        return QuantizeRequest(form.graph, ranges, activations, form.kept, variant, self.profile.float_weights)
+
+    def _int8(self, quantizer: Quantizer, how: str) -> Quantized:
+        """The variant, and as few nodes in float, as is fastest here; where that loses more than it may, up the ladder."""
+        fast = self._fastest(quantizer)
+        kept = fast.kept
+        how += f"; {fast.variant}" if fast.variant else ""
+        if not self.choosing:
+            few = len(self.calibrating)
+            if few < FEW:
+                self.progress.note(f"only {few} training images to calibrate INT8 with; {FEW} or more give steadier ranges")
+            model = quantizer.quantize(self._request(Form(self.graph, self._ranges, "minmax", kept), fast.variant))
+            return Quantized(model, f"{how}; ranges by minmax{_in_float(kept)}", provenance(self.calibrating, "minmax"))
+
+        weights_alone = getattr(quantizer, "weights_alone", None)
+
+        def judge(form: Form) -> Judged:
+            if form.weights_alone and weights_alone:
+                model = weights_alone(form.graph)
+            else:
+                model = quantizer.quantize(self._request(form, fast.variant))
+            return Judged(model, self._tried(form.method, model))
+
+        retrain = self._retrain
+        ladder = Ladder(
+            graph=self.graph,
+            ranges=self._ranges,
+            judge=judge,
+            least_top1=self._top1(self._reference) - self._drop / 100,
+            calibrating=self._calibration,
+            retrained=None if retrain is None else lambda: retrain(*self._retraining()),
+            can_weights_alone=weights_alone is not None,
+            milliseconds=self._timing.milliseconds if self._timing else None,
+            progress=self.progress,
+        )
+        climbed = ladder.climb(kept)
+        best = climbed.best
+        how += f"; ranges by {best.form.method}{_in_float(best.form.kept)}"
+        if best.rung != "calibration":
+            how += f"; {best.rung}"
+        record = provenance(self.calibrating, best.form.method, climbed.tried)
+        return Quantized(best.judged.model, how, record, best.mixed, climbed.rungs)
+
+    def _fastest(self, quantizer: Quantizer) -> Choice:
+        """What is fastest where this machine can tell."""
+        variants: Sequence[str] = getattr(quantizer, "VARIANTS", ("",))
+        if self._timing is None:
+            return Choice(variants[0], frozenset())
+
+        def quantize(choice: Choice) -> onnx.ModelProto:
+            return quantizer.quantize(self._request(Form(self.graph, self._ranges, "minmax", choice.kept), choice.variant))
+
+        return fastest(self.graph, variants, quantize, quantizer.METHOD, self._timing, self.progress)
+
+    def _retraining(self) -> tuple[Pixels, list[int]]:
+        """Training images and labels, but for those that judge."""
+        chosen = {sample.path for sample in self.choosing}
+        samples = [sample for sample in calibration_sample(self._dataset, MOST_TRAINED, self._seed) if sample.path not in chosen]
+        return self._pixels(samples), [sample.label for sample in samples]
+
+    @cached_property
+    def _ranges(self) -> Ranges:
+        with self.progress.task("calibrating", 1) as advance:
+            ranges = Ranges(self.graph, self._calibration)
+            advance(1)
+        return ranges
+
+    @cached_property
+    def _calibration(self) -> Pixels:
+        return self._pixels(self.calibrating)
+
+    @cached_property
+    def _choice(self) -> Pixels:
+        return self._pixels(self.choosing)
+
+    @cached_property
+    def _reference(self) -> Probabilities:
+        return self._outputs(self.graph)
+
+    def _outputs(self, model: onnx.ModelProto) -> Probabilities:
+        """Probabilities of the images kept for the choice; Q/DQ pairs for TensorRT are computed as they are written."""
+        self._file.write_bytes(model.SerializeToString())
+        options = RunOptions(simulate_quantization=self.profile.runtime == "tensorrt" and model is not self.graph)
+        with cast(Runtime, plugins.load("runtimes", "onnxruntime")).open_model(self._file, options) as runner:
+            return probabilities(runner, self._choice, BATCH, Silent(), "")  # within a task of ours
+
+    def _top1(self, outputs: Probabilities) -> float:
+        return score(outputs, [sample.label for sample in self.choosing], self._classes).top1
+
+    def _tried(self, method: Method, model: onnx.ModelProto) -> Tried:
+        """How good an INT8 graph is on the images kept for the choice."""
+        outputs = self._outputs(model)
+        p, q = (np.maximum(rows.astype(np.float64), 1e-9) for rows in (self._reference, outputs))
+        return Tried(method=method, top1=self._top1(outputs), divergence=float((p * np.log(p / q)).sum(axis=1).mean()))
+
+
+def _in_float(kept: Nodes) -> str:
+    return f"; {len(kept)} nodes in float" if kept else ""

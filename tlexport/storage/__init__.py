@@ -1,0 +1,1 @@
+"""Files on disk: atomic writes, locks, caches, and the bounded readers of untrusted files."""

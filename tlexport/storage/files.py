@@ -1,0 +1,258 @@
+"""Writing so that nothing is ever left half-written, and hashing.
+
+Whatever is written lies beside its place first, under a name of its own, and is renamed. A lock file beside that name is held
+while the process lives; what a dead process left is removed at the next write.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import hashlib
+import os
+import re
+import secrets
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from tlexport.errors import StepFailed, UsageError
+from tlexport.storage.lock import is_open_at, open_lock, try_lock
+
+TOKEN = "[0-9a-f]{8}"
+PARTIAL = rf"\.partial-{TOKEN}"  # ends the name of what is being written; that of its lock file ends in .lock- and the same token
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's bytes, lower-case hexadecimal."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; renamed onto it at the end, removed on any error.
+
+    Raises:
+        StepFailed: the file system refused (permissions, no space).
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with beside(path) as temporary:
+            yield temporary
+            temporary.replace(path)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+
+
+@contextmanager
+def new_directory(path: Path) -> Iterator[Path]:
+    """Yield a temporary directory beside ``path``; renamed to it at the end, removed on any error.
+
+    A directory that is already at ``path`` is replaced only after the new one is complete, and only if
+    :func:`check_replaceable` finds that we wrote it. Where the system can exchange two names at once, ``path`` is never absent.
+
+    Raises:
+        StepFailed: the file system refused (permissions, no space).
+        UsageError: something else is at ``path``.
+    """
+    check_replaceable(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with beside(path) as temporary:
+            temporary.mkdir()
+            yield temporary
+            _put(temporary, path)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+
+
+@contextmanager
+def temporary_folder(prefix: str) -> Iterator[Path]:
+    """Yield a new folder in the system's temporary one; removed at the end. Folders of ``prefix`` that a dead process left go, too.
+
+    Args:
+        prefix: ends in ``-``; used by nothing but this function.
+
+    Raises:
+        StepFailed: there is no folder for temporary files that can be written.
+    """
+    with ExitStack() as stack:
+        try:
+            within = Path(tempfile.gettempdir())
+            sweep(within, re.escape(prefix) + TOKEN)
+            folder = stack.enter_context(held_name(within, prefix))
+            folder.mkdir(mode=0o700)
+        except OSError as error:
+            raise StepFailed(
+                f"cannot write temporary files: {error.strerror or error}", "name a folder with room that you may write in $TMPDIR"
+            ) from error
+        yield folder
+
+
+@contextmanager
+def beside(path: Path) -> Iterator[Path]:
+    """Yield a name beside ``path`` that is this process's own; what is there at the end is removed.
+
+    Raises:
+        OSError: the folder is not there, or cannot be written.
+    """
+    sweep(path.parent, re.escape(f".{path.name}") + PARTIAL)
+    with held_name(path.parent, f".{path.name}.partial-") as temporary:
+        yield temporary
+
+
+@contextmanager
+def held_name(folder: Path, prefix: str, suffix: str = "") -> Iterator[Path]:
+    """Yield a name in a folder, under a lock, so that :func:`sweep` leaves it alone; what is there at the end is removed.
+
+    Raises:
+        OSError: the folder is not there, or cannot be written.
+    """
+    while True:
+        path = folder / f"{prefix}{secrets.token_hex(4)}{suffix}"
+        lock = _guard(path)
+        descriptor = open_lock(lock)
+        if try_lock(descriptor) is not False and is_open_at(descriptor, lock):
+            break
+        os.close(descriptor)  # another process swept it between these lines
+    try:
+        yield path
+    finally:
+        remove(path)
+        remove(lock)
+        os.close(descriptor)
+
+
+OURS = ("checkpoint.json", "manifest.json", "tlx-demo.json")
+
+
+def check_replaceable(path: Path) -> None:
+    """Refuse to replace what we did not write.
+
+    Raises:
+        UsageError: ``path`` exists and is neither empty nor a checkpoint, bundle or demo of ours.
+    """
+    if not path.exists():
+        return
+    if not path.is_dir():
+        raise UsageError(f"{path} is a file; a directory is to be written there", "choose another --out")
+    if any(path.iterdir()) and not any((path / name).is_file() for name in OURS):
+        raise UsageError(f"{path} exists and was not written by tlx; it is left as it is", "choose another --out, or remove it first")
+
+
+def sweep(folder: Path, pattern: str) -> None:
+    """Remove what dead processes left in a folder.
+
+    Args:
+        folder: where.
+        pattern: regular expression of whole names; their lock files go with them.
+    """
+    try:
+        names = {_guarded(entry.name) for entry in os.scandir(folder)}
+    except OSError:
+        return
+    for left in sorted(name for name in names if re.fullmatch(pattern, name)):
+        with contextlib.suppress(OSError):
+            _remove_unless_held(folder / left)
+
+
+def sweep_partials(folder: Path) -> None:
+    """Remove everything half-written that dead processes left in a folder."""
+    sweep(folder, rf"\..+{PARTIAL}")
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link, or a directory with all that is in it; nothing happens where there is none, or it cannot be."""
+    with contextlib.suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _guard(path: Path) -> Path:
+    """The lock file of a temporary path."""
+    if re.search(PARTIAL + "$", path.name):
+        return path.with_name(".lock-".join(path.name.rsplit(".partial-", 1)))
+    return path.with_name(f".{path.name}.lock")
+
+
+def _guarded(name: str) -> str:
+    """The name that a lock file belongs to; any other name as it is."""
+    if found := re.fullmatch(rf"(\..+)\.lock-({TOKEN})", name):
+        return f"{found[1]}.partial-{found[2]}"
+    if found := re.fullmatch(rf"\.(tlx-[a-z]+-{TOKEN}|.+\.{TOKEN}\.part)\.lock", name):
+        return found[1]
+    return name
+
+
+def _remove_unless_held(path: Path) -> None:
+    """The lock file is made before what it guards, and removed after it: without one, nobody writes there."""
+    lock = _guard(path)
+    try:
+        descriptor = open_lock(lock, create=False)
+    except FileNotFoundError:
+        remove(path)
+        return
+    try:
+        if try_lock(descriptor):
+            remove(path)
+            remove(lock)
+    finally:
+        os.close(descriptor)
+
+
+def _put(temporary: Path, path: Path) -> None:
+    """Rename a directory to ``path``. What was there takes the temporary name."""
+    if not path.exists():
+        try:
+            temporary.rename(path)
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise  # otherwise another process was quicker
+    if exchange(temporary, path):
+        return
+    with beside(path) as old:
+        path.rename(old)
+        try:
+            temporary.rename(path)
+        except OSError:
+            old.rename(path)
+            raise
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Exchange two names in one step; False where the system or the file system cannot.
+
+    ``renameat2`` with ``RENAME_EXCHANGE`` of Linux, ``renamex_np`` with ``RENAME_SWAP`` of macOS.
+
+    Raises:
+        OSError: another error, such as a name that does not exist.
+    """
+    if sys.platform == "win32":
+        return False
+    library = ctypes.CDLL(None, use_errno=True)
+    first, second = os.fsencode(one), os.fsencode(other)
+    if sys.platform == "darwin" and hasattr(library, "renamex_np"):
+        failed = library.renamex_np(first, second, 2)
+    elif sys.platform == "linux" and hasattr(library, "renameat2"):
+        here = -100  # AT_FDCWD
+        failed = library.renameat2(here, first, here, second, 2)
+    else:
+        return False
+    if not failed:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EPERM):  # EPERM: a sandbox's filter that does not know the call
+        return False
+    raise OSError(code, os.strerror(code), str(one), None, str(other))
+
+
+def _cannot_write(path: Path, error: OSError) -> StepFailed:
+    return StepFailed(f"cannot write {path}: {error.strerror or error}", "check the path, its permissions and the free disk space")
