@@ -52,6 +52,12 @@ def test_links_lead_somewhere(document: Path) -> None:
     assert broken == []
 
 
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_files_of_the_repository_that_are_named_exist(document: Path) -> None:
+    named = set(re.findall(r"`((?:tlexport|tests|benchmarks)/[a-z0-9_/-]+\.[a-z]+)", document.read_text(encoding="utf-8")))
+    assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
+
+
 def readme_commands() -> list[str]:
     blocks = re.findall(r"```sh\n(.*?)```", README, flags=re.DOTALL)
     return [line for block in blocks for line in block.splitlines() if line.startswith("tlx ")]
