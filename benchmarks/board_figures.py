@@ -13,7 +13,7 @@ from tlexport.hardware.board_rates import BoardRates, Conditions, Rates
 from tlexport.hardware.profile import Profile
 from tlexport.hardware.target import load_profile, split_mode
 
-MARK = "\n# Latency where the board is not at hand. Written by benchmarks/fit_boards.py, as docs/estimates.md describes; do not edit.\n"
+MARK = "\n# Latency figures for estimates, written by benchmarks/fit_boards.py (docs/estimates.md). Do not edit.\n"
 
 # Boards of the published tables, and the profile, in its power mode, that describes them. Of Jetsons, the mode is stated only by
 # MLPerf's rows (MAXN); the others are taken for that too.
