@@ -1,13 +1,13 @@
-"""Disturbs, starves and misleads `tlx`, and counts how often its promises held. Figures in benchmarks/results/attack.json::
+"""Inject faults into `tlx` and give it hostile input. Writes benchmarks/results/attack.json::
 
     python benchmarks/attack.py                        # everything: about 15 minutes on two cores
     python benchmarks/attack.py --groups kills --tries 5 --seed 1 --out /tmp/kills.json
 
-Groups: ``kills`` (SIGKILL and Ctrl-C at random moments of finetune, export and bench), ``disk`` (each write of each command fails with
-ENOSPC), ``pairs`` (two commands begun together) and the hostile files: ``bundles``, ``archives``, ``checkpoints``, ``onnx``, ``images``,
-``tables``, ``profiles``, ``measurements``. A try holds if the exit code is one of those documented with a message, without a traceback, in
-the limits of time and memory, if nothing of the file was executed, and if no half-written result, temporary file or process is left.
-The exit code is 1 if a try did not hold.
+Groups: ``kills`` (SIGKILL and Ctrl-C at random times in finetune, export and bench), ``disk`` (each write of each command fails with
+ENOSPC), ``pairs`` (two concurrent commands), and hostile files: ``bundles``, ``archives``, ``checkpoints``, ``onnx``, ``images``,
+``tables``, ``profiles``, ``measurements``. A trial passes if the exit code is documented and comes with a message, there is no traceback,
+the limits of time and memory hold, nothing from the file was executed, and no partial result, temporary file or process remains. The exit
+code is 1 if a trial failed.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ HEADINGS = ("tries", "held", "traceback", "half-written", "code run", "leftover"
 
 
 def attack(ground: Ground, names: list[str], tries: int | None, seed: int) -> list[Group]:
-    """Run the groups, as many tries at once as there are workers."""
+    """Run the groups, with as many concurrent trials as there are workers."""
     groups: dict[str, Group] = {}
     for name in names:
         began = time.monotonic()
@@ -58,8 +58,11 @@ def attack(ground: Ground, names: list[str], tries: int | None, seed: int) -> li
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Rows of Group.row as Markdown."""
-    lines = ["| group | tries | held | tracebacks | half-written | code run | leftovers | other |", "|---|" + "---:|" * len(HEADINGS)]
+    """Format the rows of Group.row as Markdown."""
+    lines = [
+        "| trial | runs | passed | traceback | partial output | code executed | leftovers | other |",
+        "|---|" + "---:|" * len(HEADINGS),
+    ]
     lines += [f"| {row['group']} | " + " | ".join(str(row[name]) for name in HEADINGS) + " |" for row in rows]
     total = {name: sum(row[name] for row in rows) for name in HEADINGS}
     lines.append("| **all** | " + " | ".join(str(total[name]) for name in HEADINGS) + " |")
@@ -68,8 +71,8 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--groups", default=",".join(GROUPS), help="names, with commas between them")
-    parser.add_argument("--tries", type=int, help="of each command or kind of file in each group; the default size is in TRIES")
+    parser.add_argument("--groups", default=",".join(GROUPS), help="comma-separated names")
+    parser.add_argument("--tries", type=int, help="trials per command or kind of file in each group; the defaults are in TRIES")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--out", type=Path, default=RESULT)

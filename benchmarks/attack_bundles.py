@@ -24,12 +24,12 @@ MODULES = ("numpy", "json", "onnxruntime", "PIL", "hashlib", "sitecustomize", "u
 
 
 def planted(case: Case) -> str:
-    """Python source that leaves a trace when it runs."""
+    """Python source that creates a marker file when executed."""
     return f"import os\nos.close(os.open({str(case.owned)!r}, os.O_CREAT | os.O_WRONLY))\n"
 
 
 class Evil:
-    """An object whose unpickling leaves a trace."""
+    """An object whose unpickling creates a marker folder."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -39,7 +39,7 @@ class Evil:
 
 
 def runner(case: Case, bundle: Path, *arguments: str | Path) -> Ended:
-    """The bundle's own run.py, as a user starts it."""
+    """Run the bundle's own run.py."""
     command = [sys.executable, "run.py", *map(str, arguments)]
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | case.env
     try:
@@ -52,7 +52,7 @@ def runner(case: Case, bundle: Path, *arguments: str | Path) -> Ended:
 
 
 def rehash(bundle: Path) -> None:
-    """What a forger does who knows the manifest: every hash fits the files as they are."""
+    """Update every hash in the manifest to the current files, as a forger would."""
     path = bundle / "manifest.json"
     data = json.loads(path.read_text(encoding="utf-8"))
     data["files"] = {name: digest(bundle / name) if (bundle / name).is_file() else found for name, found in data["files"].items()}
@@ -66,7 +66,7 @@ def plant_bytecode(case: Case, bundle: Path, draw: random.Random) -> None:
     cached = bundle / "tlx" / "__pycache__" / Path(importlib.util.cache_from_source(str(source))).name
     place = draw.choice([cached, source.with_suffix(".pyc"), bundle / "__pycache__" / cached.name, bundle / "numpy.pyc"])
     place.parent.mkdir(exist_ok=True)
-    flags = draw.choice([1, 0b11, 0])  # 1: a hash that is not checked
+    flags = draw.choice([1, 0b11, 0])  # 1: an unchecked hash
     code = marshal.dumps(compile(planted(case), str(source), "exec"))
     place.write_bytes(importlib.util.MAGIC_NUMBER + flags.to_bytes(4, "little") + b"\0" * 8 + code)
 
@@ -79,7 +79,7 @@ def plant_module(case: Case, bundle: Path, draw: random.Random) -> None:
 
 
 def plant_odd(case: Case, bundle: Path, draw: random.Random) -> None:
-    """Something unusual: in a listed file's place, or a name that nobody listed."""
+    """Put something unusual in place of a listed file, or under an unlisted name."""
     listed = sorted(path for path in bundle.rglob("*") if path.is_file() and path.name != "run.py")
     strange = [bundle / name for name in ("numpy.py", "x.engine", "x.timing.cache", "notes.txt", "tlx/x.py", "golden/08.png", "engines")]
     unusual(draw.choice(strange if draw.random() < 0.4 else listed), draw)
@@ -92,7 +92,7 @@ def plant_engine(case: Case, bundle: Path, draw: random.Random) -> None:
 
 
 def change_file(case: Case, bundle: Path, draw: random.Random) -> None:
-    """A listed file is changed, its hash is not."""
+    """Change a listed file but not its hash."""
     path = draw.choice(sorted(path for path in bundle.rglob("*") if path.is_file() and path.name not in ("run.py", "manifest.json")))
     if path.suffix == ".py":
         path.write_text(planted(case), encoding="utf-8")
@@ -100,7 +100,7 @@ def change_file(case: Case, bundle: Path, draw: random.Random) -> None:
         path.write_bytes(path.read_bytes() + b"\n")
 
 
-TAMPERED = (plant_bytecode, plant_module, plant_odd, plant_engine, change_file)  # to be refused by verify
+TAMPERED = (plant_bytecode, plant_module, plant_odd, plant_engine, change_file)  # verify must refuse these
 
 
 def forge_manifest(case: Case, bundle: Path, draw: random.Random) -> None:
@@ -132,7 +132,7 @@ def forge_array(case: Case, bundle: Path, draw: random.Random) -> None:
 
 
 def forge_file(case: Case, bundle: Path, draw: random.Random) -> None:
-    """Labels, a golden image or a model spoiled, with hashes that fit."""
+    """Corrupt the labels, a golden image or a model, with matching hashes."""
     path = draw.choice([bundle / "labels.txt", bundle / "labels.txt", bundle / "golden/00.png", bundle / "model.fp32.onnx"])
     if path.name == "labels.txt":
         path.write_bytes(draw.choice([b"", b"\xff\xfe", b"a\n" * 10, ESCAPES.encode() * 3, b"\n" * 10, b"x" * 1_000_000]))
@@ -145,7 +145,7 @@ FORGED = (forge_manifest, forge_array, forge_file)
 
 
 def bundles(case: Case, ground: Ground, draw: random.Random) -> None:
-    """A bundle from a stranger: tampered after it was signed, or forged from the start."""
+    """A bundle that was tampered with after signing, or forged from the start."""
     bundle = Path(shutil.copytree(ground.signed, case.work / "bundle"))
     tampered = draw.random() < 0.6
     spoil = draw.choice(TAMPERED if tampered else FORGED)
@@ -164,11 +164,13 @@ def bundles(case: Case, ground: Ground, draw: random.Random) -> None:
     draw.choice(commands)()
     own = draw.choice([["verify"], ["verify"], ["predict", ground.image], ["bench", "--runs", "1", "--seconds", "0"]])
     if runner(case, bundle, *own).code == 0 and tampered and own[0] == "verify":
-        case.fail("verified", "run.py verify accepted a bundle that was tampered with")  # others may run beside files that nothing reads
+        case.fail(
+            "verified", "run.py verify accepted a bundle that was tampered with"
+        )  # other commands may run with extra files that nothing reads
 
 
 def archives(case: Case, ground: Ground, draw: random.Random) -> None:
-    """A bundle in one file: entries that point elsewhere, bombs, links, one name twice, bytes spoiled."""
+    """An archive with escaping paths, decompression bombs, links, duplicate names or corrupt bytes."""
     entries = {path.relative_to(ground.bundle).as_posix(): path.read_bytes() for path in ground.bundle.rglob("*") if path.is_file()}
     kind = draw.choice(["zip", "tar.gz"])
     archive, outside = case.work / f"bundle.{kind}", case.work / "outside"
@@ -211,7 +213,7 @@ def _write_zip(archive: Path, entries: dict[str, bytes], twice: list[str], link:
     import warnings
 
     with warnings.catch_warnings(), zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as packed:
-        warnings.simplefilter("ignore")  # of a name that is there twice
+        warnings.simplefilter("ignore")  # about the duplicate name
         for name, content in [*entries.items(), *((name, b"{}") for name in twice)]:
             packed.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED, 1)
         if link:

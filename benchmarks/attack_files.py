@@ -1,4 +1,4 @@
-"""Hostile images, tables, profiles and measurements, for attack.py; HOSTILE lists all such groups."""
+"""Hostile images, tables, profiles and measurements for attack.py. HOSTILE lists all groups of hostile files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from PIL import Image
 
 
 def odd_image(draw: random.Random) -> tuple[str, bytes]:
-    """A name and bytes that may be an image."""
+    """A file name, and bytes that may be an image."""
     suffix, kind = draw.choice(
         [(".png", "PNG"), (".jpg", "JPEG"), (".webp", "WEBP"), (".gif", "GIF"), (".tif", "TIFF"), (".bmp", "BMP"), (".jpg", "MPO")]
     )
@@ -40,7 +40,7 @@ def odd_image(draw: random.Random) -> tuple[str, bytes]:
 
 
 def images(case: Case, ground: Ground, draw: random.Random) -> None:
-    """Spoiled images, by themselves and in a folder of good ones."""
+    """Corrupt images, alone and in a folder of valid ones."""
     if draw.random() < 0.5:
         name, data = odd_image(draw)
         path = case.work / name
@@ -114,7 +114,7 @@ def tables(case: Case, ground: Ground, draw: random.Random) -> None:
 
 
 def profiles(case: Case, ground: Ground, draw: random.Random) -> None:
-    """Profiles and recipes in TOML, and the calibrations beside a profile, with hashes that fit."""
+    """TOML profiles and recipes, and calibration files of a profile, with matching hashes."""
     folder = Path(shutil.copytree(ground.profiles, case.work / "profiles"))
     profile, model = folder / "mine.toml", next(folder.glob("*.json"))
     way = draw.choice(["recipe", "profile", "profile", "extends", "calibration"])
@@ -161,7 +161,7 @@ def profiles(case: Case, ground: Ground, draw: random.Random) -> None:
 
 
 def measurements(case: Case, ground: Ground, draw: random.Random) -> None:
-    """What a bench wrote earlier, spoiled: to compare with, and to calibrate a profile by."""
+    """Corrupt output of an earlier bench, for --against and for calibrating a profile."""
     earlier = Path(shutil.copy(ground.measurement, case.work / "earlier.json"))
     spoil(earlier, draw)
     if draw.random() < 0.5:

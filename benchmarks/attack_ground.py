@@ -1,4 +1,4 @@
-"""What the groups of attack.py share: workers that run commands, subjects to attack, and how an outcome is judged."""
+"""Shared parts of attack.py: workers that run commands, targets to attack, and the judgement of an outcome."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from tlexport.bundle.archive import pack  # noqa: E402
 from tlexport.bundle.signature import read_private_key, sign  # noqa: E402
 
 FEW = ("--threads", "1")
-MEMORY = 3_000_000_000  # bytes that a command may hold; with torch and ONNX Runtime imported it starts at about 0.7e9
-SECONDS = 120.0  # after which a command hangs; the machine may be busy
-TAG = "TLX_ATTACK_CASE"  # in the environment of whatever a case starts
+MEMORY = 3_000_000_000  # bytes; with torch and ONNX Runtime imported, a command starts at about 0.7e9
+SECONDS = 120.0  # seconds until a command counts as hung; generous, for a busy machine
+TAG = "TLX_ATTACK_CASE"  # environment variable of every process of a case
 KINDS = ("traceback", "half-written", "code run", "leftover")
 LIFE = 6.0  # seconds that a child may outlive its killed parent
 
 
 class Ended(NamedTuple):
-    """How a command ended. ``stopped``: "hang" or "memory" where a limit stopped it."""
+    """How a command ended. ``stopped``: "hang" or "memory" if a limit stopped it."""
 
     code: int
     stopped: str
@@ -58,7 +58,7 @@ class Request:
 
 
 class Workers:
-    """A few processes of attack_worker.py; :meth:`run` takes one that is free."""
+    """A few processes of attack_worker.py; :meth:`run` uses an idle one."""
 
     def __init__(self, count: int, **env: str) -> None:
         self.free: SimpleQueue[subprocess.Popen[str]] = SimpleQueue()
@@ -91,13 +91,13 @@ class Workers:
 
 @dataclass
 class Failure:
-    kind: str  # one of KINDS, or in words of its own
+    kind: str  # one of KINDS, or free text
     case: str
     detail: str
 
 
 class Case:
-    """A folder for one try, with a cache and a temporary folder of its own, and what went wrong in it."""
+    """The folder of one trial, with its own cache and temporary folder, and the failures found."""
 
     def __init__(self, workers: Workers, folder: Path, name: str) -> None:
         shutil.rmtree(folder, ignore_errors=True)
@@ -105,7 +105,7 @@ class Case:
         self.work, self.tmp, self.cache = folder / "work", folder / "tmp", folder / "cache"
         for made in (self.work, self.tmp, self.cache):
             made.mkdir(parents=True)
-        self.owned = folder / "owned"  # planted code makes this file
+        self.owned = folder / "owned"  # planted code creates this file
         self.failures: list[Failure] = []
         self.env = {"TMPDIR": str(self.tmp), "TLX_CACHE": str(self.cache), TAG: str(folder), "HOME": str(folder), "NO_COLOR": "1"}
 
@@ -113,7 +113,7 @@ class Case:
         self.failures.append(Failure(kind, self.name, detail[-1500:]))
 
     def tlx(self, *argv: str | Path, env: dict[str, str] | None = None, **limits: Any) -> Ended:
-        """Run `tlx` and judge what holds for every command line."""
+        """Run `tlx` and check what must hold for every command."""
         arguments = [str(argument) for argument in argv]
         ended = self.workers.run(Request(arguments, str(self.work), self.env | (env or {}), **limits))
         return self.judged(ended, " ".join(arguments), limits.get("signal", 0))
@@ -138,7 +138,7 @@ class Case:
         return ended
 
     def no_processes(self, command: str) -> None:
-        """Nothing that the command started lives on."""
+        """Check that no process of the command is still running."""
         limit = time.monotonic() + LIFE
         while alive := tagged(str(self.folder)):
             if time.monotonic() > limit:
@@ -150,8 +150,8 @@ class Case:
             time.sleep(0.1)
 
     def no_files(self, when: str) -> None:
-        """No temporary files: in the temporary folder, beside results, in the cache."""
-        # .ses is a file of ONNX Runtime's own, the others are of torch
+        """Check for temporary files: in the temporary folder, beside results, in the cache."""
+        # .ses belongs to ONNX Runtime, the others to torch
         found = [path for path in self.tmp.iterdir() if not path.name.startswith(("torchinductor", "torch_", ".ses"))]
         for folder in (self.work, self.cache):
             found += [path for path in folder.rglob("*") if ".partial-" in path.name or path.name.endswith((".part", ".lock.tmp"))]
@@ -164,7 +164,7 @@ class Case:
 
 
 def tagged(value: str) -> list[int]:
-    """Processes whose environment carries a case's tag. A fork shows its parent's environment, so it is not among them."""
+    """Processes with a case's tag in their environment. A fork shows its parent's environment, so it is not included."""
     wanted, found = f"{TAG}={value}".encode(), []
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
@@ -179,7 +179,7 @@ def digest(path: Path) -> str:
 
 
 class Ground:
-    """Small digits, a checkpoint trained on them, bundles of it, an ONNX file, an image and a measurement."""
+    """Small digits, a checkpoint trained on them, its bundles, an ONNX file, an image and a measurement."""
 
     EPOCHS = 4
 
@@ -256,7 +256,7 @@ class Ground:
 
 @dataclass
 class Group:
-    """What became of one group of tries."""
+    """The outcome of one group of trials."""
 
     name: str
     tries: int = 0

@@ -1,4 +1,4 @@
-"""Hostile checkpoints, weights, states of runs and ONNX files, for attack.py."""
+"""Hostile checkpoints, weights, run states and ONNX files for attack.py."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 
 def checkpoints(case: Case, ground: Ground, draw: random.Random) -> None:
-    """A checkpoint's files spoiled, its weights of other shapes, and states of a run that are not as they were written."""
+    """Checkpoints with corrupt files or weights of other shapes, and modified states of a run."""
     if draw.random() < 0.3:
         resume_states(case, ground, draw)
         return
@@ -87,7 +87,7 @@ def resume_states(case: Case, ground: Ground, draw: random.Random) -> None:
 
 
 def odd_graph(draw: random.Random) -> onnx.ModelProto:
-    """A graph that an exporter would not write."""
+    """A graph that no exporter would write."""
     shape: list[int | str] = draw.choice([[1, 3, 8, 8], ["n", 3, 8, 8], ["n", "c", "h", "w"], [], [0, 3], [2**40, 3, 8, 8], [-1, 3]])
     kind = draw.choice(
         [TensorProto.FLOAT, TensorProto.FLOAT, TensorProto.STRING, TensorProto.BFLOAT16, TensorProto.INT64, TensorProto.BOOL]
@@ -148,7 +148,7 @@ def odd_graph(draw: random.Random) -> onnx.ModelProto:
 
 
 def onnx_files(case: Case, ground: Ground, draw: random.Random) -> None:
-    """A real model's bytes spoiled, graphs that feed themselves, bodies, huge shapes, weights in other files."""
+    """Corrupt bytes of a real model, cyclic graphs, nested bodies, huge shapes, external data."""
     path = case.work / "model.onnx"
     if draw.random() < 0.4:
         path.write_bytes(spoiled_bytes(ground.onnx.read_bytes(), draw))
@@ -161,7 +161,7 @@ def onnx_files(case: Case, ground: Ground, draw: random.Random) -> None:
     case.tlx("estimate", path, "--target", "raspberry-pi-5", *shape)
     last = draw.choice(("bench", "predict"))
     if last == "bench":
-        # bench itself gives a model 100 s to open and 100 s to run
+        # bench itself allows a model 100 s to open and 100 s to run
         case.tlx("bench", path, "--runs", "1", "--seconds", "0", *FEW, seconds=240.0)
     else:
         case.tlx("predict", path, ground.image, *FEW)

@@ -1,4 +1,4 @@
-"""Ways to spoil a file: any bytes, any JSON, any TOML, and what is no regular file at all."""
+"""Mutations of a file: of bytes, JSON or TOML, and replacement by something that is not a regular file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ VALUES: tuple[Any, ...] = (
 
 
 def spoiled_bytes(data: bytes, draw: random.Random) -> bytes:
-    """Cut, overwritten, repeated, empty, or something else altogether."""
+    """Truncated, overwritten, repeated, empty, or unrelated bytes."""
     at, size = draw.randrange(len(data) + 1), draw.randrange(1, 64)
     ways: tuple[Callable[[], bytes], ...] = (
         lambda: data[:at],
@@ -42,7 +42,7 @@ def spoiled_bytes(data: bytes, draw: random.Random) -> bytes:
 
 
 def spoiled_json(text: str, draw: random.Random) -> bytes:
-    """One value replaced, removed or doubled; or text that is hostile as a whole."""
+    """JSON with one value replaced, removed or duplicated; or entirely hostile text."""
     whole: tuple[Callable[[], bytes], ...] = (
         lambda: b"[" * 200_000,
         lambda: b'{"a":' * 100_000,
@@ -74,7 +74,7 @@ def spoiled_json(text: str, draw: random.Random) -> bytes:
 
 
 def _places(data: Any) -> list[tuple[Any, Any]]:
-    """Every (container, key) of a JSON value; of long lists the first few items."""
+    """Every (container, key) of a JSON value; only the first few items of long lists."""
     found: list[tuple[Any, Any]] = []
     if isinstance(data, dict):
         for key, value in data.items():
@@ -106,7 +106,7 @@ TOML: tuple[Callable[[], str], ...] = (
 
 
 def spoiled_toml(text: str, draw: random.Random) -> bytes:
-    """Hostile as a whole, or a line of the original removed, doubled or given another value."""
+    """TOML with one line removed, duplicated or changed; or entirely hostile text."""
     if draw.random() < 0.5:
         return draw.choice(TOML)().encode()
     lines = text.splitlines()
@@ -118,7 +118,7 @@ def spoiled_toml(text: str, draw: random.Random) -> bytes:
 
 
 def unusual(path: Path, draw: random.Random) -> str:
-    """Put something at ``path`` that is no regular file; what it is."""
+    """Create something at ``path`` that is not a regular file, and return its kind."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     path.unlink(missing_ok=True)
@@ -128,7 +128,7 @@ def unusual(path: Path, draw: random.Random) -> str:
     elif kind == "folder":
         path.mkdir()
     elif kind == "socket":
-        with socket.socket(socket.AF_UNIX) as made, tempfile.TemporaryDirectory() as short:  # an address has at most 107 bytes
+        with socket.socket(socket.AF_UNIX) as made, tempfile.TemporaryDirectory() as short:  # a socket address has at most 107 bytes
             made.bind(f"{short}/s")
             Path(short, "s").rename(path)
     else:
@@ -137,7 +137,7 @@ def unusual(path: Path, draw: random.Random) -> str:
 
 
 def spoil(path: Path, draw: random.Random) -> None:
-    """Whatever kind of file it is."""
+    """The path, whatever kind of file it is."""
     if draw.random() < 0.15:
         unusual(path, draw)
     elif path.suffix == ".json":

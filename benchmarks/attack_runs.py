@@ -1,4 +1,4 @@
-"""Commands that are killed, that a full disk stops, and that run beside another of their kind (attack.py)."""
+"""Killed commands, full disks and concurrent commands (attack.py)."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from typing import Any
 from attack_ground import HERE, Case, Ended, Failure, Ground, Workers, digest
 
 Try = Callable[[], list[Failure]]
-SAME = ("model.safetensors", "dataset.json", "recipe.toml")  # of a checkpoint: bit-identical however it came about
+SAME = ("model.safetensors", "dataset.json", "recipe.toml")  # of a checkpoint: bit-identical for every way to the result
 COMPLETE = ("checkpoint.json", "report.html", "history.jsonl", *SAME)
 
 
 def check_checkpoint(case: Case, path: Path, whole: Path | None) -> None:
-    """A checkpoint is complete and, given an unbroken one, equal to it to the bit."""
+    """Check that a checkpoint is complete and bit-identical to that of an undisturbed run, if one is given."""
     missing = [name for name in COMPLETE if not (path / name).is_file()]
     if missing:
         case.fail("half-written", f"{path} has no {', '.join(missing)}")
@@ -32,7 +32,7 @@ def check_checkpoint(case: Case, path: Path, whole: Path | None) -> None:
 
 
 def export_digests(bundle: Path) -> dict[str, str]:
-    """SHA-256 of each file of a bundle that no clock decides about."""
+    """SHA-256 of each file of a bundle that does not depend on timing."""
     files = (path for path in bundle.rglob("*") if path.is_file() and path.name not in ("manifest.json", "MODEL_CARD.md"))
     return {path.relative_to(bundle).as_posix(): digest(path) for path in files}
 
@@ -45,7 +45,7 @@ def check_bundle(case: Case, path: Path, whole: Path) -> None:
 
 
 def _train_again(case: Case, ground: Ground, out: Path) -> None:
-    """What a user does after a run was stopped: --resume, or anew where it says that there is nothing to resume."""
+    """Continue a stopped run as a user would: --resume, or a new run if there is nothing to resume."""
     resumed = case.tlx(*ground.training, "-o", out, "--resume")
     if resumed.code == 2 and "nothing to resume" in resumed.err:
         if not out.exists() and case.tlx(*ground.training, "-o", out).code != 0:
@@ -70,7 +70,7 @@ def killed_finetune(ground: Ground, number: int, draw: random.Random, sent: int)
 
 
 def _check_interrupted(case: Case, ended: Ended, sent: int) -> None:
-    """Ctrl-C ends with 130 and cleans up by itself."""
+    """Ctrl-C must exit with 130 and clean up."""
     if sent == signal.SIGINT and ended.code not in (0, 130):
         case.fail("exit code", f"{ended.code} after SIGINT\n{ended.err}")
     if sent == signal.SIGINT:
@@ -95,7 +95,7 @@ def killed_export(ground: Ground, number: int, draw: random.Random, sent: int) -
 def killed_bench(ground: Ground, number: int, draw: random.Random, sent: int) -> list[Failure]:
     case = ground.case(f"bench {sent}", number)
     arguments = ["bench", ground.bundle, "--seconds", "1", "--threads", "1", "--report", case.work / "page.html"]
-    first = case.tlx(*arguments, signal=sent, signal_after=draw.uniform(0.1, 4.0))  # looks for processes that live on
+    first = case.tlx(*arguments, signal=sent, signal_after=draw.uniform(0.1, 4.0))  # this also checks for surviving processes
     _check_interrupted(case, first, sent)
     if case.tlx(*arguments).code != 0:
         case.fail("not continued", "a bench after a killed one failed")
@@ -104,7 +104,7 @@ def killed_bench(ground: Ground, number: int, draw: random.Random, sent: int) ->
 
 
 def kills(ground: Ground, count: int, seed: int) -> Iterator[tuple[str, Try]]:
-    """SIGKILL at ``count`` random points of each command; Ctrl-C at a quarter as many."""
+    """SIGKILL at ``count`` random times in each command, and Ctrl-C at a quarter as many."""
     for name, attack in (("finetune", killed_finetune), ("export", killed_export), ("bench", killed_bench)):
         for sent, tries in ((signal.SIGKILL, count), (signal.SIGINT, max(1, count // 4))):
             for number in range(tries):
@@ -131,7 +131,7 @@ def disk_commands(ground: Ground) -> dict[str, list[Any]]:
 
 
 def _check_written(case: Case, ground: Ground) -> None:
-    """Whatever is there under the name of a result is a whole one."""
+    """Check that every result present under its final name is complete."""
     work = case.work
     if (work / "run").exists():
         check_checkpoint(case, work / "run", ground.checkpoint)
@@ -154,7 +154,7 @@ def _check_written(case: Case, ground: Ground) -> None:
 
 
 def full_disk(ground: Ground, workers: Workers, name: str, argv: list[Any], call: int, once: bool) -> tuple[int, list[Failure]]:
-    """A command whose write number ``call`` and, unless ``once``, all later ones fail; its exit code, and what went wrong."""
+    """Run a command whose write number ``call`` fails, and all later ones unless ``once``. Return its exit code and the failures."""
     case = ground.case(f"disk {name} {'once' if once else 'on'}", call, workers)
     if name == "profiles calibrate":
         shutil.copytree(ground.profiles, case.work / "profiles")
@@ -176,9 +176,9 @@ def build_shim(folder: Path) -> Path:
 
 
 def disk_faults(ground: Ground, count: int, seed: int) -> Iterator[tuple[str, Callable[[], list[list[Failure]]]]]:
-    """Each write of each command fails in turn, until one call number is beyond the last; at most ``count`` numbers of a command.
+    """Let each write of each command fail in turn, until the call number exceeds the last write; at most ``count`` trials per command.
 
-    The longer commands write more often than that: their first writes are taken one by one, the others in longer and longer steps.
+    Commands with more writes are sampled: every one of the first writes, then at growing steps.
     """
     workers = ground.new_workers(ground.count, LD_PRELOAD=str(build_shim(ground.folder)))
 
@@ -198,7 +198,7 @@ def disk_faults(ground: Ground, count: int, seed: int) -> Iterator[tuple[str, Ca
 
 
 def pair(ground: Ground, workers: Workers, number: int, kind: str) -> list[Failure]:
-    """Two commands begun together."""
+    """Two concurrent commands."""
     case = ground.case(f"pair {kind}", number, workers)
     commands: dict[str, list[list[Any]]] = {
         "finetune, one --out": [[*ground.training, "-o", "run"]] * 2,
@@ -234,7 +234,7 @@ PAIRS = (
 
 
 def pairs(ground: Ground, count: int, seed: int) -> Iterator[tuple[str, Try]]:
-    """``count`` pairs of commands begun together."""
+    """``count`` pairs of concurrent commands."""
     workers = ground.new_workers(2 * ground.count)
     for number in range(count):
         kind = PAIRS[number % len(PAIRS)]

@@ -1,6 +1,6 @@
-"""Runs `tlx` command lines for attack.py, each in a fork of a process that has imported everything, with a limit of time and memory.
+"""Run `tlx` command lines for attack.py, each in a fork of a process with all imports done, with limits on time and memory.
 
-Requests and answers are JSON objects, one a line, on standard input and output; see attack_ground.Request and Ended.
+Requests and answers are JSON objects, one per line, on standard input and output; see attack_ground.Request and Ended.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-FILE_LIMIT = 1 << 30  # bytes of one file; what copies an endless file is stopped here
-TEXT_LIMIT = 20_000  # characters of output that an answer holds
+FILE_LIMIT = 1 << 30  # bytes per file; stops a copy of an endless file
+TEXT_LIMIT = 20_000  # characters of output in an answer
 
 
 def import_all() -> None:
@@ -37,11 +37,11 @@ def import_all() -> None:
     import tlexport.train.resume
 
     assert all((onnx, onnxruntime, onnxscript, torch, torchvision))  # noqa: S101 - they are imported for the forks
-    tlexport.train.resume.INTERVAL_S = 0.0  # a state after every epoch: a short run then has states to resume from
+    tlexport.train.resume.INTERVAL_S = 0.0  # save a state after every epoch, so that a short run has states to resume from
 
 
 def child(request: dict[str, Any], out: int, err: int) -> None:
-    """The command itself, in the fork; does not return."""
+    """Run the command in the fork; does not return."""
     os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_LIMIT, FILE_LIMIT))
@@ -49,7 +49,7 @@ def child(request: dict[str, Any], out: int, err: int) -> None:
     os.dup2(out, 1)
     os.dup2(err, 2)
     os.environ.update(request["env"])
-    tempfile.tempdir = None  # chosen anew from this TMPDIR
+    tempfile.tempdir = None  # recomputed from this TMPDIR
     code = 1
     try:
         os.chdir(request["cwd"])
@@ -69,7 +69,7 @@ def child(request: dict[str, Any], out: int, err: int) -> None:
 
 
 def resident(pid: int) -> int:
-    """Bytes of memory that a process holds; 0 when it has ended."""
+    """Resident memory of a process in bytes; 0 if it has ended."""
     try:
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, IndexError):
@@ -77,7 +77,7 @@ def resident(pid: int) -> int:
 
 
 def wait(pid: int, request: dict[str, Any]) -> tuple[int, str, float]:
-    """Exit code (negative: the signal), why it was stopped ("" if it ended by itself), seconds."""
+    """Exit code (negative: the signal), reason if it was stopped (else ""), and seconds."""
     began, stopped, sent = time.monotonic(), "", False
     while True:
         found, status, _ = os.wait4(pid, os.WNOHANG)
@@ -111,7 +111,7 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # whatever an import prints is no answer
+    os.dup2(2, 1)  # keep the output of imports out of the answers
     import_all()
     for line in sys.stdin:
         answers.write(json.dumps(answer(json.loads(line))) + "\n")

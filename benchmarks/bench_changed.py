@@ -1,8 +1,7 @@
-"""A child of ``tlexport.bench.turns`` that changes models on purpose: for bench_quality.py and the tests.
+"""A child of ``tlexport.bench.turns`` with modified models, for bench_quality.py and the tests.
 
-A request whose name ends in ``+N%`` gets a model each run of which is followed by a busy wait of N % of its own duration; one whose name
-ends in ``+raw`` gets ONNX Runtime's own API with plain settings in place of our runner. Everything else is as it always is: the same
-process, the same clock, the same statistics.
+If the name of a request ends in ``+N%``, each run is followed by a busy wait of N % of its duration. If it ends in ``+raw``, a bare ONNX
+Runtime session with default settings replaces the runner. Process, clock and statistics are those of the normal child.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ RAW = "+raw"
 
 
 class Changed:
-    """A runner in the place of another."""
+    """A wrapper around a runner."""
 
     def __init__(self, runner: Runner) -> None:
         self.runner = runner
@@ -39,7 +38,7 @@ class Changed:
 
 
 class Slowed(Changed):
-    """Takes longer, by a fraction of each run."""
+    """Runs slower by a fraction of each run."""
 
     def __init__(self, runner: Runner, fraction: float) -> None:
         super().__init__(runner)
@@ -56,7 +55,7 @@ class Slowed(Changed):
 
 
 class Raw(Changed):
-    """ONNX Runtime as anyone would call it."""
+    """A bare ONNX Runtime session."""
 
     def __init__(self, runner: Runner, request: BenchRequest) -> None:
         super().__init__(runner)
@@ -68,7 +67,7 @@ class Raw(Changed):
 
 
 def raw_session(request: BenchRequest) -> Any:
-    """A session with plain settings."""
+    """Open a session with default settings."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()
@@ -80,7 +79,7 @@ def raw_session(request: BenchRequest) -> Any:
 
 
 def changed(runner: Runner, request: BenchRequest) -> Runner:
-    """The runner of a request, changed as its name says."""
+    """Wrap the runner of a request as its name requires."""
     if request.what.endswith(RAW):
         return Raw(runner, request)
     planted = re.search(r"\+([0-9.]+)%$", request.what)

@@ -1,16 +1,16 @@
-"""Can the figures of ``tlx bench`` be defended? On a quiet machine, in about 25 minutes:
+"""Test the repeatability, agreement and sensitivity of ``tlx bench``. Run it on a quiet machine; it takes about 25 minutes::
 
     python benchmarks/bench_quality.py tlx-demo/bundle/model.fp32.onnx
-    python benchmarks/bench_quality.py tlx-demo/bundle/model.fp32.onnx --short --out /tmp/quality.json    # does it work at all?
+    python benchmarks/bench_quality.py tlx-demo/bundle/model.fp32.onnx --short --out /tmp/quality.json    # tests the script itself
 
-- repeatability: the same model, benched five times; how far apart are the medians? Beside them those of a loop in a process of its own
-  that does nothing but run the model, as onnxruntime_perf_test does.
-- agreement: our runner against ONNX Runtime's own API with plain settings, in turn as ``--compare`` has it.
-- differences: a slowdown of 10 % that is planted in a model (bench_changed.py), and one of 0 %, each in 20 comparisons; how many are
-  called real?
-- overhead: what the clock and the runner around the session add to a run, over the time of the model.
+- repeatability: range of the medians of five benches of one model, beside those of a bare loop in its own process, like
+  onnxruntime_perf_test.
+- agreement: the runner against a bare ONNX Runtime session with default settings, in turns as in ``--compare``.
+- differences: an artificial slowdown of 10 % (bench_changed.py), and one of 0 %, in 20 comparisons each: how many are reported as
+  significant?
+- overhead: time that the clock and the runner add to a run, relative to the model's latency.
 
-``--parts agreement,overhead`` makes these anew, and leaves the others in the file as they are.
+``--parts agreement,overhead`` repeats these parts and keeps the others in the file.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ from tlexport.measurement import Interval
 from tlexport.ports import RunOptions, Runtime, Silent
 
 RESULT = Path(__file__).parent / "results" / "bench_quality.json"
-WITHIN = 0.03  # of medians, for repeatability and agreement
+WITHIN = 0.03  # relative, of medians: for repeatability and agreement
 OVERHEAD = 0.01
 PLANTED = 10  # %
 NOTHING = '<ir_version: 8, opset_import: ["" : 17]> nothing (float[N,4] x) => (float[N,4] y) { y = Relu(x) }'
 
 
 def raw_loop(request: BenchRequest) -> float:
-    """Median latency, ms, in a fresh process that knows nothing of this project's clock."""
+    """Median latency in ms in a new process, without this project's timing code."""
     done = subprocess.run(
         [*command("bench_quality"), "--raw"],
         input=request.absolute().model_dump_json(),
@@ -66,7 +66,7 @@ def raw_loop(request: BenchRequest) -> float:
 
 
 def _raw(request: BenchRequest) -> float:
-    """The raw loop: ONNX Runtime's own API, plain settings, the same inputs in turn."""
+    """The bare loop: an ONNX Runtime session with default settings and the same inputs in turn."""
     session = raw_session(request)
     runtime = cast(Runtime, plugins.load("runtimes", request.runtime))
     with runtime.open_model(request.path, run_options(request, runtime)) as runner:
@@ -77,11 +77,11 @@ def _raw(request: BenchRequest) -> float:
         start = perf_counter_ns()
         session.run(None, feeds[len(samples) % len(feeds)])
         samples.append(perf_counter_ns() - start)
-    return statistics.median(samples[len(samples) // 4 :]) / 1e6  # the first quarter warms up
+    return statistics.median(samples[len(samples) // 4 :]) / 1e6  # the first quarter is warm-up
 
 
 def repeated(request: BenchRequest, times: int) -> dict[str, Any]:
-    """Benches and raw loops in turn."""
+    """Benches and bare loops in turn."""
     benches, raws, noises = [], [], []
     for _ in range(times):
         found = measure(request)
@@ -94,7 +94,7 @@ def repeated(request: BenchRequest, times: int) -> dict[str, Any]:
 
 
 def compared(request: BenchRequest, change: str, schedule: Schedule, settings: BenchSettings) -> Interval:
-    """A model with itself, the second one changed; through the same rounds and statistics as ``--compare``."""
+    """Compare a model with a modified copy of itself, with the rounds and statistics of ``--compare``."""
     play = functools.partial(play_round, module="bench_changed")
     other = request.model_copy(update={"what": request.what + change})
     taken = [play([request, other], schedule.turns, schedule.turn(settings), number) for number in range(schedule.rounds)]
@@ -102,7 +102,7 @@ def compared(request: BenchRequest, change: str, schedule: Schedule, settings: B
 
 
 def agreement(request: BenchRequest, schedule: Schedule, settings: BenchSettings) -> dict[str, Any]:
-    """What our runner shows, over what ONNX Runtime's own API does."""
+    """Latency in the runner over latency in a bare session."""
     found = compared(request, RAW, schedule, settings)
     ours = Interval(1 / found.ratio, 1 / found.high, 1 / found.low)
     print(f"over the raw loop: {ours.ratio:.4f} ({ours.low:.4f} to {ours.high:.4f})", flush=True)
@@ -110,7 +110,7 @@ def agreement(request: BenchRequest, schedule: Schedule, settings: BenchSettings
 
 
 def differences(request: BenchRequest, percent: float, trials: int, schedule: Schedule, settings: BenchSettings) -> dict[str, Any]:
-    """Comparisons of a model with itself, the second slowed down."""
+    """Compare a model with a slowed-down copy of itself."""
     found = []
     for trial in range(trials):
         interval = compared(request, f"+{percent:g}%", schedule, settings)
@@ -123,10 +123,10 @@ def differences(request: BenchRequest, percent: float, trials: int, schedule: Sc
 
 
 def overhead(request: BenchRequest, blocks: int) -> dict[str, Any]:
-    """What the runner and the clock add to a run, as a share of this model's time.
+    """Time that the runner and the clock add to a run, relative to this model's latency.
 
-    They add the same whatever the model computes, so it is seen best on one that computes next to nothing: blocks of a bare loop and of
-    measured runs in turn.
+    The overhead does not depend on the model, so it is measured with a nearly empty one: blocks of a bare loop and of measured runs in
+    turn.
     """
     runtime, runs, added = cast(Runtime, plugins.load("runtimes", request.runtime)), 5000, []
     with tempfile.TemporaryDirectory(prefix="tlx-quality-") as folder:
@@ -158,10 +158,10 @@ def main(arguments: Sequence[str]) -> None:
         print(_raw(BenchRequest.model_validate_json(sys.stdin.read())))
         return
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("model", type=Path, help="an .onnx file, of a bundle or any other")
+    parser.add_argument("model", type=Path, help="any .onnx file, in a bundle or not")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--trials", type=int, default=20)
-    parser.add_argument("--short", action="store_true", help="two of everything: whether it works, not how well")
+    parser.add_argument("--short", action="store_true", help="a quick run with two repetitions of everything")
     parser.add_argument("--parts", type=lambda text: text.split(","), help="default: all")
     parser.add_argument("--out", type=Path, default=RESULT)
     asked = parser.parse_args(arguments)

@@ -1,4 +1,4 @@
-"""From the fitted model to the figures of each profile, and to the TOML that holds them."""
+"""Convert the fitted model to the figures of each profile and to TOML."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from tlexport.hardware.target import load_profile, split_mode
 
 MARK = "\n# Latency figures for estimates, written by benchmarks/fit_boards.py (docs/estimates.md). Do not edit.\n"
 
-# Boards of the published tables, and the profile, in its power mode, that describes them. Of Jetsons, the mode is stated only by
-# MLPerf's rows (MAXN); the others are taken for that too.
+# Board in the published tables -> profile with the power mode of its measurements. Only MLPerf's rows state the mode of a Jetson (MAXN);
+# the same mode is assumed for the others.
 BOARDS = {
     "Jetson Nano": "jetson-nano",
     "Jetson TX2": "jetson-tx2",
@@ -31,7 +31,7 @@ BOARDS = {
     "RK3588": "rk3588",
     "Intel Celeron N5105": "intel-n5105",
 }
-# Boards without rows of their runtime, and the nearest that has some: the same generation of GPU, or the same make of cores.
+# Boards without rows of their runtime -> closest relative with rows: the same GPU generation, or similar CPU cores.
 RELATIVES = {
     "jetson-xavier-nx": "jetson-agx-xavier",
     "jetson-orin-nano": "jetson-orin-nx",
@@ -48,16 +48,16 @@ HALF = Conditions(mhz=1, tops=1, bandwidth_gb_s=1), Conditions(mhz=1, tops=0.5, 
 
 @dataclass(frozen=True)
 class Fitted:
-    """What was fitted, and what it is worth."""
+    """The fitted models with their intervals."""
 
-    models: Mapping[str, Model]  # runtime -> of all rows
+    models: Mapping[str, Model]  # runtime -> model fitted to all rows
     rows: Sequence[Row]
-    intervals: Mapping[tuple[str, str], float]  # (runtime, precision) -> 80 %
+    intervals: Mapping[tuple[str, str], float]  # (runtime, precision) -> 80 % interval
     date: str
 
 
 def figures_of(fitted: Fitted) -> dict[str, list[BoardRates]]:
-    """Every profile's figures."""
+    """The figures of every profile."""
     found: dict[str, list[BoardRates]] = {}
     for device, target in BOARDS.items():
         found[split_mode(target)[0]] = list(_own(fitted, device, load_profile(target)))
@@ -68,7 +68,7 @@ def figures_of(fitted: Fitted) -> dict[str, list[BoardRates]]:
 
 
 def _own(fitted: Fitted, device: str, profile: Profile) -> Iterator[BoardRates]:
-    """A board's figures: those of its rows; of TensorRT in other precisions too; of CPUs with FP16 rows alone, FP32 as well."""
+    """Figures of a board from its own rows; for TensorRT also in other precisions; for CPUs with FP16 rows only, also FP32."""
     runtime = "tensorrt" if profile.runtime == "tensorrt" else "ncnn"
     model = fitted.models[runtime]
     units = [unit for unit in model.units if unit.device == device and not unit.tuned and not unit.cores]
@@ -107,7 +107,7 @@ def _figures(fitted: Fitted, profile: Profile, unit: Unit, model: Model, rows: S
 
 
 def _doubled(figures: BoardRates, profile: Profile) -> BoardRates:
-    """FP32 where only FP16 was published: numbers of twice the size, half as many in a register."""
+    """FP32 from FP16 figures: numbers of twice the size, half as many per register."""
     half = scaled(figures.model_copy(update={"at": HALF[0]}), HALF[1])
     return _rounded(
         half.model_copy(
@@ -122,7 +122,7 @@ def _doubled(figures: BoardRates, profile: Profile) -> BoardRates:
 
 
 def _comparable(figures: BoardRates, profile: Profile) -> bool:
-    """Whether both processors have arithmetic of their own for this precision, or neither has: what one lacks says nothing of it."""
+    """Whether both or neither of the processors have arithmetic for this precision; otherwise the figures are not transferable."""
     here = conditions(profile.hardware, figures.precision, figures.threads is None)
     return (figures.at.tops is None) == (here.tops is None)
 
@@ -136,7 +136,7 @@ def _lent(figures: BoardRates, profile: Profile) -> BoardRates:
 
 
 def _wider(figures: BoardRates) -> float:
-    """The interval of figures that were moved from one hardware to another."""
+    """The interval of figures transferred to other hardware."""
     return wider(figures.interval, SCALED_GPU if figures.threads is None else SCALED_CPU)
 
 
@@ -146,12 +146,12 @@ def _rounded(figures: BoardRates) -> BoardRates:
 
 
 def _round(value: float) -> float:
-    """Three digits: more would claim what no figure here knows."""
+    """Round to three significant digits, more than the accuracy of any figure."""
     return float(f"{value:.3g}")
 
 
 def written(text: str, many: Sequence[BoardRates]) -> str:
-    """A profile's text with these figures below the mark, and nothing else there."""
+    """A profile's text with these figures, and nothing else, below the mark."""
     before = text.split(MARK)[0].rstrip("\n") + "\n"
     return before + MARK + "\n" + "\n".join(_toml(figures) for figures in many)
 

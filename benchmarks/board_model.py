@@ -1,15 +1,16 @@
-"""The model that benchmarks/fit_boards.py fits: nanoseconds of each kind of work on each board, few rows a board, so shared.
+"""The model fitted by benchmarks/fit_boards.py: nanoseconds per unit of work of each kind on each board, with partial pooling.
 
     ln ms(row) = ln Σ_kind amount(network, kind) * ns(unit, kind)  + an error with heavy tails
     ns(unit, kind) = least(unit, kind) + exp(effects)
 
-A unit is a board with a runtime, a precision and a number of threads. ``least`` is what the hardware's peak and memory allow, where
-they are known, else 0. The effects are a sum, each held near 0 by a normal prior: what a kind costs with the runtime; what the
-precision does to that; what MLPerf's tuning does; the speed of the board; the same in this precision; and how far this unit departs
-in each kind. A board with few rows thus keeps to what the runtime does elsewhere. The start of a layer alone takes equally long in every
-precision: the six networks that were published in INT8 cannot tell it from the rest of their work, and a fit that was free to choose
-gave a start in INT8 up to 15 times what it has in FP32, and MobileNetV3-Small four times its latency in FP32. The errors follow
-Student's t distribution: two sources of the same figure differ by 1.3 to 2 times.
+A unit is a board with a runtime, a precision and a number of threads. ``least`` is the minimum given by the hardware's peak rate and memory
+bandwidth if they are known, else 0. The effects are a sum of terms, each with a normal prior around 0: the cost of the kind in the runtime;
+the change by precision; the effect of MLPerf's tuning; the speed of the board; its speed in this precision; and the unit's deviation per
+kind. A board with few rows therefore stays close to the runtime's behaviour on other boards.
+
+The launch cost of a layer is the same in every precision. The six networks published in INT8 cannot separate it from their other work: in
+an unconstrained fit, an INT8 launch cost up to 15 times an FP32 launch, and MobileNetV3-Small took four times its FP32 latency. The errors
+follow Student's t-distribution: two sources of the same figure differ by a factor of 1.3 to 2.
 """
 
 from __future__ import annotations
@@ -28,25 +29,25 @@ from tlexport.hardware.board_rates import Conditions, Rates
 
 Floats = npt.NDArray[np.float64]
 KINDS = (*Rates.model_fields, LAUNCHES)
-GUESS = (0.1, 0.1, 0.1, 0.3, 0.3, 0.5, 0.5, 2e4)  # ns of one of each kind, on the hardware below
+GUESS = (0.1, 0.1, 0.1, 0.3, 0.3, 0.5, 0.5, 2e4)  # ns per unit of each kind, on the hardware below
 REFERENCE = Conditions(mhz=1000, tops=1, bandwidth_gb_s=25)
-NOISE, TAIL = 0.12, 4.0  # of one row: scale, natural logarithm, and degrees of freedom
+NOISE, TAIL = 0.12, 4.0  # of one row: scale (natural logarithm) and degrees of freedom
 STEPS = 40
 BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
-WINOGRAD = 2.25  # fewer multiplications for a 3x3 convolution of stride 1 (Lavin and Gray, 2015, F(2x2, 3x3))
-Amounts = Mapping[str, Mapping[str, float]]  # network -> kind -> how much of it
+WINOGRAD = 2.25  # fewer multiplications for a 3x3 convolution with stride 1 (Lavin and Gray, 2015, F(2x2, 3x3))
+Amounts = Mapping[str, Mapping[str, float]]  # network -> kind -> amount of work
 
 
 @dataclass(frozen=True)
 class Unit:
-    """What has figures of its own."""
+    """A board, runtime, precision and number of threads: the key of a set of figures."""
 
     device: str  # as published
     runtime: str
     precision: Precision
     threads: int | None
     cores: str = ""  # "little": pinned to the small cores
-    tuned: bool = False  # a submission to MLPerf's closed division, which its makers tuned for that very network
+    tuned: bool = False  # a submission to MLPerf's closed division, tuned for that network
 
 
 @dataclass(frozen=True)
@@ -61,10 +62,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Effect:
-    """A part of ln_ns: units and kinds of the same key share one number, normal with this standard deviation."""
+    """A term of ln_ns: units and kinds with the same key share one number, normal with this standard deviation."""
 
     deviation: float
-    key: Callable[[Unit, str], Hashable]  # None: has no part in it
+    key: Callable[[Unit, str], Hashable]  # None: the term does not apply
 
 
 EFFECTS = (
@@ -82,7 +83,7 @@ class Model:
     """The fitted numbers of all units."""
 
     def __init__(self, units: Sequence[Unit], hardware: Mapping[Unit, Conditions]) -> None:
-        """Args: units: to fit. hardware: of units whose hardware is known: their figures are thought of relative to it."""
+        """Args: units: to fit. hardware: of the units whose hardware is known; their figures are relative to it."""
         self.units = tuple(units)
         self._at = {unit: index for index, unit in enumerate(self.units)}
         keys: dict[Hashable, int] = {}
@@ -110,7 +111,7 @@ class Model:
 
     @property
     def ns(self) -> Floats:
-        """(unit, kind): nanoseconds of one."""
+        """(unit, kind): nanoseconds per unit of work."""
         whole: Floats = self._above(self._values) + self._least
         return whole
 
@@ -119,7 +120,7 @@ class Model:
         return above
 
     def of(self, unit: Unit) -> Floats:
-        """(kind,): nanoseconds of one."""
+        """(kind,): nanoseconds per unit of work."""
         ns: Floats = self.ns[self._at[unit]]
         return ns
 
@@ -131,7 +132,7 @@ class Model:
         return np.array([self._at[row.unit] for row in rows], dtype=np.intp)
 
     def fit(self, rows: Sequence[Row], amounts: Amounts) -> Model:
-        """Fit to rows, starting from where the model stands; Newton's steps with iterated weights, damped (Levenberg-Marquardt)."""
+        """Fit to rows from the current parameters: damped Newton steps with iterated weights (Levenberg-Marquardt)."""
         units, work = self._units(rows), table(rows, amounts) / 1e6
         truth = np.log([row.ms for row in rows])
         cells = (units[:, None] * len(KINDS) + np.arange(len(KINDS))).ravel()
@@ -167,7 +168,7 @@ class Model:
 
 
 def _least(unit: Unit, kind: str, hardware: Conditions) -> float:
-    """ns that one of a kind takes at best: at the peak (a MAC is two operations), with every weight read from memory."""
+    """Minimum ns per unit of a kind: at the peak rate (a MAC is two operations), reading every weight from memory."""
     if kind == "weights":
         return BYTES[unit.precision] / hardware.bandwidth_gb_s if hardware.bandwidth_gb_s else 0.0
     if kind in ("activations", LAUNCHES) or not hardware.tops:
@@ -183,7 +184,7 @@ def table(rows: Sequence[Row], amounts: Amounts) -> Floats:
 def fit_without(
     rows: Sequence[Row], units: Sequence[Unit], amounts: Amounts, hardware: Mapping[Unit, Conditions], by: Callable[[Row], str]
 ) -> dict[str, Model]:
-    """For each value of ``by``: a model that saw no row of that value on any board."""
+    """For each value of ``by``: a model fitted without the rows of that value."""
     found = {}
     for out in sorted({by(row) for row in rows}):
         found[out] = Model(units, hardware).fit([row for row in rows if by(row) != out], amounts)

@@ -1,4 +1,4 @@
-"""The published latencies that benchmarks/fit_boards.py goes by: which rows of the table it takes, and which not, and why."""
+"""Selection of published latencies for benchmarks/fit_boards.py: the rows used, and the reasons for excluding others."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from board_model import Row, Unit
 
 from tlexport.artifact import Precision
 
-SAME_BOARD = {"RK3588 (Rock 5B)": "RK3588", "RK3588S (Orange Pi 5)": "RK3588"}  # one chip; a profile cannot tell them apart
-# Rows of other runtimes, for what a figure of ncnn is worth as a proxy: the board, as it is called in ncnn's rows.
+SAME_BOARD = {"RK3588 (Rock 5B)": "RK3588", "RK3588S (Orange Pi 5)": "RK3588"}  # one SoC; a profile cannot distinguish them
+# Boards with rows of other runtimes, for the error of ncnn's figures as a proxy -> the board's name in ncnn's rows.
 OTHERS = ("ONNX Runtime", "TFLite", "ExecuTorch XNNPACK", "XNNPACK end2end bench multi-thread", "OpenCV DNN", "OpenCV DNN OPENCV/CPU")
 OTHER_NAMES = {
     "Raspberry Pi 4B": "Raspberry Pi 4B (1.8GHz)",
@@ -28,7 +28,7 @@ PRECISIONS: dict[str, Precision] = {
     **{"fp32 compute": "fp32", "fp16 arith": "fp16", "fp16 storage/arith where supported": "fp16"},
 }
 
-# What others call a network, and what it is here.
+# Published name of a network -> name used here.
 SAME = {
     "inception_v1": "caffe_googlenet",
     "mobilenet_v1_0.5": "mobilenet_v1_050",
@@ -36,14 +36,14 @@ SAME = {
     "resnet_v1_50": "resnet50",
     "resnet_v1_101": "resnet101",
 }
-CAFFE = {"alexnet": "caffe_alexnet", "googlenet": "caffe_googlenet", "resnet50": "caffe_resnet50"}  # which ncnn's benchmark takes
+CAFFE = {"alexnet": "caffe_alexnet", "googlenet": "caffe_googlenet", "resnet50": "caffe_resnet50"}  # as in ncnn's benchmark
 UNKNOWN = ("inception_v4",)
-SIDES = {"caffe_alexnet": 227, "mobilenet_v1_050": 160, "mobilenet_v1_025": 128}  # of the files without a size in their name
+SIDES = {"caffe_alexnet": 227, "mobilenet_v1_050": 160, "mobilenet_v1_025": 128}  # of files without a size in their name
 ARCHITECTURES = ("vgg", "resnet", "densenet", "squeezenet", "mobilenet", "mnasnet", "shufflenet", "efficientnet")
 
 
 def read_rows(path: Path) -> tuple[list[Row], list[Row], Counter[str]]:
-    """Rows of ncnn and TensorRT, those of other runtimes on the same boards (4 threads), and why others were left aside."""
+    """Rows of ncnn and TensorRT, rows of other runtimes on the same boards (4 threads), and the reasons for excluded rows."""
     rows, others, aside = [], [], Counter[str]()
     with path.open(encoding="utf-8", newline="") as file:
         for record in csv.DictReader(file):
@@ -62,7 +62,7 @@ def read_rows(path: Path) -> tuple[list[Row], list[Row], Counter[str]]:
 
 
 def _aside(record: Mapping[str, str], row: Row | None) -> str:
-    """Why a row of ncnn or TensorRT is not used; empty when it is."""
+    """Why a row of ncnn or TensorRT is excluded; empty if it is used."""
     if not record["latency_ms"]:
         return "without a figure"
     if row is None:
@@ -92,7 +92,7 @@ def _row(record: Mapping[str, str], unit: Unit) -> Row | None:
 
 
 def file_of(network: str, side: int, runtime: str) -> str | None:
-    """Name of the ONNX file of a published network, without its suffix; None: there is none."""
+    """Name of a published network's ONNX file without its suffix; None if there is none."""
     if network in UNKNOWN:
         return None
     name = SAME.get(network, network)
@@ -103,13 +103,13 @@ def file_of(network: str, side: int, runtime: str) -> str | None:
 
 
 def origin_of(file: str) -> str:
-    """What a file is a variant of: rows of the same origin are left out together."""
+    """The network that a file is a variant of: rows of the same network are left out together."""
     name = file.split("-")[0].removeprefix("caffe_")
     return "mobilenet_v1" if name.startswith("mobilenet_v1_") else name
 
 
 def relatives_of(file: str) -> str:
-    """The architecture that a file belongs to, whatever its depth, width or version; MnasNet is a MobileNet."""
+    """The architecture of a file, regardless of depth, width or version; MnasNet counts as MobileNet."""
     origin = origin_of(file)
     kind = next((kind for kind in ARCHITECTURES if origin.startswith(kind)), origin)
     return "mobilenet" if kind == "mnasnet" else kind

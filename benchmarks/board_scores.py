@@ -1,4 +1,4 @@
-"""How good the boards' figures are: errors for networks left out, and intervals that such networks set."""
+"""Errors of the boards' figures for networks left out of the fit, and the intervals derived from them."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from tlexport.estimate.boards import gain
 from tlexport.hardware.board_rates import Conditions
 
 LEVEL = 0.8  # of the intervals
-NARROWEST = 1.3  # two sources of the same latency differ by 1.3 to 2 times, and rows of one source do not show that
-FEW = 3  # rows of other networks on a board, below which its figures are other boards' rather than its own
+NARROWEST = 1.3  # smallest interval: two sources of the same latency differ by a factor of 1.3 to 2, which rows of one source do not show
+FEW = 3  # with fewer rows of other networks on a board, its figures come mostly from other boards
 
 
 @dataclass(frozen=True)
 class Scored:
-    """Rows of one runtime, and how far off each was predicted."""
+    """Rows of one runtime with their prediction errors."""
 
     rows: Sequence[Row]
     errors: Floats  # (row,): ln(predicted / published)
 
 
 def joined(parts: Sequence[Scored]) -> Scored:
-    """The rows of several."""
+    """Concatenate several sets of rows."""
     return Scored([row for part in parts for row in part.rows], np.concatenate([part.errors for part in parts]))
 
 
@@ -39,19 +39,19 @@ def group(unit: Unit) -> tuple[str, str]:
 
 
 def reach(errors: Iterable[float]) -> float:
-    """Half an 80 % interval, natural logarithm, that as many errors set: the quantile that holds for one more of their kind."""
+    """Half-width of an 80 % interval (natural logarithm) from errors: the quantile that covers one more error of their kind."""
     sizes = sorted(abs(error) for error in errors)
     return sizes[min(math.ceil((len(sizes) + 1) * LEVEL), len(sizes)) - 1]
 
 
 def score(rows: Sequence[Row], models: Mapping[str, Model], amounts: Amounts, by: Callable[[Row], str]) -> Scored:
-    """Each row predicted by the model that did not see its network."""
+    """Predict each row with the model fitted without its network."""
     predicted = np.array([float(models[by(row)].predict([row], amounts)[0]) for row in rows])
     return Scored(rows, np.log(predicted) - np.log([row.ms for row in rows]))
 
 
 def well_known(rows: Sequence[Row]) -> list[bool]:
-    """(row,): whether enough other networks are known on its board with its runtime for the board's own figures."""
+    """(row,): whether its board has enough rows of other networks in its runtime for figures of its own."""
     boards = Counter((row.unit.device, row.unit.runtime) for row in rows)
     same = Counter((row.unit.device, row.unit.runtime, origin_of(row.network)) for row in rows)
     keys = [(row.unit.device, row.unit.runtime) for row in rows]
@@ -59,7 +59,7 @@ def well_known(rows: Sequence[Row]) -> list[bool]:
 
 
 def intervals(scored: Scored, without: str | None = None) -> dict[tuple[str, str], float]:
-    """(runtime, precision) -> factor of the 80 % interval, by the errors of all networks but one."""
+    """(runtime, precision) -> factor of the 80 % interval, from the errors of all networks but one."""
     found: dict[tuple[str, str], list[float]] = {}
     for row, error, known in zip(scored.rows, scored.errors, well_known(scored.rows), strict=True):
         if known and origin_of(row.network) != without:
@@ -68,14 +68,14 @@ def intervals(scored: Scored, without: str | None = None) -> dict[tuple[str, str
 
 
 def covered(scored: Scored) -> list[bool]:
-    """(row,): whether the published figure lies in the interval that the *other* networks' errors set."""
+    """(row,): whether the published figure is within the interval from the *other* networks' errors."""
     by_origin = {origin: intervals(scored, origin) for origin in {origin_of(row.network) for row in scored.rows}}
     pairs = zip(scored.rows, scored.errors, strict=True)
     return [bool(abs(error) <= math.log(by_origin[origin_of(row.network)][group(row.unit)])) for row, error in pairs]
 
 
 def summary(scored: Scored, inside: Sequence[bool]) -> dict[str, Any]:
-    """Rows, median absolute error and coverage."""
+    """Number of rows, median absolute error and coverage."""
     return {
         "rows": len(scored.rows),
         "median_error": round(float(np.median(np.abs(np.expm1(scored.errors)))), 3),
@@ -99,9 +99,9 @@ def borrowed(
     hardware: Mapping[Unit, Conditions],
     lender: Callable[[Unit], Unit | None],
 ) -> Scored:
-    """Rows predicted by the figures of another unit, scaled to their own hardware where both are known.
+    """Predict rows with the figures of another unit, scaled to their hardware if both are known.
 
-    ``models`` holds a model for each network left out, and under ``""``, if need be, one for networks that none of them knows.
+    ``models`` has one model for each network left out, and optionally, under ``""``, one for all other networks.
     """
     kept, errors = [], []
     for row in rows:
@@ -117,7 +117,7 @@ def borrowed(
 
 
 def spread(scored: Scored) -> dict[str, float]:
-    """How far off borrowed figures are, one way and either way."""
+    """Bias and absolute error of borrowed figures."""
     return {
         "rows": len(scored.rows),
         "median_ratio": round(float(np.exp(np.median(scored.errors))), 2),
@@ -126,5 +126,5 @@ def spread(scored: Scored) -> dict[str, float]:
 
 
 def excess(whole: Iterable[float], own: Iterable[float]) -> float:
-    """Factor by which intervals get wider for a second cause of error, from errors with it and errors without."""
+    """Factor by which a second cause of error widens intervals, from errors with and without it."""
     return math.exp(math.sqrt(max(reach(whole) ** 2 - reach(own) ** 2, 0.0)))

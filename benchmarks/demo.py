@@ -1,4 +1,4 @@
-"""Runs ``tlx demo`` in a process of its own and keeps its figures in benchmarks/results/demo.json::
+"""Run ``tlx demo`` in a separate process and store its figures in benchmarks/results/demo.json::
 
 python benchmarks/demo.py
 """

@@ -1,10 +1,10 @@
-"""Calibrates this machine, predicts torchvision's classifiers, and measures them: how far off were the predictions?
+"""Calibrate this machine, predict torchvision's classifiers, measure them, and report the error::
 
     python benchmarks/estimate_networks.py /tmp/networks     # once: export them, FP32 and INT8
     python benchmarks/estimate.py /tmp/networks
 
-For each precision and number of threads: the layers of probe networks are timed (``tlx profiles calibrate`` does the same), a model
-is fitted, every network is predicted without being run, and then measured.
+For each precision and number of threads, the layers of probe networks are timed, as in ``tlx profiles calibrate``, and a model is fitted.
+Every network is predicted without being run, and then measured.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def networks(folder: Path, precision: str) -> dict[str, Path]:
 
 
 def predictions(files: dict[str, Path], models: Sequence[DeviceModel]) -> dict[str, list[tuple[float, float, float]]]:
-    """Prediction and interval, ms, of each network with each model."""
+    """Prediction and interval in ms of each network with each model."""
     found = {}
     for name, path in files.items():
         graph = fused(read(path), layout=True)
@@ -53,7 +53,7 @@ def predictions(files: dict[str, Path], models: Sequence[DeviceModel]) -> dict[s
 
 
 def measured(path: Path, threads: Sequence[int]) -> dict[int, float]:
-    """Median latency, ms, for each number of threads; of three visits in turn the least disturbed one counts, as in calibration."""
+    """Median latency in ms per number of threads: the fastest of three visits in turn, as in calibration."""
     runtime = cast(Runtime, plugins.load("runtimes", "onnxruntime"))
     with contextlib.ExitStack() as stack:
         runners = {count: stack.enter_context(runtime.open_model(path, RunOptions(threads=count, batch=1))) for count in threads}
@@ -67,7 +67,7 @@ def measured(path: Path, threads: Sequence[int]) -> dict[int, float]:
 
 
 def summary(rows: dict[str, dict[str, float]]) -> dict[str, float]:
-    """Figures of the issue: shares within 10 and 25 %, coverage of the interval, median error."""
+    """Shares within 10 and 25 %, coverage of the interval, median and worst error."""
     errors = np.array([abs(row["predicted_ms"] / row["measured_ms"] - 1) for row in rows.values()])
     inside = [row["low_ms"] <= row["measured_ms"] <= row["high_ms"] for row in rows.values()]
     return {
@@ -103,7 +103,7 @@ def run(folder: Path, precision: str, threads: Sequence[int], seconds: float) ->
 
 
 def plot(results: list[dict[str, Any]], path: Path) -> None:
-    """Predicted over measured, with a band of 10 %."""
+    """Plot predicted against measured latency, with a band of 10 %."""
     import matplotlib
 
     matplotlib.use("Agg")

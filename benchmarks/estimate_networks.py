@@ -1,4 +1,4 @@
-"""The networks that benchmarks/estimate.py predicts and measures: torchvision's classifiers, with random weights, as ONNX files."""
+"""The networks of benchmarks/estimate.py: torchvision's classifiers with random weights, as ONNX files."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ OPSET = 18
 
 
 def names() -> list[str]:
-    """Every classification network of torchvision up to 25 GMACs, by its own published figure."""
+    """Every classification network of torchvision with at most 25 GMACs (torchvision's figure)."""
     return [name for name in models.list_models(module=models) if gmacs(name) <= MOST_GMACS]
 
 
 def gmacs(name: str) -> float:
-    """Published figure, for the weights at the smallest resolution, which is the one exported here."""
+    """torchvision's figure for the weights with the smallest resolution, which is exported here."""
     return min(float(weights.meta["_ops"]) for weights in models.get_model_weights(name))
 
 
 def crop(name: str) -> int:
-    """Side of the input, pixels."""
+    """Side of the input in pixels."""
     smallest = min(models.get_model_weights(name), key=lambda weights: weights.meta["_ops"])
     return int(smallest.transforms().crop_size[0])
 
@@ -60,7 +60,7 @@ def export(name: str, folder: Path) -> Path:
 
 
 def quantize(path: Path) -> Path:
-    """Write NAME.int8.onnx beside NAME.onnx, by the quantizer that ``tlx export`` uses for x86."""
+    """Write NAME.int8.onnx beside NAME.onnx, with the quantizer of ``tlx export`` for x86."""
     out = path.with_suffix(".int8.onnx")
     if not out.exists():
         model = onnx.load(path)
@@ -71,7 +71,7 @@ def quantize(path: Path) -> Path:
 
 
 def main() -> None:
-    """Export all, naming those that cannot be."""
+    """Export all networks; name those that fail."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--only", nargs="*")

@@ -1,8 +1,8 @@
-"""Real images without a network: handwritten digits on crops of photographs, in files of mixed sizes and formats.
+"""Realistic images without a download: handwritten digits on crops of photographs, in files of mixed sizes and formats.
 
-The photographs are those that scikit-learn and matplotlib carry, the digits scikit-learn's 1,797. Each image holds nine
-handwritten digits of one class, which is what to recognise; the photograph behind them says nothing about it. No digit is in
-both parts. Nine, since the embedded trunk, from which the benchmark starts, knows letters of about 60 pixels.
+The photographs come from scikit-learn and matplotlib, the digits from scikit-learn (1,797). Each image shows nine handwritten digits of
+one class, its label; the photograph is independent of it. No digit is in both parts. Nine digits per image match the scale of the embedded
+trunk, which was trained on letters of about 60 pixels.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from PIL import Image
 from sklearn.datasets import load_digits, load_sample_images
 
 CLASSES = 10
-VAL_EVERY = 5  # every fifth image of a class validates
+VAL_EVERY = 5  # every fifth image of a class is for validation
 GRID = 3  # digits along each side
-SIDES = (300, 801)  # pixels, drawn for width and height on their own
-KEPT = 0.875  # share of the shorter side that the usual centre crop keeps (224 of 256 pixels); the digits lie inside
-MARKER = "images.json"  # written last: with it the folder is complete
-VERSION = 1  # to be raised when the same seed would give other images
+SIDES = (300, 801)  # pixels; width and height are drawn independently
+KEPT = 0.875  # share of the shorter side inside the usual centre crop (224 of 256 pixels), which contains the digits
+MARKER = "images.json"  # written last: marks a complete folder
+VERSION = 1  # increase it if the same seed would give other images
 
 
 class Painter:
-    """Makes image number ``i`` of a seed; no image depends on how many there are."""
+    """Makes image number ``i`` of a seed, independent of the number of images."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
@@ -63,15 +63,15 @@ class Painter:
         return crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if draw.random() < 0.5 else crop
 
     def _digit(self, label: int, part: str, draw: np.random.Generator) -> npt.NDArray[np.uint8]:
-        """A handwritten digit of a class, uint8 (8, 8): the first four fifths of scikit-learn's train, the others validate."""
+        """A handwritten digit of a class, uint8 (8, 8): scikit-learn's first four fifths are for training, the rest for validation."""
         all_of_class = self.digits[label]
         border = len(all_of_class) * (VAL_EVERY - 1) // VAL_EVERY
         ink: npt.NDArray[np.uint8] = self.ink[draw.choice(all_of_class[:border] if part == "train" else all_of_class[border:])]
         return ink
 
     def _written(self, image: Image.Image, label: int, part: str, draw: np.random.Generator) -> Image.Image:
-        """Digits of one class in one colour, each a little moved and turned, on the photograph faded towards white or black."""
-        light = draw.random() < 0.5  # a light page with dark ink, or the reverse
+        """Digits of one class in one colour, each slightly shifted and rotated, on the photograph faded towards white or black."""
+        light = draw.random() < 0.5  # dark ink on a light page, or the reverse
         page = Image.new("RGB", image.size, (255, 255, 255) if light else (0, 0, 0))
         image = Image.blend(image, page, draw.uniform(0.2, 0.6))
         colour = tuple(int(level) for level in (draw.integers(0, 80, 3) if light else draw.integers(176, 256, 3)))
@@ -87,17 +87,17 @@ class Painter:
 
     @staticmethod
     def _noisy(image: Image.Image, draw: np.random.Generator) -> Image.Image:
-        """A sensor's noise: enlarged crops are smoother than photographs are, and would be decoded faster."""
+        """Add sensor noise: enlarged crops are smoother than photographs and would be decoded faster."""
         noise = draw.normal(0, 2, (image.height, image.width, 1)).astype(np.float32)
         return Image.fromarray(np.clip(np.rint(np.asarray(image) + noise), 0, 255).astype(np.uint8))
 
 
 def images_folder(count: int, seed: int) -> Path:
-    """The folder with ``count`` images in train/ and val/, written to the system's temporary folder unless it is there.
+    """The folder with ``count`` images in train/ and val/, created in the system's temporary folder if missing.
 
     Args:
-        count: images in both parts together; at least 50, so that every class is in both.
-        seed: of all that is drawn.
+        count: total number of images; at least 50, so that every class is in both parts.
+        seed: of all random choices.
     """
     into = Path(tempfile.gettempdir()) / f"tlexport-digits-on-photographs-v{VERSION}-{count}-{seed}"
     if (into / MARKER).is_file():

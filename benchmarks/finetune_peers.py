@@ -1,8 +1,8 @@
-"""What ``tlx finetune`` is compared with, each in a process of its own; ``benchmarks/finetune_speed.py`` starts them::
+"""The peers of ``tlx finetune``, each in its own process; started by ``benchmarks/finetune_speed.py``::
 
     python benchmarks/finetune_peers.py plain|fastai JOB.json
 
-Nothing of tlexport is imported here, so that nobody pays for its start but ``tlx``. Both keep the weights of the epoch with the best
+This file imports nothing of tlexport, so that the peers do not pay for its start-up. Both peers keep the weights of the epoch with the best
 validation accuracy, as ``tlx finetune`` does.
 """
 
@@ -20,20 +20,20 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.utils.data import DataLoader
 
-LR = 1e-3  # Adam's and fastai's usual rate; tlx runs at its own default, too
+LR = 1e-3  # the usual rate of Adam and fastai; tlx uses its own default
 
 
 @dataclass(frozen=True)
 class Job:
-    """What every contender is given."""
+    """The task of every contender."""
 
     data: str  # a folder with train/ and val/
     weights: str  # a torchvision state dict, .pth
-    trained: list[str]  # names of the parameters that are trained; the others stay frozen
+    trained: list[str]  # names of the trained parameters; the others stay frozen
     mode: str  # frozen, last2 or full
     backbone: str
-    size: int  # pixels of the square that the network sees
-    resize: int  # pixels of the shorter side before the centre crop
+    size: int  # side of the network's input in pixels
+    resize: int  # shorter side before the centre crop, pixels
     mean: list[float]
     std: list[float]
     epochs: int
@@ -41,22 +41,22 @@ class Job:
     workers: int
     device: str  # cpu or cuda
     seed: int
-    out: str  # folder for what is written
+    out: str  # output folder
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What every contender answers."""
+    """The result of every contender."""
 
-    top1: float  # of the weights that were kept, on the validation images, 0..1
+    top1: float  # of the kept weights on the validation images, 0..1
     val_images: int
     epochs: int
-    train_images_per_s: float | None = None  # in the epochs' training halves, where they can be told apart
-    wait_share: float | None = None  # of the time in the training halves, 0..1: waiting for the next batch
+    train_images_per_s: float | None = None  # during the training halves of the epochs, if known
+    wait_share: float | None = None  # share of the training halves spent waiting for the next batch, 0..1
 
 
 class Waiting:
-    """Iterates over a loader and adds up how long it took to answer."""
+    """Iterates over a loader and sums the waiting time."""
 
     def __init__(self, loader: DataLoader[Any]) -> None:
         self.loader = loader
@@ -73,9 +73,9 @@ class Waiting:
 def plain(job: Job) -> Outcome:
     """The loop of PyTorch's transfer-learning tutorial.
 
-    As there: an ImageFolder read again in every epoch, the frozen parameters without gradient, ``model.train()`` on the whole network
-    in every epoch, then validation, the best weights saved at once. Unlike there: Adam at a constant rate, since SGD with the
-    tutorial's schedule is far from done after 20 epochs of some hundred images; no augmentation, as for everyone here.
+    As in the tutorial: an ImageFolder decoded again in every epoch, frozen parameters without gradient, ``model.train()`` on the whole
+    network in every epoch, then validation, and the best weights saved at once. Differences: Adam at a constant rate, since SGD with the
+    tutorial's schedule is far from converged after 20 epochs of a few hundred images; no augmentation, as for all contenders.
     """
     import torch
     from torch import nn
@@ -136,7 +136,7 @@ def fastai(job: Job) -> Outcome:
     trained: set[int] = set()
 
     def backbone(pretrained: bool) -> nn.Module:
-        """What fastai calls an architecture; its pretrained weights are the job's."""
+        """The architecture for fastai; its pretrained weights are those of the job."""
         state = torch.load(job.weights, weights_only=True)
         net: nn.Module = models.get_model(job.backbone, num_classes=len(dls.vocab))
         net.load_state_dict(state)
@@ -144,13 +144,13 @@ def fastai(job: Job) -> Outcome:
         return net
 
     def below_above_head(model: nn.Sequential) -> list[list[nn.Parameter]]:
-        """Parameter groups for ``last2``: what stays frozen, the stages that are trained, fastai's head."""
+        """Parameter groups for ``last2``: frozen stages, trained stages, fastai's head."""
         body, head = list(model[0].parameters()), list(model[1].parameters())
         return [[p for p in body if id(p) not in trained], [p for p in body if id(p) in trained], head]
 
     known = dict(model_meta.get(getattr(models, job.backbone), _default_meta))
     known.pop("weights", None)
-    model_meta[backbone] = known | {"stats": (job.mean, job.std)}  # where fastai keeps an architecture's cut, groups and normalisation
+    model_meta[backbone] = known | {"stats": (job.mean, job.std)}  # fastai's table of an architecture's cut, groups and normalisation
     loaders = {"bs": job.batch_size, "num_workers": job.workers, "device": torch.device(job.device), "seed": job.seed}
     dls = ImageDataLoaders.from_folder(job.data, train="train", valid="val", item_tfms=Resize(job.size), **loaders)
     splitter = below_above_head if job.mode == "last2" else None
@@ -159,9 +159,9 @@ def fastai(job: Job) -> Outcome:
     if job.mode == "frozen":
         learn.fit_one_cycle(job.epochs, LR, cbs=best)
     elif job.mode == "full":
-        learn.fine_tune(job.epochs - 1, cbs=best)  # after an epoch of the head alone
+        learn.fine_tune(job.epochs - 1, cbs=best)  # after one epoch of the head alone
     else:
-        base = 2e-3  # as fine_tune does it by default, but that the lowest group stays frozen
+        base = 2e-3  # fine_tune's default, with the lowest group frozen
         learn.freeze()
         learn.fit_one_cycle(1, slice(base), pct_start=0.99, cbs=best)
         learn.freeze_to(1)

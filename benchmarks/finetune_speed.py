@@ -1,14 +1,14 @@
-"""Wall time to a finished checkpoint, its accuracy and the peak memory: ``tlx finetune``, PyTorch's tutorial loop, and fastai.
+"""Wall time to a finished checkpoint, accuracy and peak memory of ``tlx finetune``, PyTorch's tutorial loop, and fastai.
 
-Everyone gets the same images (benchmarks/finetune_images.py), initial weights, epochs, image size and batch size, and runs as a
-process of its own that is timed from its start to its exit::
+All contenders get the same images (benchmarks/finetune_images.py), initial weights, epochs, image size and batch size. Each runs in its own
+process, which is timed from start to exit::
 
     python benchmarks/finetune_speed.py --images 500 --mode frozen
     python benchmarks/finetune_speed.py --images 5000 --mode last2 --peer-python PYTHON_THAT_HAS_FASTAI
 
-Nothing that ``tlx`` could have kept from an earlier run is there: its cache is a new folder each time. Before, every library is
-imported and every image read once, so that nobody alone reads files that are not in the system's cache yet. Results go to
-benchmarks/results/finetune_speed.json, one entry for each mode, number of images, backbone and device, and to a plot beside it.
+``tlx`` starts with an empty cache each time. Before the runs, every library is imported and every image read once, so that the system's
+file cache is warm for all. Results go to benchmarks/results/finetune_speed.json, one entry per mode, number of images, backbone and
+device, and to a plot beside it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from tlexport.checkpoint import HISTORY
 HERE = Path(__file__).resolve().parent
 RESULT = HERE / "results" / "finetune_speed.json"
 CONTENDERS = ("tlx", "plain", "fastai")
-STRATEGIES = {"frozen": "head", "last2": "partial", "full": "full"}  # each mode's name for tlx
+STRATEGIES = {"frozen": "head", "last2": "partial", "full": "full"}  # each mode's strategy in tlx
 TRAINED_STAGES = {"frozen": 1, "last2": 3}  # counted from the head down; full: all
 RUN_TLX = "import sys; from tlexport.cli.main import run; sys.exit(run(sys.argv[1:]))"
 WARM_UP = {"tlx": "import tlexport.api.finetune", "plain": "import torchvision", "fastai": "import fastai.vision.all"}
@@ -50,13 +50,13 @@ SAMPLES_PER_S = 20  # of memory
 
 @dataclass
 class Peak:
-    """Largest memory of a process and all that it started."""
+    """Peak memory of a process and its children."""
 
-    rss: int = 0  # bytes; sum of what is resident, pages that are shared counted in each process that maps them
-    pss: int = 0  # bytes; a page that n processes share counts 1/n in each. 0 where the system does not tell (all but Linux)
+    rss: int = 0  # bytes; sum of resident sizes, with shared pages counted in each process that maps them
+    pss: int = 0  # bytes; a page shared by n processes counts 1/n in each. 0 on systems without it (all but Linux)
 
     def watch(self, pid: int, done: threading.Event) -> None:
-        """Sample until ``done``. PSS takes long to ask for: it is, when the resident size has grown by 2 %, else every two seconds."""
+        """Sample until ``done``. PSS is slow to read: only when the resident size has grown by 2 %, or every two seconds."""
         looked_at, again = 0.0, 0.0
         while not done.wait(1 / SAMPLES_PER_S):
             try:
@@ -79,7 +79,7 @@ class Peak:
 
 
 def timed(command: list[str], env: dict[str, str], folder: Path) -> tuple[float, Peak, str]:
-    """Run a command to its end; seconds, memory and standard output. Ends this program, with the log, if the command fails."""
+    """Run a command; return seconds, memory and standard output. Exits with the log if the command fails."""
     peak, done = Peak(), threading.Event()
     with (folder / "stdout").open("w") as stdout, (folder / "stderr").open("w") as stderr:
         started = time.perf_counter()
@@ -97,13 +97,13 @@ def timed(command: list[str], env: dict[str, str], folder: Path) -> tuple[float,
 
 
 def tlx(job: Job, stages: list[str], folder: Path) -> tuple[float, Peak, Outcome]:
-    """``tlx finetune`` out of this checkout."""
+    """``tlx finetune`` from this checkout."""
     options: dict[str, object] = {
         "--backbone": job.backbone,
         "--weights": job.weights,
         "--image-size": job.size,
         "--epochs": job.epochs,
-        "--patience": job.epochs,  # never stop early: everyone runs all epochs
+        "--patience": job.epochs,  # never stop early: all contenders run all epochs
         "--batch-size": job.batch_size,
         "--device": job.device,
         "--seed": job.seed,
@@ -118,13 +118,13 @@ def tlx(job: Job, stages: list[str], folder: Path) -> tuple[float, Peak, Outcome
     metrics = json.loads(stdout)["metrics"]
     lines = (folder / "checkpoint" / HISTORY).read_text(encoding="utf-8").splitlines()
     epochs = [json.loads(line) for line in lines]
-    speed = statistics.harmonic_mean(epoch["images_per_s"] for epoch in epochs)  # all epochs have as many images
+    speed = statistics.harmonic_mean(epoch["images_per_s"] for epoch in epochs)  # all epochs have the same number of images
     share = statistics.fmean(epoch["wait_share"] for epoch in epochs)
     return seconds, peak, Outcome(metrics["val_top1"], int(metrics["val_images"]), len(lines), round(speed, 1), round(share, 4))
 
 
 def peer(name: str, python: str, job: Job, folder: Path) -> tuple[float, Peak, Outcome]:
-    """One of finetune_peers.py."""
+    """Run one of the peers in finetune_peers.py."""
     (folder / "job.json").write_text(json.dumps(asdict(job)), encoding="utf-8")
     command = [python, str(HERE / "finetune_peers.py"), name, str(folder / "job.json")]
     seconds, peak, _ = timed(command, dict(os.environ), folder)
@@ -132,7 +132,7 @@ def peer(name: str, python: str, job: Job, folder: Path) -> tuple[float, Peak, O
 
 
 def warm_up(name: str, python: str) -> tuple[dict[str, str], str]:
-    """Import a contender's libraries once: their versions, or the reason why they cannot be imported."""
+    """Import a contender's libraries once; return their versions, or the reason why the import failed."""
     code = WARM_UP[name] + VERSIONS % repr(FASTAI_LIBRARIES if name == "fastai" else LIBRARIES)
     env = os.environ | {"PYTHONPATH": str(HERE.parent)} if name == "tlx" else dict(os.environ)
     done = subprocess.run([python, "-c", code], env=env, capture_output=True, text=True, check=False)
@@ -142,10 +142,10 @@ def warm_up(name: str, python: str) -> tuple[dict[str, str], str]:
 
 
 def make_job(arguments: argparse.Namespace, folder: Path) -> tuple[Job, list[str], str]:
-    """Images and weights on disk, and what to do with them; names of the backbone's stages; what the weights are.
+    """Prepare images, weights and job; return them with the backbone's stage names and a description of the weights.
 
-    Runs in a process of its own that has ended when the measuring begins: libraries that it held in memory would be shared with
-    the contenders, and taken off their PSS.
+    Runs in a separate process that ends before the measurement. Otherwise its libraries would be shared with the contenders and reduce
+    their PSS.
     """
     import torch
     from finetune_images import CLASSES, images_folder
@@ -192,7 +192,7 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
         versions, reason = warm_up(name, pythons[name])
         if reason:
             skipped[name] = reason
-            print(f"{name} is left out: {pythons[name]} cannot import it: {reason}")
+            print(f"{name} is skipped: {pythons[name]} cannot import it: {reason}")
         else:
             rows[name] = {"versions": versions}
     with tempfile.TemporaryDirectory() as work:
@@ -201,7 +201,7 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
         parts = {part: sum(len(file.read_bytes()) > 0 for file in Path(job.data).glob(f"{part}/*/*")) for part in ("train", "val")}
         environment = describe(job.device).model_dump()
         for repeat in range(arguments.repeat):
-            for name, row in rows.items():  # in turn, so that a slow spell of the machine meets everyone
+            for name, row in rows.items():  # in turn, so that a slow period of the machine affects all
                 folder = Path(work) / f"{name}-{repeat}"
                 folder.mkdir()
                 this = Job(**asdict(job) | {"seed": arguments.seed + repeat, "out": str(folder)})
@@ -222,9 +222,9 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _check(name: str, outcome: Outcome, val_images: int, epochs: int) -> None:
-    """Everyone did the same work."""
+    """Check that all contenders did the same work."""
     if (outcome.val_images, outcome.epochs) != (val_images, epochs):
-        sys.exit(f"{name} ran {outcome.epochs} epochs and validated {outcome.val_images} images; {epochs} and {val_images} were asked for")
+        sys.exit(f"{name} ran {outcome.epochs} epochs and validated {outcome.val_images} images; expected {epochs} and {val_images}")
 
 
 def _add(row: dict[str, Any], seconds: float, peak: Peak, outcome: Outcome, train_images: int) -> None:
@@ -234,7 +234,7 @@ def _add(row: dict[str, Any], seconds: float, peak: Peak, outcome: Outcome, trai
         "top1": outcome.top1,
         "peak_rss_bytes": peak.rss,
         "peak_pss_bytes": peak.pss,
-        "images_per_s": round(train_images * outcome.epochs / seconds, 1),  # of the whole process, start-up and validation included
+        "images_per_s": round(train_images * outcome.epochs / seconds, 1),  # of the whole process, including start-up and validation
     }
     figures |= {key: value for key in ("train_images_per_s", "wait_share") if (value := getattr(outcome, key)) is not None}
     for key, value in figures.items():
@@ -242,7 +242,7 @@ def _add(row: dict[str, Any], seconds: float, peak: Peak, outcome: Outcome, trai
 
 
 def keep(entry: dict[str, Any], path: Path) -> list[dict[str, Any]]:
-    """Put an entry into the results' file, in place of an earlier one of its kind; all entries."""
+    """Add an entry to the results file, replacing an earlier one of its kind; return all entries."""
 
     def key(entry: dict[str, Any]) -> tuple[Any, ...]:
         return tuple(entry[name] for name in ("device", "backbone", "mode", "images"))
@@ -255,7 +255,7 @@ def keep(entry: dict[str, Any], path: Path) -> list[dict[str, Any]]:
 
 
 def plot(runs: list[dict[str, Any]], path: Path) -> None:
-    """A panel for each entry, a bar for each contender: median wall time."""
+    """One panel per entry, one bar per contender: median wall time."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 0.6 + 1.3 * len(runs)), layout="constrained")
@@ -274,22 +274,22 @@ def plot(runs: list[dict[str, Any]], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=500, help="training and validation together; a fifth validates")
+    parser.add_argument("--images", type=int, default=500, help="training and validation images; a fifth are for validation")
     parser.add_argument("--mode", choices=["frozen", "last2", "full"], default="frozen")
     parser.add_argument("--epochs", type=int, default=20, help="at least 2")
     parser.add_argument("--backbone", default="mobilenet_v3_small")
     parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--workers", type=int, default=2, help="processes that load images, for the peers")
+    parser.add_argument("--workers", type=int, default=2, help="the peers' image-loading processes")
     parser.add_argument("--device", choices=["cpu", "cuda"], help="default: a CUDA GPU if there is one")
     parser.add_argument("--only", type=lambda text: text.split(","), default=list(CONTENDERS), help="such as tlx,plain")
     parser.add_argument("--repeat", type=int, default=1, help="runs of each contender, with seeds SEED, SEED + 1, ...")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--peer-python", default=sys.executable, help="interpreter that has fastai")
-    parser.add_argument("--result", type=Path, default=RESULT, help="the plot lies beside it")
+    parser.add_argument("--peer-python", default=sys.executable, help="Python interpreter with fastai")
+    parser.add_argument("--result", type=Path, default=RESULT, help="JSON file; the plot is written beside it")
     arguments = parser.parse_args()
     if unknown := set(arguments.only) - set(CONTENDERS):
-        parser.error(f"--only knows {','.join(CONTENDERS)}, not {','.join(unknown)}")
+        parser.error(f"--only takes {','.join(CONTENDERS)}, not {','.join(unknown)}")
     if arguments.images < 50 or arguments.epochs < 2:
         parser.error("at least 50 images (a validation image of each class) and 2 epochs (fastai's fine_tune begins with one of the head)")
     runs = keep(compare(arguments), arguments.result)

@@ -1,11 +1,11 @@
-"""Fits the boards' figures to published latencies, scores them on networks left out, and writes both down::
+"""Fit the boards' figures to published latencies, score them on networks left out, and write both::
 
     python benchmarks/published_networks.py NETWORKS
     python benchmarks/fit_boards.py --rows latency.csv --networks NETWORKS --write
 
-The table of latencies is not part of the project (its licences were not checked): columns device, power_mode, runtime, network,
-resolution, precision, latency_ms, source, notes. benchmarks/results/boards.json holds the scores; --write puts the figures into
-profiles/*.toml, below a line that says so.
+The table of latencies is not part of the repository, because its licences were not checked. Its columns are device, power_mode, runtime,
+network, resolution, precision, latency_ms, source, notes. benchmarks/results/boards.json holds the scores; --write updates the figures in
+profiles/*.toml, below a marker line.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from tlexport.hardware.board_rates import Conditions
 from tlexport.hardware.target import load_profile, profile_path
 
 RESULT = Path(__file__).resolve().parent / "results" / "boards.json"
-# Boards with rows of the same runtime and precision, related as a board without rows is to the one it borrows from: the same cores
-# or the next generation of them.
+# Pairs of boards with rows of the same runtime and precision, related like a board without rows and the board it borrows from: the same
+# cores or the next generation.
 PAIRS = {
     "Jetson Nano": "Jetson TX2",
     "Jetson TX2": "Jetson Nano",
@@ -47,11 +47,11 @@ PAIRS = {
 
 @dataclass(frozen=True)
 class Run:
-    """Everything that was fitted for one runtime. Nothing is shared between runtimes."""
+    """The fits of one runtime. Runtimes share nothing."""
 
     runtime: str
     rows: Sequence[Row]
-    hardware: Mapping[Unit, Conditions]  # of the boards that have a profile
+    hardware: Mapping[Unit, Conditions]  # of the boards with a profile
     whole: Model
     without: Mapping[str, Model]  # network -> fitted without it
     scored: scores.Scored  # networks left out
@@ -61,8 +61,8 @@ class Run:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=Path, required=True, help="table of published latencies, CSV")
-    parser.add_argument("--networks", type=Path, required=True, help="folder that published_networks.py wrote")
-    parser.add_argument("--date", default=datetime.date.today().isoformat(), help="to note beside the figures")
+    parser.add_argument("--networks", type=Path, required=True, help="output folder of published_networks.py")
+    parser.add_argument("--date", default=datetime.date.today().isoformat(), help="date to record with the figures")
     parser.add_argument("--write", action="store_true", help="write the figures into the profiles")
     options = parser.parse_args()
     rows, others, aside = read_rows(options.rows)
@@ -82,21 +82,21 @@ def main() -> None:
 
 
 def amounts_of(rows: Sequence[Row], folder: Path) -> Amounts:
-    """Work of every network of the rows, from its ONNX file."""
+    """Work of every network in the rows, from its ONNX file."""
     return {name: work(cost_of(fused(read(folder / f"{name}.onnx"), layout=False))) for name in sorted({row.network for row in rows})}
 
 
 def run_of(runtime: str, rows: Sequence[Row], amounts: Amounts) -> Run:
-    """Fit a runtime: to all rows, and without each network, and without each architecture."""
+    """Fit a runtime: to all rows, without each network, and without each architecture."""
     units = {row.unit for row in rows}
-    if runtime == "tensorrt":  # of some boards there are rows in one precision alone, or tuned ones
+    if runtime == "tensorrt":  # some boards have rows in one precision only, or only tuned ones
         units |= {replace(unit, precision=precision, tuned=False) for unit in units for precision in PRECISIONS}
     ordered = sorted(units, key=repr)
     hardware = {}
     for unit in ordered:
         if unit.device in BOARDS:
             hardware[unit] = conditions(load_profile(BOARDS[unit.device]).hardware, unit.precision, unit.threads is None)
-    relative_to = hardware if runtime == "tensorrt" else {}  # the other runtimes' boards are not all known
+    relative_to = hardware if runtime == "tensorrt" else {}  # boards of other runtimes may be unknown
     without = fit_without(rows, ordered, amounts, relative_to, lambda row: origin_of(row.network))
     strange = fit_without(rows, ordered, amounts, relative_to, lambda row: relatives_of(row.network))
     return Run(
@@ -111,7 +111,7 @@ def run_of(runtime: str, rows: Sequence[Row], amounts: Amounts) -> Run:
 
 
 def results(runs: Sequence[Run], others: Sequence[Row], amounts: Amounts) -> dict[str, Any]:
-    """What goes into the file: scores alone, no published figure."""
+    """The content of the results file: scores only, no published figure."""
     whole = scores.joined([run.scored for run in runs])
     inside = scores.covered(whole)
     strange = scores.joined([run.strangers for run in runs])
@@ -142,7 +142,7 @@ def results(runs: Sequence[Run], others: Sequence[Row], amounts: Amounts) -> dic
 
 
 def _lent(run: Run, amounts: Amounts) -> scores.Scored:
-    """Rows of boards predicted by the figures that they would borrow, had they no rows."""
+    """Predict rows of boards with the figures that they would borrow without rows of their own."""
     measured = {row.unit for row in run.rows}
 
     def neighbour(unit: Unit) -> Unit | None:
@@ -153,7 +153,7 @@ def _lent(run: Run, amounts: Amounts) -> scores.Scored:
 
 
 def _vulkan_for_tensorrt(runs: Sequence[Run], amounts: Amounts) -> scores.Scored:
-    """TensorRT's rows predicted by the figures that ncnn has on the same GPU."""
+    """Predict TensorRT's rows with ncnn's figures for the same GPU."""
     vulkan, tensorrt = (next(run for run in runs if run.runtime == name) for name in ("ncnn-vulkan", "tensorrt"))
     models = {**vulkan.without, "": vulkan.whole}
     return scores.borrowed(

@@ -1,10 +1,10 @@
-"""Latency of FP32, FP16 and INT8 on an NVIDIA GPU through ONNX Runtime's CUDA provider, one image and 32 at a time::
+"""Latency of FP32, FP16 and INT8 on an NVIDIA GPU through ONNX Runtime's CUDA provider, at batch sizes 1 and 32::
 
     python benchmarks/gpu.py
-    python benchmarks/gpu.py --device cpu --size 96 --batches 1 --backbones mobilenet_v2   # does the script itself run
+    python benchmarks/gpu.py --device cpu --size 96 --batches 1 --backbones mobilenet_v2   # tests the script itself
 
-Random weights, which change no time; the graphs are those of ``tlx export --target cuda-gpu``. Every node runs on the provider or the
-model is refused, and that is what the table then says. JSON goes to benchmarks/results/gpu.json, with the environment.
+The weights are random, which does not affect the latency; the graphs are those of ``tlx export --target cuda-gpu``. A model is refused, and
+reported as such, unless every node runs on the provider. Results go to benchmarks/results/gpu.json, with the environment.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ WHAT = "p50 and p95 of one run of the whole batch, ms, host memory to host memor
 
 
 def models(backbone: str, profile: Profile, size: int) -> dict[str, onnx.ModelProto]:
-    """A network in FP32, FP16 and INT8; the last as TensorRT takes it, since ONNX Runtime has no form of INT8 for GPUs."""
+    """A network in FP32, FP16 and INT8; INT8 in TensorRT's form, since ONNX Runtime has no INT8 form for GPUs."""
     whole, ranges, _ = random_network(backbone, size, profile)
     request = QuantizeRequest(whole, ranges.whole, "int8")
     return {"fp32": whole, "fp16": fp16.quantize(request), "int8": int8_tensorrt.quantize(request)}
 
 
 def measure(path: Path, device: str, batch: int, size: int, seconds: float) -> dict[str, Any]:
-    """One model with one batch."""
+    """Measure one model at one batch size."""
     image = np.random.default_rng(1).integers(0, 256, (batch, size, size, 3), np.uint8)
     try:
         with plugins.load("runtimes", "onnxruntime").open_model(path, RunOptions(device=device, batch=batch)) as runner:
@@ -59,11 +59,11 @@ def measure(path: Path, device: str, batch: int, size: int, seconds: float) -> d
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbones", type=lambda text: text.split(","), default=list(BACKBONES))
-    parser.add_argument("--target", default="cuda-gpu", help="profile whose graphs are made")
+    parser.add_argument("--target", default="cuda-gpu", help="profile to export for")
     parser.add_argument("--device", default="cuda:0")
     parser.add_argument("--batches", type=lambda text: [int(part) for part in text.split(",")], default=[1, 32])
     parser.add_argument("--size", type=int, default=224, help="side of the image, pixels")
-    parser.add_argument("--seconds", type=float, default=3.0, help="of each model with each batch")
+    parser.add_argument("--seconds", type=float, default=3.0, help="duration per model and batch size")
     parser.add_argument("--result", type=Path, default=RESULT)
     options = parser.parse_args()
     profile, rows = load_profile(options.target), []

@@ -1,12 +1,11 @@
-"""INT8 against FP32 for every family of backbones, on this CPU: the smallest network of each, with random weights::
+"""INT8 against FP32 on this CPU for the smallest network of every backbone family, with random weights::
 
     python benchmarks/int8_families.py
     python benchmarks/int8_families.py --backbones vgg11,regnet_y_400mf --size 224
 
-Weights do not change how long a network takes. Each goes the way of ``tlx export --target cpu-x86``: image contract, rewrites, INT8; the
-form and what stays in float for speed are searched for by timing. All are then timed in turn with one thread, one image at a time. INT8
-that is slower than FP32 is not chosen by ``tlx export``, so that what a user gets is never slower than FP32. JSON goes to
-benchmarks/results/int8_families.json.
+Weights do not affect the latency. Each network takes the path of ``tlx export --target cpu-x86``: image contract, rewrites, INT8, and the
+timed search for the form and the float blocks. All models are then timed in turn with one thread at batch 1. ``tlx export`` does not choose
+INT8 if it is slower than FP32, so an exported model is never slower than FP32. Results go to benchmarks/results/int8_families.json.
 """
 
 from __future__ import annotations
@@ -42,13 +41,13 @@ WHAT = (
 
 
 def smallest(family: str) -> str:
-    """Variant with the fewest parameters, by torchvision's own figures."""
+    """Variant with the fewest parameters (torchvision's figure)."""
     variants: tuple[str, ...] = plugins.load("backbones", family).VARIANTS
     return min(variants, key=lambda name: min(weights.meta["num_params"] for weights in models.get_model_weights(name)))
 
 
 def forms(backbone: str, size: int, folder: Path) -> tuple[dict[str, onnx.ModelProto], Choice]:
-    """The network in FP32, in INT8, and in INT8 as it is fastest; how that is."""
+    """The network in FP32, INT8 and the fastest form of INT8, with a description of that form."""
     whole, ranges, pixels = random_network(backbone, size, load_profile("cpu-x86"))
     timing = QuickTiming(pixels[:1], 1, folder)
 
@@ -61,7 +60,7 @@ def forms(backbone: str, size: int, folder: Path) -> tuple[dict[str, onnx.ModelP
 
 
 def time_in_turn(made: dict[str, onnx.ModelProto], size: int, rounds: int, seconds: float, folder: Path) -> dict[str, float]:
-    """Median latency of each, ms."""
+    """Median latency of each model in ms."""
     image = np.random.default_rng(1).integers(0, 256, (1, size, size, 3), np.uint8)
     timing = QuickTiming(image, 1, folder)
     runners: dict[str, Runner] = {name: timing.open(model) for name, model in made.items()}
@@ -86,7 +85,7 @@ def main() -> None:
     parser.add_argument("--backbones", type=lambda text: text.split(","), help="default: the smallest of each family")
     parser.add_argument("--size", type=int, default=160, help="side of the image, pixels")
     parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--seconds", type=float, default=0.2, help="of each model in each round")
+    parser.add_argument("--seconds", type=float, default=0.2, help="duration per model and round")
     parser.add_argument("--result", type=Path, default=RESULT)
     options = parser.parse_args()
     rows: list[dict[str, Any]] = []

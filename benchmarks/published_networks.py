@@ -2,8 +2,8 @@
 
     python benchmarks/published_networks.py FOLDER
 
-Files that are in the folder already stay. Torchvision has most of them; those of Caffe and Keras that ncnn is measured with are
-built here. Left out: Inception-v4, two rows.
+Existing files are kept. Most networks come from torchvision; those of Caffe and Keras in ncnn's benchmark are built here. Inception-v4 is
+omitted (two rows).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ OPSET = 18
 
 
 def mobilenet_v1(width: float = 1.0) -> nn.Module:
-    """MobileNet (Howard and others, 2017, table 1)."""
+    """MobileNet (Howard et al., 2017, table 1)."""
 
     def block(before: int, after: int, kernel: int, stride: int, groups: int = 1) -> list[nn.Module]:
         conv = nn.Conv2d(before, after, kernel, stride, kernel // 2, groups=groups, bias=False)
@@ -49,9 +49,9 @@ def _conv(before: int, after: int, kernel: int, stride: int = 1, padding: int = 
 
 
 def caffe_alexnet() -> nn.Module:
-    """AlexNet as it was published: five convolutions, three of them in two groups, and 61 million weights.
+    """AlexNet as published: five convolutions, three of them in two groups, and 61 million weights.
 
-    Its local response normalisation stands as one layer without weights, a sigmoid, here and below.
+    Here and below, a sigmoid replaces the local response normalisation: one layer without weights.
     """
     return nn.Sequential(
         *(*_conv(3, 96, 11, 4), nn.Sigmoid(), nn.MaxPool2d(3, 2)),
@@ -64,7 +64,7 @@ def caffe_alexnet() -> nn.Module:
 
 
 class Inception(nn.Module):
-    """Four branches side by side: 1x1; 1x1 and 3x3; 1x1 and 5x5; a pool and 1x1."""
+    """Four parallel branches: 1x1; 1x1 and 3x3; 1x1 and 5x5; a pool and 1x1."""
 
     def __init__(self, before: int, one: int, *rest: int) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ class Inception(nn.Module):
 
 
 def caffe_googlenet() -> nn.Module:
-    """GoogLeNet (Szegedy and others, 2014, table 1), with its 5x5 convolutions, which torchvision's has not."""
+    """GoogLeNet (Szegedy et al., 2014, table 1) with its 5x5 convolutions, which torchvision's version lacks."""
     halve = partial(nn.MaxPool2d, 3, 2, ceil_mode=True)
     return nn.Sequential(
         *(*_conv(3, 64, 7, 2, 3), halve(), nn.Sigmoid()),
@@ -94,7 +94,7 @@ def caffe_googlenet() -> nn.Module:
 
 
 def caffe_resnet50() -> nn.Module:
-    """ResNet-50 with the stride in the first convolution of a block, as its authors had it; torchvision's has it in the second."""
+    """ResNet-50 with the stride in the first convolution of a block, as published; torchvision has it in the second."""
     net: nn.Module = models.resnet50()
     for block in net.modules():
         if isinstance(block, Bottleneck):
@@ -130,7 +130,7 @@ FILES = (*BUILT, *TORCHVISION, "resnet18-256", "resnet34-256", "resnet50-256", "
 
 
 def export(file: str, folder: Path) -> Path:
-    """Write one as FILE.onnx, FP32, (1, 3, side, side) -> logits, unless it is there."""
+    """Write one as FILE.onnx, FP32, (1, 3, side, side) -> logits, unless it exists."""
     path = folder / f"{file}.onnx"
     if path.exists():
         return path

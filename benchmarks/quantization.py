@@ -1,14 +1,14 @@
-"""What INT8 costs in accuracy and saves in size and time: ``tlx export``, ONNX Runtime's ``quantize_static``, NNCF with OpenVINO.
+"""Accuracy, size and latency of INT8: ``tlx export``, ONNX Runtime's ``quantize_static``, and NNCF with OpenVINO.
 
-Each network is fine-tuned on the same images, whole, then goes each way with the same training images to calibrate with::
+Each network is fully fine-tuned on the same images, then quantized by each method with the same calibration images::
 
     python benchmarks/quantization.py --work FOLDER --peer-python PYTHON_THAT_HAS_NNCF_AND_OPENVINO
     python benchmarks/quantization.py --work FOLDER --data photos/ --image-size 224 --epochs 20 --backbones resnet18
 
-Checkpoints stay in the folder and are not trained again. What is timed is a model as it is used, one image at a time: this project's
-take pixels and normalise them inside, the others take planes that were normalised before, which their latency does not count. All
-models of all networks are timed by one process, in turn. Results go to benchmarks/results/quantization.json and to a plot beside it.
-A processor with AMX is no board: OpenVINO's convolutions use it, which a second run can keep them from::
+Checkpoints stay in the folder and are reused. Latency is at batch 1. tlexport's models take pixels and normalise them inside the graph; the
+others take normalised planes, and their latency excludes the normalisation. One process times all models of all networks in turn. Results
+go to benchmarks/results/quantization.json and to a plot beside it. OpenVINO's convolutions use AMX on server processors, which boards do
+not have. A second run excludes it::
 
     ONEDNN_MAX_CPU_ISA=AVX512_CORE_VNNI python benchmarks/quantization.py ... --result benchmarks/results/quantization_without_amx.json
 """
@@ -36,9 +36,9 @@ FORMS = {
     "onnxruntime": "quantize_static, U8S8",
     "onnxruntime_defaults": "quantize_static, its defaults",
     "openvino_fp32": "OpenVINO, FP32",
-    "nncf": "NNCF, OpenVINO",
+    "nncf": "NNCF + OpenVINO",
 }
-INSTRUCTIONS = ("avx2", "avx_vnni", "avx512_vnni", "amx_int8")  # of the processor, as Linux calls them
+INSTRUCTIONS = ("avx2", "avx_vnni", "avx512_vnni", "amx_int8")  # CPU flags, with Linux's names
 WHAT = (
     "top-1 (0..1) and latency (ms, 1 thread, batch 1, all timed in turn in one process) of each form of each network; drop_points: of "
     "top-1 against fp32; divergence: of the probabilities from those of fp32, Kullback-Leibler, mean over the validation images, nats; "
@@ -58,7 +58,7 @@ def measure(wanted: Wanted, arguments: argparse.Namespace) -> dict[str, Any]:
     job = {"networks": jobs, "rounds": arguments.rounds, "seconds": arguments.seconds}
     answer = timed(job, wanted.work, arguments.peer_python)
     for name, reason in answer["skipped"].items():
-        print(f"{FORMS[name]} is left out: {arguments.peer_python} cannot import what it needs: {reason}")
+        print(f"{FORMS[name]} is skipped: {arguments.peer_python} cannot import its libraries: {reason}")
     for backbone, entry in entries.items():
         rows = answer["networks"][backbone]
         entry["planes_ms"] = answer["planes_ms"][backbone]
@@ -68,7 +68,7 @@ def measure(wanted: Wanted, arguments: argparse.Namespace) -> dict[str, Any]:
     flags = set(Path("/proc/cpuinfo").read_text(encoding="utf-8").split())
     return {
         "what": WHAT,
-        "environment": environment,  # in which the models were made
+        "environment": environment,  # the environment that made the models
         "instructions": [name for name in INSTRUCTIONS if name in flags],
         "onednn_max_cpu_isa": os.environ.get("ONEDNN_MAX_CPU_ISA"),
         "timed_with": answer["versions"],
@@ -78,7 +78,7 @@ def measure(wanted: Wanted, arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def timed(job: dict[str, Any], folder: Path, python: str) -> dict[str, Any]:
-    """Accuracy and latency of every form: what quantization_peers.py answers, which runs with an interpreter of its own."""
+    """Accuracy and latency of every form, from quantization_peers.py, which runs with its own interpreter."""
     (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
     command = [python, str(Path(__file__).with_name("quantization_peers.py")), str(folder / "job.json"), str(folder / "outcome.json")]
     subprocess.run(command, check=True)
@@ -87,13 +87,13 @@ def timed(job: dict[str, Any], folder: Path, python: str) -> dict[str, Any]:
 
 
 def against(row: dict[str, float], fp32: dict[str, float]) -> dict[str, float]:
-    """What a form loses and saves."""
+    """Accuracy lost and size saved by a form."""
     drop, ratio = 100 * (fp32["top1"] - row["top1"]), fp32["size_bytes"] / row["size_bytes"]
     return {"drop_points": round(drop, 4), "size_ratio": round(ratio, 3)}
 
 
 def plot(networks: list[dict[str, Any]], path: Path) -> None:
-    """A row for each network, a bar for each form: its median latency, with what it loses."""
+    """One row per network, one bar per form: median latency, labelled with the accuracy lost."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 0.6 + 1.9 * len(networks)), layout="constrained")
@@ -113,17 +113,17 @@ def plot(networks: list[dict[str, Any]], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="demo:digits", help="whatever tlx finetune takes")
+    parser.add_argument("--data", default="demo:digits", help="DATA of tlx finetune")
     parser.add_argument("--backbones", type=lambda text: text.split(","), default=list(BACKBONES), help="such as resnet18,mobilenet_v2")
     parser.add_argument("--image-size", type=int, default=96)
     parser.add_argument("--epochs", type=int, default=12)
-    parser.add_argument("--weights", help="as for tlx finetune; default: embedded where there are such, else none")
-    parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints, which later runs take up, and models")
-    parser.add_argument("--rounds", type=int, default=20, help="visits to each model")
-    parser.add_argument("--seconds", type=float, default=0.15, help="of each visit")
-    parser.add_argument("--train-only", action="store_true", help="leave the checkpoints for a later run")
-    parser.add_argument("--peer-python", default=sys.executable, help="interpreter that has onnxruntime, nncf and openvino")
-    parser.add_argument("--result", type=Path, default=RESULT, help="the plot lies beside it")
+    parser.add_argument("--weights", help="as for tlx finetune; default: embedded if available, otherwise none")
+    parser.add_argument("--work", type=Path, required=True, help="folder for models and checkpoints; later runs reuse the checkpoints")
+    parser.add_argument("--rounds", type=int, default=20, help="timing rounds")
+    parser.add_argument("--seconds", type=float, default=0.15, help="duration per model and round")
+    parser.add_argument("--train-only", action="store_true", help="train the checkpoints only")
+    parser.add_argument("--peer-python", default=sys.executable, help="Python interpreter with onnxruntime, nncf and openvino")
+    parser.add_argument("--result", type=Path, default=RESULT, help="JSON file; the plot is written beside it")
     arguments = parser.parse_args()
     wanted = Wanted(arguments.data, arguments.image_size, arguments.epochs, arguments.weights, arguments.work.resolve())
     if arguments.train_only:

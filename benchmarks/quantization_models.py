@@ -1,6 +1,6 @@
-"""The models that ``benchmarks/quantization.py`` compares: the networks, trained; what ``tlx export`` and ONNX Runtime make of them.
+"""The models of ``benchmarks/quantization.py``: trained networks, and their exports by ``tlx export`` and ONNX Runtime.
 
-Peers start from torch's own dynamo export of the network: normalised planes in, logits out, nothing of this project in it.
+Peers start from torch's own dynamo export of the network: normalised planes in, logits out, without any code of tlexport.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ STATIC = {"onnxruntime": {"activation_type": "QUInt8", "weight_type": "QInt8"}, 
 
 @dataclass(frozen=True)
 class Wanted:
-    """How the networks are trained: all of each, until the rate has come down to nothing."""
+    """The recipe: all stages, with a rate that decays to zero."""
 
     data: str
     image_size: int
@@ -47,7 +47,7 @@ class Wanted:
     work: Path
 
     def train(self, backbone: str) -> Path:
-        """A checkpoint, made by ``tlx finetune`` unless an earlier run has made the same."""
+        """A checkpoint of ``tlx finetune``, reused if an earlier run made the same."""
         weights = self.weights or ("embedded" if backbone in embedded_backbones() else "none")
         options = {"backbone": backbone, "weights": weights, "image-size": self.image_size, "epochs": self.epochs, "strategy": "full"}
         path = self.work / backbone / "checkpoint"
@@ -63,7 +63,7 @@ class Wanted:
 
 
 def prepare(checkpoint: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Every model that is made here, as files beside the checkpoint; what the timing process is to be told, and what is to be kept."""
+    """Make every model, as files beside the checkpoint. Returns the job for the timing process and the record to keep."""
     folder, record, dataset = checkpoint.parent, read_checkpoint(checkpoint), read_dataset(checkpoint)
     bundle = export(checkpoint, resolve(TARGET), Wishes(max_drop_points=MAX_DROP_POINTS), folder / "bundle")
     calibrating = [sample for part in calibration_parts(dataset, record.recipe.seed) for sample in part]
@@ -126,7 +126,7 @@ def plain_graph(checkpoint: Path) -> onnx.ModelProto:
 
 
 class Planes(CalibrationDataReader):
-    """Images one by one as ONNX Runtime's calibration reads them, normalised."""
+    """Normalised images one by one, for ONNX Runtime's calibration."""
 
     def __init__(self, pixels: np.ndarray, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         self.pixels, self.mean, self.std = pixels, np.float32(mean), np.float32(std)
@@ -144,7 +144,7 @@ class Planes(CalibrationDataReader):
 
 
 def static(plain: Path, name: str, planes: Planes) -> Path:
-    """ONNX Runtime's own way to INT8 as its documentation has it: ``quant_pre_process``, then ``quantize_static``."""
+    """ONNX Runtime's documented way to INT8: ``quant_pre_process``, then ``quantize_static``."""
     planes.rewind()
     ready, path = plain.with_name("ready.onnx"), plain.with_name(f"{name}.onnx")
     quant_pre_process(str(plain), str(ready))

@@ -1,10 +1,9 @@
-"""NNCF's and OpenVINO's forms of networks, and the accuracy and latency of all forms; ``benchmarks/quantization.py`` starts it::
+"""INT8 models by NNCF and OpenVINO, and accuracy and latency of all models; started by ``benchmarks/quantization.py``::
 
     python benchmarks/quantization_peers.py JOB.json OUTCOME.json
 
-It needs onnxruntime, and nncf and openvino for their rows. Nothing of tlexport and no torch is imported here. Every model of every
-network is open at once, with one thread and batch 1, and they are timed in turn, round after round in a new order each, so that a
-machine that drifts, or that others share, harms all alike.
+Needs onnxruntime, and nncf and openvino for their rows. It imports neither tlexport nor torch. All models of all networks are open at once,
+with one thread and batch 1. They are timed in turn, in a new order each round, so that drift and disturbances affect all of them.
 """
 
 from __future__ import annotations
@@ -26,22 +25,22 @@ import numpy as np
 import onnxruntime as ort
 
 LIBRARIES = ("onnxruntime", "onnxruntime-gpu", "openvino", "nncf", "numpy")
-Run = Callable[[np.ndarray], np.ndarray]  # the model's own input of one image -> its output, (1, class)
+Run = Callable[[np.ndarray], np.ndarray]  # one image in the model's input format -> its output, (1, class)
 
 
 @dataclass
 class Form:
-    """One model of one network, open."""
+    """One opened model of one network."""
 
     run: Run
-    inputs: list[np.ndarray]  # of each validation image, as the model takes it
-    planes: bool  # whether that is normalised planes, and the output logits; else pixels, and probabilities
+    inputs: list[np.ndarray]  # of each validation image, in the model's input format
+    planes: bool  # whether the model takes normalised planes and returns logits; otherwise pixels and probabilities
     size_bytes: int
     rounds_ms: list[list[float]] = field(default_factory=list)
 
 
 def with_onnxruntime(file: str) -> Run:
-    """One thread, the batch fixed so that the runtime can plan for it."""
+    """Open a model with one thread and a fixed batch size, so that the runtime can plan for it."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3
@@ -57,10 +56,10 @@ def with_onnxruntime(file: str) -> Run:
 
 
 def with_openvino(model: Any, precision: str | None) -> Run:
-    """One thread, for the least latency. ``precision``: of what is computed in float; None: OpenVINO's own choice for the processor."""
+    """Open a model with one thread, for latency. ``precision``: of float operations; None: OpenVINO's default for the processor."""
     import openvino as ov
 
-    # not pinned, as ONNX Runtime's is not: on a core that others use too, a thread that may not move waits many times its own work
+    # not pinned, as in ONNX Runtime: on a shared core, a pinned thread waits many times its own work
     config = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1, "ENABLE_CPU_PINNING": False}
     if precision is not None:
         config["INFERENCE_PRECISION_HINT"] = precision
@@ -75,7 +74,7 @@ def with_openvino(model: Any, precision: str | None) -> Run:
 
 
 def openvino_forms(network: Mapping[str, Any], calibration: list[np.ndarray], val: list[np.ndarray]) -> dict[str, Form]:
-    """The network in FP32, and in INT8 as NNCF makes it by default for a CPU, from the same ONNX file."""
+    """The network in FP32, and in INT8 with NNCF's defaults for a CPU, from the same ONNX file."""
     import nncf
     import openvino as ov
 
@@ -86,14 +85,14 @@ def openvino_forms(network: Mapping[str, Any], calibration: list[np.ndarray], va
     forms = {}
     for name, model, precision in (("openvino_fp32", core.read_model(network["plain"]), "f32"), ("nncf", made, None)):
         file = folder / f"{name}.xml"
-        ov.save_model(model, file, compress_to_fp16=name == "nncf")  # its default, which FP32 is to be spared
+        ov.save_model(model, file, compress_to_fp16=name == "nncf")  # OpenVINO's default, disabled for FP32
         size = file.stat().st_size + file.with_suffix(".bin").stat().st_size
         forms[name] = Form(with_openvino(core.read_model(file), precision), val, True, size)
     return forms
 
 
 def open_network(network: Mapping[str, Any], peers: bool) -> dict[str, Form]:
-    """Every form of a network. What a peer takes are normalised planes, made beforehand: that is no part of its latency."""
+    """Open every form of a network. The peers' planes are normalised beforehand, outside their latency."""
     pixels = {part: list(np.load(network[part])) for part in ("calibration", "val")}
     normalise = normalisation(network)
     planes = {part: [normalise(image) for image in images] for part, images in pixels.items()}
@@ -106,7 +105,7 @@ def open_network(network: Mapping[str, Any], peers: bool) -> dict[str, Form]:
 
 
 def normalisation(network: Mapping[str, Any]) -> Run:
-    """From pixels (height, width, channel) to normalised planes (1, channel, height, width), as users write it in numpy."""
+    """From pixels (height, width, channel) to normalised planes (1, channel, height, width), as usual in numpy."""
     mean, std = np.float32(network["mean"]), np.float32(network["std"])
 
     def normalise(image: np.ndarray) -> np.ndarray:
@@ -116,7 +115,7 @@ def normalisation(network: Mapping[str, Any]) -> Run:
 
 
 def probabilities(form: Form) -> np.ndarray:
-    """Of every validation image, float64 (image, class)."""
+    """Probabilities of every validation image, float64 (image, class)."""
     rows = np.concatenate([form.run(image).astype(np.float64) for image in form.inputs])
     if not form.planes:
         return rows
@@ -125,7 +124,7 @@ def probabilities(form: Form) -> np.ndarray:
 
 
 def time_in_turn(forms: list[Form], rounds: int, seconds: float) -> None:
-    """For each form in each round: runs to warm up, then single runs for so long, at least five."""
+    """For each form in each round: warm-up runs, then timed runs for a given duration, at least five."""
     draw = random.Random(0)
     gc.disable()
     for _ in range(rounds):
@@ -147,12 +146,12 @@ def time_in_turn(forms: list[Form], rounds: int, seconds: float) -> None:
 
 
 def median_ms(form: Form) -> float:
-    """Of all runs."""
+    """Median over all runs."""
     return statistics.median([ms for found in form.rounds_ms for ms in found])
 
 
 def figures(form: Form, outputs: np.ndarray, reference: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """What is kept of a form."""
+    """The figures of a form for the results file."""
     p, q = np.maximum(reference, 1e-9), np.maximum(outputs, 1e-9)
     medians = [statistics.median(found) for found in form.rounds_ms]
     return {

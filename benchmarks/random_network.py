@@ -1,4 +1,4 @@
-"""A network whose weights nobody trained, for timing: weights do not change how long a network takes, as long as nothing fades away."""
+"""A network with random weights, for timing: weights do not affect the latency, as long as activations do not become denormal."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CLASSES = 10
 
 
 def random_network(backbone: str, size: int, profile: Profile) -> tuple[onnx.ModelProto, Ranges, npt.NDArray[np.uint8]]:
-    """A network as ``tlx export`` begins with it.
+    """A network as ``tlx export`` starts with it.
 
     Args:
         backbone: name of a variant.
@@ -25,12 +25,12 @@ def random_network(backbone: str, size: int, profile: Profile) -> tuple[onnx.Mod
         profile: the target.
 
     Returns:
-        The graph in FP32, what its activations are, and the pixels that they were seen on: uint8, (image, height, width, channel).
+        The FP32 graph, the ranges of its activations, and the pixels they were observed on: uint8, (image, height, width, channel).
     """
     torch.manual_seed(0)
     network, preprocess = build(backbone, CLASSES), Preprocess(size=size, resize=size)
     pixels = np.random.default_rng(0).integers(0, 256, (4, size, size, 3), np.uint8)
-    with torch.no_grad():  # BatchNorm's statistics, without which values fade away: a CPU is slow with numbers next to zero
+    with torch.no_grad():  # BatchNorm statistics keep the activations from fading: a CPU is slow with denormal numbers
         for _ in range(20):
             network.net.train()(Contract(preprocess)(torch.from_numpy(pixels)))
     network.eval()

@@ -1,10 +1,10 @@
-"""What the runner of a bundle costs beside the runtime: the resize, starting it, and predicting::
+"""Overhead of a bundle's runner over the runtime: resize, start-up and prediction::
 
     python benchmarks/runner.py BUNDLE
 
-Resize: Pillow and numpy by turns, a 1080p frame to 224 pixels. Start: ``run.py predict`` of a golden image, less a Python that imports the
-same libraries and runs the same model on one array. Predict: ``Model.predict`` of prepared pixels, less the session's own run. All with
-one thread, medians, one after the other in one run, so that what disturbs one disturbs the other.
+Resize: Pillow and numpy in turn, a 1080p frame to 224 pixels. Start-up: ``run.py predict`` of a golden image, minus a Python process that
+imports the same libraries and runs the same model on one array. Predict: ``Model.predict`` on prepared pixels, minus the session's own
+run. All figures are medians with one thread, measured alternately, so that a disturbance affects both.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tlexport.device.model import Model
 RESULT = Path(__file__).parent / "results" / "runner.json"
 FRAME = (1080, 1920, 3)
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-# what no runner can do without: the libraries, the image decoded, the model opened and run
+# the minimum for any runner: the libraries, the decoded image, the model opened and run
 BARE = """
 import sys, numpy, onnxruntime
 from PIL import Image
@@ -43,7 +43,7 @@ session.run(None, {feed.name: numpy.zeros([1, *feed.shape[1:]], sys.argv[3])})
 
 
 def by_turns(runs: int, *calls: Callable[[], object]) -> list[float]:
-    """Median seconds of each call; they take turns, after one round that does not count."""
+    """Median seconds of each call, alternating, after one uncounted round."""
     samples: list[list[float]] = [[] for _ in calls]
     for number in range(runs + 1):
         for call, own in zip(calls, samples, strict=True):
@@ -93,10 +93,10 @@ def overhead(model: Model, runs: int = 400) -> dict[str, float]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("bundle", type=Path, help="for a CPU, with its runner in it: tlx export --target cpu-x86")
+    parser.add_argument("bundle", type=Path, help="a bundle for a CPU: tlx export --target cpu-x86")
     parser.add_argument("--out", type=Path, default=RESULT)
     options = parser.parse_args(arguments)
-    if any(os.environ.get(name) != value for name, value in ONE_THREAD.items()):  # numpy's BLAS reads them when it is loaded
+    if any(os.environ.get(name) != value for name, value in ONE_THREAD.items()):  # numpy's BLAS reads these variables when it is loaded
         given = sys.argv[1:] if arguments is None else list(arguments)
         subprocess.run([sys.executable, __file__, *given], env=os.environ | ONE_THREAD, check=True)
         return

@@ -1,11 +1,11 @@
-"""Train the embedded trunk: MobileNetV3-small on printed letters and symbols, no digit among them.
+"""Train the embedded trunk: MobileNetV3-small on printed letters and symbols, without digits.
 
-The result, ``tlexport/embedded/mobilenet_v3_small.safetensors`` (float16) and the record beside it, is what
-``--weights embedded`` loads. It is kept free of digits so that ``tlx demo`` is real transfer learning: printed
-letters -> handwritten digits.
+The result, ``tlexport/embedded/mobilenet_v3_small.safetensors`` (float16) with a record beside it, is loaded by
+``--weights embedded``. It has seen no digits, so that ``tlx demo`` is genuine transfer learning: from printed letters
+to handwritten digits.
 
-Needs the fonts that matplotlib carries and Debian's fonts-dejavu, fonts-liberation, fonts-freefont-ttf, fonts-lato
-and fonts-hack. About a quarter of an hour on two CPU cores::
+Needs the fonts in matplotlib and Debian's fonts-dejavu, fonts-liberation, fonts-freefont-ttf, fonts-lato and
+fonts-hack. Takes about 15 minutes on two CPU cores::
 
     python benchmarks/train_embedded.py
 """
@@ -33,14 +33,14 @@ ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "tlexport" / "embedded" / "mobilenet_v3_small.safetensors"
 CLASSES = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz" + "!?#$%&@*+=<>/()[]{}" + "αβγδεζθλμπρστφψωΓΔΘΛΣΦΩ"
 SIZE = 64
-CANVAS = 96  # glyphs are kept on a larger canvas, so that a rotated glyph is not cut off
+CANVAS = 96  # glyphs are rendered on a larger canvas, so that rotation does not cut them off
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
-NOT_LETTERS = ("cmex", "cmsy", "STIXSiz", "STIXNonUni")  # their code points of letters hold mathematical symbols
+NOT_LETTERS = ("cmex", "cmsy", "STIXSiz", "STIXNonUni")  # these fonts have mathematical symbols at the code points of letters
 STD = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
 
 
 def font_files() -> list[Path]:
-    """Fonts of matplotlib and of Debian's packages, by name, each once."""
+    """Fonts of matplotlib and of Debian's packages, by name, without duplicates."""
     folders = [Path(matplotlib.get_data_path()) / "fonts" / "ttf", Path("/usr/share/fonts")]
     found: dict[str, Path] = {}
     for folder in folders:
@@ -67,7 +67,7 @@ def render(character: str, path: Path) -> np.ndarray:
 
 
 def glyphs() -> tuple[torch.Tensor, torch.Tensor, list[str]]:
-    """All glyphs that the fonts hold: uint8 (N, CANVAS, CANVAS), class index (N,), names of the fonts used."""
+    """All glyphs in the fonts: uint8 (N, CANVAS, CANVAS), class index (N,), names of the fonts used."""
     images, labels, used = [], [], []
     for path in font_files():
         try:
@@ -110,7 +110,7 @@ def distort(masks: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     grid = grid + F.interpolate(bend, (SIZE, SIZE), mode="bicubic", align_corners=True).permute(0, 2, 3, 1)
     ink = F.grid_sample(masks[:, None].float() / 255, grid, align_corners=False)
     groups = []
-    for part in ink.chunk(4):  # thin, bold, or as drawn; coarse or fine
+    for part in ink.chunk(4):  # thin, bold or unchanged strokes; coarse or fine
         stroke = int(torch.randint(0, 4, (1,), generator=generator))
         if stroke == 1:
             part = F.max_pool2d(part, 5, 1, 2)
@@ -153,7 +153,7 @@ def main() -> None:
     net = torchvision.models.mobilenet_v3_small(num_classes=len(CLASSES))
     for module in net.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
-            module.momentum = 0.1  # torchvision's 0.01 is made for far longer runs
+            module.momentum = 0.1  # torchvision's 0.01 suits far longer runs
     net = net.to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(net.parameters(), lr=arguments.lr, weight_decay=0.02)
     warmup = 300

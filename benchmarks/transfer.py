@@ -1,8 +1,8 @@
-"""What the embedded trunk is worth: printed letters -> handwritten digits, 20 training images a class, five seeds.
+"""Accuracy gained by the embedded trunk: printed letters to handwritten digits, 20 training images per class, five seeds.
 
-Compares, on the same images, a classifier on the frozen embedded trunk, the same on a frozen random trunk, and the same
-network trained from scratch. The random trunk is also given its best chance: a linear classifier on whichever of its stages
-does best on the validation images themselves. Writes benchmarks/results/transfer.json::
+Compares, on the same images, a classifier on the frozen embedded trunk, one on a frozen random trunk, and the same network trained from
+scratch. As the best case for a random trunk, a linear classifier is fitted to each of its stages, and the stage that scores best on the
+validation images counts. Writes benchmarks/results/transfer.json::
 
     python benchmarks/transfer.py
 """
@@ -44,7 +44,7 @@ RUNS = {
 
 
 def table(digits: Path, seed: int, path: Path) -> None:
-    """A table with 20 random images a class as the training part, all others as validation."""
+    """Write a table with 20 random images per class for training and all others for validation."""
     draw = np.random.default_rng(seed)
     with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
@@ -69,7 +69,7 @@ def best_random_stage(data: Path, seed: int) -> tuple[str, float]:
             tensor = contract(torch.from_numpy(decoded.pixels[start : start + 128]))
             for name, stage in list(network.stages.items())[:-1]:
                 tensor = stage(tensor)
-                # globally pooled, which is what the network's own head sees
+                # globally pooled, as for the network's own head
                 pooled = tensor.mean((2, 3)) if tensor.dim() == 4 else tensor
                 features.setdefault(name, []).append(pooled.numpy())
     scores = {}
