@@ -20,7 +20,7 @@ from typing import Any, cast
 import numpy as np
 
 from tlexport import plugins
-from tlexport.api.calibrate import calibrate
+from tlexport.api.calibrate_profile import calibrate
 from tlexport.bench.environment import describe
 from tlexport.device.timing import time_runs
 from tlexport.estimate.cost import cost_of

@@ -70,7 +70,7 @@ def test_the_images_of_a_bundle_that_was_changed_are_not_timed(bundle: Path, tmp
 
 
 def test_the_shapes_of_our_models_are_known(bundle: Path) -> None:
-    with pytest.raises(UsageError, match="--shape is for models of others"):
+    with pytest.raises(UsageError, match="--shape is for external models"):
         bench(bundle, replace(QUICK, shapes={"image": (1, 8, 8, 3)}))
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
-from tlexport.api.calibrate import calibrate
+from tlexport.api.calibrate_profile import calibrate
 from tlexport.bench.environment import describe
 from tlexport.errors import InvalidFile, StepFailed, Unsupported
 from tlexport.estimate.blocks import FAMILIES

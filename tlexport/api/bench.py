@@ -8,12 +8,12 @@ from pathlib import Path
 from tlexport.artifact import Precision
 from tlexport.bench.noise import noise
 from tlexport.bench.process import measure
-from tlexport.bundle.manifest import Manifest, read_manifest
+from tlexport.bundle.manifest import Manifest
 from tlexport.errors import OverBudget, Unsupported, UsageError
 from tlexport.hardware.target import is_here
 from tlexport.loading.bench_request import BenchSettings as BenchSettings
 from tlexport.loading.bench_request import requests_for
-from tlexport.loading.open_bundle import open_bundle
+from tlexport.loading.model import LoadedModel, load
 from tlexport.measurement import Measurement
 from tlexport.plan import Candidate, Limits, not_as_budgeted, violations
 from tlexport.ports import Progress, Silent
@@ -21,7 +21,7 @@ from tlexport.storage.files import temporary_folder
 
 
 def bench(
-    what: Path, settings: BenchSettings, *, precisions: Sequence[Precision] | None = None, progress: Progress | None = None
+    what: Path | LoadedModel, settings: BenchSettings, *, precisions: Sequence[Precision] | None = None, progress: Progress | None = None
 ) -> list[Measurement]:
     """Measure WHAT, each model in a process of its own, on the bundle's golden images where there are any, else on made-up inputs.
 
@@ -36,10 +36,10 @@ def bench(
             none of which was asked for, it is left out with a note.
         TlxError: see errors.py.
     """
-    progress, what = progress or Silent(), open_bundle(what)
+    progress, model = progress or Silent(), load(what)
     measurements = []
     with temporary_folder("tlx-bench-") as folder:
-        requests = requests_for(what, settings, precisions, progress, folder)
+        requests = requests_for(model, settings, precisions, progress, folder)
         with progress.task("measuring", len(requests)) as advance:
             for request in requests:
                 measurements.append(measure(request))
@@ -49,22 +49,24 @@ def bench(
     return measurements
 
 
-def target_here(bundle: Path) -> Manifest:
+def target_here(bundle: Path | LoadedModel) -> Manifest:
     """The manifest of a bundle whose budget can be checked on this machine; worth asking before measuring.
 
     Raises:
         InvalidFile: not a bundle.
         Unsupported: this machine is not the bundle's target.
     """
-    manifest = read_manifest(open_bundle(bundle))
+    model = load(bundle)
+    manifest = model.bundle()
     if not is_here(manifest.profile):
         raise Unsupported(
-            f"{bundle} is for {manifest.target}, and this machine is not one", "run it on the device, or name the device: --host user@board"
+            f"{model.what} is for {manifest.target}, and this machine is not one",
+            "run it on the device, or name the device: --host user@board",
         )
     return manifest
 
 
-def check_budget(bundle: Path, measurements: Sequence[Measurement], *, elsewhere: bool = False) -> None:
+def check_budget(bundle: Path | LoadedModel, measurements: Sequence[Measurement], *, elsewhere: bool = False) -> None:
     """Hold the measurement of a bundle's chosen model against its profile's budget.
 
     Args:
@@ -77,14 +79,15 @@ def check_budget(bundle: Path, measurements: Sequence[Measurement], *, elsewhere
         Unsupported: this machine is not the bundle's target, or the target runs an engine and not what was measured.
         UsageError: the chosen model is not among the measurements, or was measured with several images at a time.
     """
-    manifest = read_manifest(open_bundle(bundle)) if elsewhere else target_here(bundle)
+    model = load(bundle)
+    manifest = model.bundle() if elsewhere else target_here(model)
     chosen, budget = manifest.model(), manifest.profile.budget
     measured = next((m for m in measurements if m.artifact_sha256 == chosen.artifact.sha256), None)
     if measured is None:
-        raise UsageError(f"the chosen model of {bundle}, {chosen.artifact.precision}, was not measured", "leave out --precision")
+        raise UsageError(f"the chosen model of {model.what}, {chosen.artifact.precision}, was not measured", "leave out --precision")
     if wrong := not_as_budgeted(manifest.profile, measured.runtime, measured.provider):
         engine = "build the engine and time it, in the bundle: python3 run.py build, python3 run.py bench"
-        session = f"tlx bench {bundle} --check --device {manifest.profile.device or 'cpu'}"
+        session = f"tlx bench {model.what} --check --device {manifest.profile.device or 'cpu'}"
         raise Unsupported(f"{manifest.target}: {wrong}", engine if manifest.profile.runtime == "tensorrt" else session)
     if measured.batch != 1:
         raise UsageError(f"the budget is for one image at a time, and {measured.batch} were measured", "leave out --batch")

@@ -10,11 +10,11 @@ from tlexport.bench.against import Regression
 from tlexport.bench.compare import CONFIDENCE, round_ratio
 from tlexport.bench.environment import default_threads
 from tlexport.bench.noise import noise
-from tlexport.bundle.manifest import MANIFEST, Manifest, read_manifest
-from tlexport.checkpoint import RECORD, Checkpoint
+from tlexport.bundle.manifest import Manifest
 from tlexport.errors import UsageError
 from tlexport.hardware.target import is_here
 from tlexport.loading.bench_request import BenchSettings
+from tlexport.loading.model import LoadedModel, load
 from tlexport.measurement import Measurement
 from tlexport.report.bench import Earlier, bench_report
 from tlexport.report.compare import Compared, compare_report
@@ -33,7 +33,7 @@ def check_report(path: Path) -> None:
 
 def write_report(
     path: Path,
-    what: Path,
+    what: Path | LoadedModel,
     measurements: Sequence[Measurement],
     *,
     regressions: Sequence[Regression] = (),
@@ -54,10 +54,11 @@ def write_report(
         TlxError: see errors.py.
     """
     check_report(path)
-    known = _known(what)
+    model = load(what)
+    known = model.checkpoint or model.manifest
     on_target = isinstance(known, Manifest) and (host_fits if host else is_here(known.profile))
     page = bench_report(
-        str(what),
+        str(model.what),
         measurements,
         known,
         earlier=[_earlier(one) for one in regressions],
@@ -102,15 +103,3 @@ def _compared(one: Comparison) -> Compared:
 
 def _earlier(one: Regression) -> Earlier:
     return Earlier(one.before.percentile_ms(50), one.interval, one.differs)
-
-
-def _known(what: Path) -> Manifest | Checkpoint | None:
-    """The bundle or the checkpoint that WHAT is, or the bundle that it is a model of."""
-    if (what / RECORD).is_file():
-        return Checkpoint.read(what / RECORD)
-    if (what / MANIFEST).is_file():
-        return read_manifest(what)
-    if (what.parent / MANIFEST).is_file():
-        manifest = read_manifest(what.parent)
-        return manifest if what.name in {model.file for model in manifest.models} else None
-    return None

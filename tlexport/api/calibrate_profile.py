@@ -1,29 +1,39 @@
-"""The verb of ``tlx profiles calibrate``: this machine describes itself, in a profile of its own."""
+"""The verb of ``tlx profiles calibrate``: times the layers of probe networks on this machine, and writes them into a profile of it."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
-from tlexport.api.calibrate import calibrate
+import numpy as np
+
+from tlexport import plugins
 from tlexport.artifact import Precision
-from tlexport.bench.environment import default_threads
-from tlexport.errors import StepFailed, Unsupported, UsageError
-from tlexport.hardware.calibration import CalibratedModel, Sharpened
-from tlexport.hardware.calibration_tables import write_tables
+from tlexport.bench.environment import default_threads, describe
+from tlexport.errors import StepFailed, Unsupported
+from tlexport.estimate.cost import cost_of
+from tlexport.estimate.layer_times import Probe, fit_device, probe_of
+from tlexport.estimate.probes import probe
+from tlexport.estimate.timing import runnable, time_nodes
+from tlexport.export.ranges import Ranges
+from tlexport.hardware.calibration import CalibratedModel
 from tlexport.hardware.device_model import DeviceModel
 from tlexport.hardware.profile import Profile
-from tlexport.hardware.target import is_here, is_shipped, load_file, load_profile, profile_names, shipped_here
-from tlexport.hardware.template import expect_name, load_parent, profile_text
-from tlexport.ports import Progress, Silent
+from tlexport.hardware.profile_place import find_place
+from tlexport.hardware.target import is_here, shipped_here
+from tlexport.ports import Progress, Quantizer, QuantizeRequest, Silent
 
-FOLDER = Path("profiles")  # the first one where profiles are looked for
+if TYPE_CHECKING:
+    import onnx
+
 MOST_SECONDS = 300.0
-Tables = tuple[CalibratedModel | Sharpened, ...]
+FITTING = 0.12  # share of the time that is kept for fitting
 
 
 @dataclass(frozen=True)
@@ -35,64 +45,6 @@ class Settings:
     threads: tuple[int, ...] = ()  # none: one, and one for each core
     seconds: float = MOST_SECONDS  # for each precision
     folder: Path | None = None  # where the profile is, or will be; None: where it is, else ./profiles
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a profile's tables go."""
-
-    path: Path
-    profile: Profile  # as it is, or as what the new one extends
-    base: str | None  # what a new one extends; None: the file is there
-
-    def text(self) -> str:
-        """What the file holds, now, or what a new one will hold."""
-        if self.base is None:
-            return self.path.read_bytes().decode("utf-8-sig")
-        return profile_text(self.path.stem, load_profile(self.base), self.path.parent)
-
-    def write(self, new: Sequence[CalibratedModel | Sharpened], files: dict[str, bytes]) -> None:
-        """Write the profile: its own tables, with the new ones in place of those for the same. See ``profile_calibration.py``."""
-        tables: Tables = (*self.profile.calibration, *self.profile.sharpened) if self.base is None else ()
-        # real runs are held against what a calibration foretold: once there is another, they say nothing
-        timed = {table.key for table in new if isinstance(table, CalibratedModel)}
-        same = {(type(table), table.key) for table in new}
-        kept = [t for t in tables if (type(t), t.key) not in same and not (isinstance(t, Sharpened) and t.key in timed)]
-        write_tables(self.path, self.text(), [*kept, *new], files)
-
-
-def expect_own_name(name: str) -> None:
-    """Raises UsageError for what cannot be the name of a profile with tables of its own."""
-    if name.endswith((".json", ".toml")):
-        raise UsageError(
-            f"{name} is a file, and what comes here is the name of a profile",
-            "give its name, without folder and ending; measurements come after --from",
-        )
-    expect_name(name, "; power modes have no tables")
-
-
-def find_place(name: str, base: str | None, folder: Path | None) -> Place:
-    """The file that a profile's tables go into, and what it will extend if it is not there.
-
-    Raises:
-        UsageError: not a name; it has tables elsewhere; it is there and extends something other than ``base``; no such base.
-        InvalidFile: what is there is not a valid profile.
-    """
-    expect_own_name(name)
-    known = load_file(name) if name in profile_names() else None
-    own = known if known and not is_shipped(known.path) else None
-    path = (folder or (own.path.parent if own else FOLDER)) / f"{name}.toml"
-    if path.exists():
-        file = load_file(str(path))
-        if base is not None and file.written.get("extends") != base:
-            raise UsageError(f"{path} exists, and does not extend {base}", "leave out --base, or choose another name")
-        return Place(path, file.profile(), None)
-    if own and (own.profile().calibration or own.profile().sharpened):
-        raise UsageError(
-            f"{name} is {own.path}, whose calibration would not hold in {path}", f"leave out --out, or: --out {own.path.parent}"
-        )
-    base = base or (name if known else shipped_here())
-    return Place(path, load_parent(base, "--base"), base)
 
 
 def calibrate_profile(name: str | None, settings: Settings, progress: Progress | None = None) -> tuple[Path, tuple[CalibratedModel, ...]]:
@@ -166,3 +118,56 @@ def _table(model: DeviceModel, precision: Precision, file: str, sha256: str) -> 
         error=round(model.error, 4),
         within_10=round(model.within_10, 4),
     )
+
+
+def calibrate(
+    profile: Profile, precision: Precision, threads: Sequence[int], seconds: float = 300.0, progress: Progress | None = None
+) -> tuple[DeviceModel, ...]:
+    """Time layers inside probe networks for a while, and fit a model for each number of threads.
+
+    Args:
+        profile: of this machine: it names the quantizer and the types that a model exported for it has.
+        precision: ``fp32`` or ``int8``.
+        threads: CPU threads of the runtime.
+        seconds: all of it, fitting included; the result is better the longer it was.
+        progress: where to tell what happens.
+
+    Raises:
+        Unsupported: the profile's runtime cannot be calibrated here, or has no such precision.
+        StepFailed: too little time for anything.
+    """
+    progress = progress or Silent()
+    if profile.runtime != "onnxruntime" or precision == "fp16" or precision not in profile.precisions.value:
+        raise Unsupported(
+            f"{profile.name}: {profile.runtime} in {precision} cannot be calibrated", "fp32 and int8 on ONNX Runtime's CPU provider can be"
+        )
+    environment = describe("cpu")
+    timed: dict[int, list[Probe]] = {count: [] for count in threads}
+    end = time.perf_counter() + seconds * (1 - FITTING)
+    with progress.task("timing layers", round(seconds * (1 - FITTING))) as advance:
+        seed, told = 0, 0
+        while time.perf_counter() < end:
+            graph = runnable(_in_precision(probe(seed), seed, profile, precision))
+            cost, nodes = cost_of(graph), len(graph.graph.node)
+            for count in threads:
+                timed[count].append(probe_of(cost, nodes, *time_nodes(graph, count)))
+            seed += 1
+            passed = min(round(seconds * (1 - FITTING)), round(seconds * (1 - FITTING) - (end - time.perf_counter())))
+            advance(passed - told, f"{seed} networks")
+            told = passed
+    with progress.task("fitting", len(threads)) as advance:
+        models = []
+        for count, probes in timed.items():
+            models.append(fit_device(probes, precision, count, environment))
+            advance(1)
+    return tuple(models)
+
+
+def _in_precision(model: onnx.ModelProto, seed: int, profile: Profile, precision: Precision) -> onnx.ModelProto:
+    """A probe as it would be exported for the profile."""
+    if precision == "fp32" or profile.int8 is None:
+        return model
+    quantizer = cast(Quantizer, plugins.load("quantizers", profile.int8.quantizer))
+    shape = [axis.dim_value for axis in model.graph.input[0].type.tensor_type.shape.dim]
+    samples = np.random.default_rng(seed).integers(0, 3, (1, *shape[1:]), dtype=np.uint8)
+    return quantizer.quantize(QuantizeRequest(model, Ranges(model, samples).whole, profile.int8.activations))

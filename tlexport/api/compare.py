@@ -14,9 +14,8 @@ from tlexport.bench.compare import CONFIDENCE, Samples, Turns, paired
 from tlexport.bench.environment import describe
 from tlexport.bench.process import BenchRequest
 from tlexport.bench.turns import Turn, play_round
-from tlexport.bundle.manifest import MANIFEST, read_manifest
 from tlexport.loading.bench_request import BenchSettings, requests_for
-from tlexport.loading.open_bundle import open_bundle
+from tlexport.loading.model import LoadedModel, load
 from tlexport.measurement import Environment, Interval
 from tlexport.ports import Progress, Silent
 from tlexport.storage.files import temporary_folder
@@ -89,8 +88,8 @@ def to_json(comparisons: Sequence[Comparison]) -> dict[str, Any]:
 
 
 def compare(
-    what: Path,
-    others: Sequence[Path],
+    what: Path | LoadedModel,
+    others: Sequence[Path | LoadedModel],
     settings: BenchSettings,
     *,
     precision: Precision | None = None,
@@ -126,11 +125,11 @@ def compare(
     ]
 
 
-def _one(what: Path, settings: BenchSettings, precision: Precision | None, progress: Progress, folder: Path) -> BenchRequest:
+def _one(what: Path | LoadedModel, settings: BenchSettings, precision: Precision | None, progress: Progress, folder: Path) -> BenchRequest:
     """One model of WHAT: the one asked for, else of a bundle the chosen one."""
-    what = open_bundle(what)
-    if precision is None and (what / MANIFEST).is_file():
-        precision = read_manifest(what).model().artifact.precision
+    model = load(what)
+    if precision is None and model.precisions:
+        precision = model.bundle().model().artifact.precision
     folder.mkdir()
-    [request] = requests_for(what, settings, [precision] if precision else None, progress, folder)
+    [request] = requests_for(model, settings, [precision] if precision else None, progress, folder)
     return request

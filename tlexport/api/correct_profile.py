@@ -11,17 +11,17 @@ from pathlib import Path
 
 from pydantic import ConfigDict, Field, PositiveInt
 
-from tlexport.api.calibrate_profile import expect_own_name, find_place
 from tlexport.artifact import Precision
 from tlexport.bundle.manifest import MANIFEST, read_manifest
 from tlexport.errors import InvalidFile, TlxError, UsageError
 from tlexport.hardware.calibration import Sharpened
 from tlexport.hardware.machine import may_be
 from tlexport.hardware.profile import Profile
+from tlexport.hardware.profile_place import expect_own_name, find_place
 from tlexport.hardware.target import Target, resolve
 from tlexport.loading.estimable import Estimable, find_graph
 from tlexport.loading.estimate_on_target import foretell
-from tlexport.loading.open_bundle import open_bundle
+from tlexport.loading.model import load
 from tlexport.measurement import Environment
 from tlexport.record import Record
 from tlexport.storage.files import sha256_of
@@ -126,10 +126,8 @@ def _target(places: Collection[Path]) -> str:
 
 def _models(what: Path) -> list[Estimable]:
     """The models that can have run."""
-    what = open_bundle(what)
-    if (what / MANIFEST).is_file():
-        return [find_graph(what, model.artifact.precision) for model in read_manifest(what).models]
-    return [find_graph(what)]
+    model = load(what)
+    return [find_graph(model, precision) for precision in model.precisions or (None,)]
 
 
 def _expect_same_board(file: Path, run: _Run, profile: Profile) -> None:

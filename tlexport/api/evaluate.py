@@ -17,7 +17,7 @@ from tlexport.data.decode import decode_all
 from tlexport.data.source import read_source
 from tlexport.data.table import few
 from tlexport.errors import InvalidFile
-from tlexport.loading.model import find_subject
+from tlexport.loading.model import LoadedModel, load
 from tlexport.ports import Progress, Silent
 from tlexport.record import nearest
 
@@ -55,7 +55,7 @@ class Evaluated:
 
 
 def evaluate(
-    what: Path,
+    what: Path | LoadedModel,
     data: str,
     *,
     runtime: str = "auto",
@@ -84,18 +84,19 @@ def evaluate(
         InvalidFile: DATA has classes that the model does not know, or no image in that part.
     """
     progress = progress or Silent()
-    subject = find_subject(what, runtime, precision)
+    loaded = load(what)
+    model = loaded.runnable(runtime, precision)
     listing = read_source(data, to_train=False)
     for note in listing.notes:
         progress.note(note)
-    position = {normal(name): index for index, name in enumerate(subject.classes)}
+    position = {normal(name): index for index, name in enumerate(model.classes)}
     if unknown := [name for name in listing.classes if name not in position]:
         near = nearest(unknown[0], list(position))
-        raise InvalidFile(f"{data} has classes that {what} does not know: {few(unknown)}{near}", f"it knows: {few(subject.classes)}")
+        raise InvalidFile(f"{data} has classes that {loaded.what} does not know: {few(unknown)}{near}", f"it knows: {few(model.classes)}")
     with progress.task("reading images", len(listing.entries)) as advance:
-        decoded = decode_all(listing, subject.preprocess, on_error, threads or default_threads(), advance)
+        decoded = decode_all(listing, model.preprocess, on_error, threads or default_threads(), advance)
     entries = decoded.listing.entries
-    trained = _parts_of_checkpoint(what)
+    trained = _parts_of_checkpoint(loaded)
     own = {entry.part for entry in entries} - {None}
     if own <= {"train"}:  # nothing is held out there: the checkpoint's split says more
         parts = [trained.get(digest) or entry.part or "" for entry, digest in zip(entries, decoded.sha256, strict=True)]
@@ -111,15 +112,15 @@ def evaluate(
         advice = (
             "for an honest figure give --part val" if part == "all" and "val" in parts else f"for an honest figure remove them: {few(seen)}"
         )
-        progress.note(f"{len(seen)} of {len(chosen)} images were used to train {what}; {advice}")
+        progress.note(f"{len(seen)} of {len(chosen)} images were used to train {loaded.what}; {advice}")
     labels = [position[listing.classes[entries[index].label]] for index in chosen]
-    with subject.open(device, threads) as runner:
+    with model.open(device, threads) as runner:
         outputs = probabilities(runner, decoded.pixels[np.array(chosen)], BATCH, progress, "evaluating")
-        return Evaluated(what, subject.runtime, runner.provider, part, score(outputs, labels, subject.classes))
+        return Evaluated(loaded.what, model.runtime, runner.provider, part, score(outputs, labels, model.classes))
 
 
-def _parts_of_checkpoint(what: Path) -> dict[str, str]:
-    """sha256 of an image file -> the part it had when the checkpoint was trained; empty for anything but a checkpoint."""
-    if not (what / DATASET).is_file():
+def _parts_of_checkpoint(model: LoadedModel) -> dict[str, str]:
+    """sha256 of an image file -> its part when the checkpoint was trained; empty for anything but a checkpoint."""
+    if model.checkpoint is None or not (model.path / DATASET).is_file():
         return {}
-    return {sample.sha256: sample.part for sample in read_dataset(what).samples}
+    return {sample.sha256: sample.part for sample in read_dataset(model.path).samples}

@@ -24,7 +24,7 @@ from tlexport.data.source import read_source
 from tlexport.data.split import split
 from tlexport.dataset import Dataset, Part
 from tlexport.errors import InvalidFile, UsageError
-from tlexport.loading.model import device_for, find_subject
+from tlexport.loading.model import device_for, load
 from tlexport.loading.runs import expect_nothing_to_resume, place_of_run, point_latest_at, resume_command
 from tlexport.network import Network, cpu_threads
 from tlexport.ports import Progress, RunOptions, Silent
@@ -286,11 +286,11 @@ class _Run:
     def _teacher(self, dataset: Dataset, part: Part) -> Tensor:
         """Logits of the teacher on the images as they are, through its own preprocessing: float32 (image, class)."""
         path = Path(self.recipe.teacher or "")
-        subject = find_subject(path)
-        if subject.classes != dataset.classes:
+        teacher = load(path).runnable()
+        if teacher.classes != dataset.classes:
             raise InvalidFile(f"the teacher {path} knows other classes than {self.data}", "train a teacher on the same classes")
-        pixels, _ = decode_files([dataset.file(sample) for sample in dataset.part(part)], subject.preprocess, self.threads)
-        with subject.open(str(self.device), None) as runner:
+        pixels, _ = decode_files([dataset.file(sample) for sample in dataset.part(part)], teacher.preprocess, self.threads)
+        with teacher.open(str(self.device), None) as runner:
             outputs = probabilities(runner, pixels, EVALUATION_BATCH, self.progress, "teacher")
         return torch.from_numpy(outputs).clamp_min(1e-8).log()
 

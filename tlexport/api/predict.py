@@ -11,7 +11,7 @@ from tlexport.artifact import Precision
 from tlexport.data.decode import decode_files
 from tlexport.device.inputs.image_files import named_images
 from tlexport.errors import InvalidFile
-from tlexport.loading.model import find_subject
+from tlexport.loading.model import LoadedModel, load
 from tlexport.ports import Array, Progress, Silent
 
 AT_ONCE = 256  # images that are in memory together: a folder may hold any number
@@ -32,7 +32,7 @@ class Prediction:
 
 
 def predict(
-    what: Path,
+    what: Path | LoadedModel,
     images: Sequence[Path],
     *,
     runtime: str = "auto",
@@ -57,20 +57,20 @@ def predict(
     Raises:
         InvalidFile: WHAT is not a model, a folder holds no images, or an image cannot be read (each is named, with the reason).
     """
-    subject = find_subject(what, runtime, precision)
+    model = load(what).runnable(runtime, precision)
     files = image_paths(images)
     predictions: list[Prediction] = []
-    with subject.open(device, threads) as runner:
+    with model.open(device, threads) as runner:
         for start in range(0, len(files), AT_ONCE):
             block = files[start : start + AT_ONCE]
-            pixels, bad = decode_files(block, subject.preprocess)
+            pixels, bad = decode_files(block, model.preprocess)
             if bad and unreadable is None:
                 raise InvalidFile("these images cannot be read:\n" + "\n".join(f"  {path}: {reason}" for path, reason in bad))
             (unreadable if unreadable is not None else []).extend(bad)
             good = [path for path in block if str(path) not in dict(bad)]
             if good:
                 outputs = probabilities(runner, pixels, BATCH, progress or Silent(), "predicting")
-                predictions += [_prediction(path, row, subject.classes) for path, row in zip(good, outputs, strict=True)]
+                predictions += [_prediction(path, row, model.classes) for path, row in zip(good, outputs, strict=True)]
     return predictions
 
 

@@ -11,10 +11,10 @@ from typing import Any
 from tlexport.api.bench import BenchSettings
 from tlexport.api.predict import Prediction, image_paths
 from tlexport.artifact import Precision
-from tlexport.bundle.manifest import Manifest, read_manifest
+from tlexport.bundle.manifest import Manifest
 from tlexport.device.golden import Check
 from tlexport.errors import InvalidFile, Unsupported, VerificationFailed
-from tlexport.loading.open_bundle import open_bundle
+from tlexport.loading.model import LoadedModel, load
 from tlexport.measurement import Measurement
 from tlexport.ports import Progress, Silent
 from tlexport.remote.board_run import IMAGES, Board, bundle_files, connected
@@ -30,7 +30,7 @@ class BoardMeasurement:
 
 
 def bench_there(
-    bundle: Path,
+    bundle: Path | LoadedModel,
     host: Host,
     settings: BenchSettings,
     *,
@@ -55,16 +55,17 @@ def bench_there(
     """
     options = _options(settings.runtime, settings.device, settings.threads)
     options += ["--batch", str(settings.batch), "--runs", str(settings.min_runs), "--seconds", str(settings.min_seconds)]
-    with _on_board(bundle, host, progress or Silent(), for_target) as (board, manifest):
+    model = load(bundle)
+    with _on_board(model, host, progress or Silent(), for_target) as (board, manifest):
         engine = _build(board, manifest, settings.runtime, settings.device, precision)
         everything = () if engine else ("--precision", "all")  # as here; of engines, which take minutes, the chosen one
         answers = board.ask("bench", *options, *(_precision(precision) or everything))
     rows = answers if isinstance(answers, list) else [answers]
-    return [_measurement(board, bundle, row) for row in rows]
+    return [_measurement(board, model.what, row) for row in rows]
 
 
 def verify_there(
-    bundle: Path, host: Host, *, device: str = "auto", threads: int | None = None, progress: Progress | None = None
+    bundle: Path | LoadedModel, host: Host, *, device: str = "auto", threads: int | None = None, progress: Progress | None = None
 ) -> list[Check]:
     """Check hashes and golden vectors of a bundle on a board.
 
@@ -81,7 +82,7 @@ def verify_there(
 
 
 def predict_there(
-    bundle: Path,
+    bundle: Path | LoadedModel,
     images: Sequence[Path],
     host: Host,
     *,
@@ -120,17 +121,17 @@ def _probabilities(found: Any) -> dict[str, float]:
 
 @contextmanager
 def _on_board(
-    bundle: Path, host: Host, progress: Progress, for_target: bool = False, files: dict[str, Path] | None = None
+    bundle: Path | LoadedModel, host: Host, progress: Progress, for_target: bool = False, files: dict[str, Path] | None = None
 ) -> Iterator[tuple[Board, Manifest]]:
     """The board with the bundle, and with other files beside it."""
-    bundle = open_bundle(bundle)
-    manifest = read_manifest(bundle)
-    sent = bundle_files(bundle, manifest) | (files or {})
+    model = load(bundle)
+    manifest = model.bundle()
+    sent = bundle_files(model.path, manifest) | (files or {})
     with connected(host, progress) as board:
         if for_target and not (machine := board.machine()).fits(manifest.profile.match):
             says = machine.board or machine.cpu or machine.architecture
             raise Unsupported(
-                f"{bundle} is for {manifest.target}, and {host.name} is not one: it is a {says!r}",
+                f"{model.path} is for {manifest.target}, and {host.name} is not one: it is a {says!r}",
                 "bench without --check, or name a board of that kind",
             )
         board.send(sent)

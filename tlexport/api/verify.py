@@ -38,10 +38,10 @@ def verify(
         MissingDependency: a key was given, and there is no library for it.
         Unsupported: the device is not here.
     """
+    bundle = open_bundle(bundle)
     checks = [check_key(bundle, key)] if key else []
     if checks and not checks[0].ok:
         return checks
-    bundle = open_bundle(bundle)
     if key is None and (bundle / SIGNATURE).is_file():
         (progress or Silent()).note("the bundle is signed, and whose signature it is was not looked at: --key PUBLIC.pem")
     read_manifest(bundle)  # which looks at more than the runner does

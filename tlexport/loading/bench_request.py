@@ -12,10 +12,10 @@ import numpy as np
 from tlexport import plugins
 from tlexport.artifact import Precision
 from tlexport.bench.process import BenchRequest
-from tlexport.bundle.manifest import MANIFEST, read_manifest
-from tlexport.errors import InvalidFile, Unsupported, UsageError, VerificationFailed
-from tlexport.loading.external_model import ENGINES, read_foreign
-from tlexport.loading.model import Subject, device_for, find_subject
+from tlexport.bundle.manifest import MANIFEST, Manifest
+from tlexport.errors import InvalidFile, Unsupported, UsageError
+from tlexport.loading.external_model import ENGINES, read_external_model
+from tlexport.loading.model import LoadedModel, RunnableModel, device_for
 from tlexport.onnx_model.file import is_onnx_name
 from tlexport.ports import Progress, Runtime
 from tlexport.storage.files import sha256_of
@@ -33,32 +33,33 @@ class BenchSettings:
     min_runs: int = 100
     min_seconds: float = 1.0
     layers: bool = False  # also how long each layer takes
-    shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)  # of a foreign model's inputs
+    shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)  # of an external model's inputs
 
 
 def requests_for(
-    what: Path, settings: BenchSettings, precisions: Sequence[Precision] | None, progress: Progress, folder: Path
+    model: LoadedModel, settings: BenchSettings, precisions: Sequence[Precision] | None, progress: Progress, folder: Path
 ) -> list[BenchRequest]:
-    """What is to be measured of WHAT.
+    """The measurements to make of WHAT.
 
     Args:
-        what: a checkpoint, a bundle, an .onnx file or an engine.
-        settings: how.
+        model: a checkpoint, a bundle, an .onnx file or an engine.
+        settings: how to measure.
         precisions: which of a bundle's models; None: all that can be timed here.
-        progress: told what is left out, and what was taken for granted.
+        progress: receives a note on each model that is left out and on each assumption.
         folder: for files that the measurements need while they run.
 
     Raises:
         TlxError: as for :func:`tlexport.api.bench.bench`.
     """
-    if what.is_file() and what.suffix in ENGINES:
-        return [_engine(what, settings, precisions)]
-    if what.is_file() and is_onnx_name(what) and not (what.parent / MANIFEST).is_file():
-        return [_foreign(what, settings, precisions, progress)]
+    path = model.path
+    if path.is_file() and path.suffix in ENGINES:
+        return [_engine(path, settings, precisions)]
+    if path.is_file() and is_onnx_name(path) and model.manifest is None:
+        return [_external(path, settings, precisions, progress)]
     if settings.shapes:
-        raise UsageError(f"--shape is for models of others; the inputs of {what} are known", "leave it out")
-    subjects = _subjects(what, settings.runtime, precisions, progress)
-    return [_ours(subject, settings, folder / f"{index}.npy") for index, subject in enumerate(subjects)]
+        raise UsageError(f"--shape is for external models; the inputs of {path} are known", "leave it out")
+    runnable = _runnable(model, settings.runtime, precisions, progress)
+    return [_ours(model, one, settings, folder / f"{index}.npy") for index, one in enumerate(runnable)]
 
 
 def _request(path: Path, runtime: str, settings: BenchSettings, **more: object) -> BenchRequest:
@@ -78,46 +79,40 @@ def _request(path: Path, runtime: str, settings: BenchSettings, **more: object) 
     return BenchRequest.model_validate(common | more)
 
 
-def _subjects(what: Path, runtime: str, precisions: Sequence[Precision] | None, progress: Progress) -> list[Subject]:
-    wanted: Sequence[Precision | None] = precisions or [None]
-    if not precisions and (what / MANIFEST).is_file():
-        wanted = [model.artifact.precision for model in read_manifest(what).models]
-    subjects = [find_subject(what, runtime, precision) for precision in wanted]
-    runnable = [subject for subject in subjects if not subject.simulate_quantization]
-    if not runnable or (precisions and len(runnable) < len(subjects)):
+def _runnable(loaded: LoadedModel, runtime: str, precisions: Sequence[Precision] | None, progress: Progress) -> list[RunnableModel]:
+    wanted: Sequence[Precision | None] = precisions or loaded.precisions or [None]
+    models = [loaded.runnable(runtime, precision) for precision in wanted]
+    runnable = [model for model in models if not model.simulate_quantization]
+    if not runnable or (precisions and len(runnable) < len(models)):
         raise Unsupported(
-            f"the INT8 model of {what} is made for TensorRT; timing it on a CPU would say nothing about either",
+            f"the INT8 model of {loaded.path} is made for TensorRT; its time on a CPU is representative of neither",
             "bench it on the device, or export for this machine: tlx export --target cpu-x86",
         )
-    if len(runnable) < len(subjects):
-        progress.note(f"the INT8 model of {what} is made for TensorRT and is not timed here")
+    if len(runnable) < len(models):
+        progress.note(f"the INT8 model of {loaded.path} is made for TensorRT and is not timed here")
     return runnable
 
 
-def _ours(subject: Subject, settings: BenchSettings, inputs: Path) -> BenchRequest:
-    known = {"artifact_sha256": subject.sha256, "precision": subject.precision, "size_bytes": subject.size_bytes}
-    if subject.path.is_dir():  # a checkpoint is timed on made-up pixels
-        return _request(subject.path, subject.runtime, settings, **known)
-    images = _golden(subject, inputs)
-    end_to_end = {"images": images if settings.batch == 1 else (), "preprocess": subject.preprocess}
-    return _request(subject.path, subject.runtime, settings, **known, **end_to_end, inputs=inputs)
+def _ours(loaded: LoadedModel, model: RunnableModel, settings: BenchSettings, inputs: Path) -> BenchRequest:
+    known = {"artifact_sha256": model.sha256, "precision": model.precision, "size_bytes": model.size_bytes}
+    if loaded.manifest is None:  # a checkpoint is timed on synthetic pixels
+        return _request(model.path, model.runtime, settings, **known)
+    images = _golden(loaded, loaded.manifest, model, inputs)
+    end_to_end = {"images": images if settings.batch == 1 else (), "preprocess": model.preprocess}
+    return _request(model.path, model.runtime, settings, **known, **end_to_end, inputs=inputs)
 
 
-def _golden(subject: Subject, inputs: Path) -> tuple[Path, ...]:
-    """A bundle's golden images: written to ``inputs`` in the type that the model takes; and their files."""
-    folder = subject.path.parent
-    manifest = read_manifest(folder)
-    dtype = next(m for m in manifest.models if m.file == subject.path.name).artifact.inputs[0].dtype
-    for name in (manifest.golden.inputs, *manifest.golden.images):
-        path = folder / name
-        if not path.is_file() or sha256_of(path) != manifest.files[name]:
-            raise VerificationFailed(f"{path} is not the file that the bundle was made with", f"check with: tlx verify {folder}")
-    np.save(inputs, read_npy(folder / manifest.golden.inputs).astype(dtype), allow_pickle=False)
-    return tuple(folder / name for name in manifest.golden.images)
+def _golden(loaded: LoadedModel, manifest: Manifest, model: RunnableModel, inputs: Path) -> tuple[Path, ...]:
+    """The files of a bundle's golden images; their pixels are written to ``inputs`` in the dtype that the model takes."""
+    dtype = next(m for m in manifest.models if m.file == model.path.name).artifact.inputs[0].dtype
+    golden = manifest.golden
+    pixels, *images = (loaded.expect_unchanged(name, manifest.files[name]) for name in (golden.inputs, *golden.images))
+    np.save(inputs, read_npy(pixels).astype(dtype), allow_pickle=False)
+    return tuple(images)
 
 
-def _foreign(path: Path, settings: BenchSettings, precisions: Sequence[Precision] | None, progress: Progress) -> BenchRequest:
-    found = read_foreign(path, settings.shapes, settings.batch)
+def _external(path: Path, settings: BenchSettings, precisions: Sequence[Precision] | None, progress: Progress) -> BenchRequest:
+    found = read_external_model(path, settings.shapes, settings.batch)
     if precisions and found.precision not in precisions:
         raise UsageError(f"{path} is {found.precision}; {' and '.join(precisions)} was asked for", "leave out --precision")
     for note in found.notes:

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tlexport.artifact import Precision
-from tlexport.checkpoint import RECORD, read_checkpoint
+from tlexport.checkpoint import Checkpoint
 from tlexport.errors import UsageError
 from tlexport.hardware.profile import Profile
-from tlexport.loading.model import find_subject
+from tlexport.loading.model import LoadedModel, load
 from tlexport.onnx_model.file import is_onnx_name
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Estimable:
     batch: int = 1  # images that it takes at once
 
 
-def find_graph(what: Path, precision: Precision | None = None, shapes: Shapes | None = None) -> Estimable:
+def find_graph(what: Path | LoadedModel, precision: Precision | None = None, shapes: Shapes | None = None) -> Estimable:
     """Look at WHAT.
 
     Args:
@@ -50,13 +50,15 @@ def find_graph(what: Path, precision: Precision | None = None, shapes: Shapes | 
         UsageError: the precision or a shape is none that it has.
         Unsupported: its weights are of a type that is not estimated.
     """
-    if is_onnx_name(what) and what.is_file():
-        return _file(what, precision, shapes)
-    subject = find_subject(what, precision=precision)
-    if (what / RECORD).is_file():
-        return _checkpoint(what, shapes)
-    found = _counted(subject.path, shapes)
-    return Estimable(str(subject.path), subject.precision, subject.sha256, lambda profile: found.costs)
+    path = what.path if isinstance(what, LoadedModel) else what
+    if is_onnx_name(path) and path.is_file():
+        return _file(path, precision, shapes)
+    loaded = load(what)
+    model = loaded.runnable(precision=precision)
+    if loaded.checkpoint is not None:
+        return _checkpoint(loaded.path, loaded.checkpoint, shapes)
+    found = _counted(model.path, shapes)
+    return Estimable(str(model.path), model.precision, model.sha256, lambda profile: found.costs)
 
 
 def _counted(path: Path, shapes: Shapes | None) -> Counted:
@@ -72,9 +74,8 @@ def _file(path: Path, precision: Precision | None, shapes: Shapes | None) -> Est
     return Estimable(str(path), found.precision, found.sha256, lambda profile: found.costs, found.note, found.batch)
 
 
-def _checkpoint(path: Path, shapes: Shapes | None) -> Estimable:
+def _checkpoint(path: Path, checkpoint: Checkpoint, shapes: Shapes | None) -> Estimable:
     """A checkpoint as it would be exported in FP32 for each profile; what differs between profiles is made once for each kind."""
-    checkpoint = read_checkpoint(path)
     exported: dict[tuple[str, int], onnx.ModelProto] = {}
     graphs: dict[tuple[str, int], Graph] = {}
 

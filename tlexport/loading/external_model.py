@@ -19,8 +19,8 @@ FED = ("FLOAT", "FLOAT16", "DOUBLE", "UINT8", "INT8", "INT32", "INT64", "BOOL") 
 
 
 @dataclass(frozen=True)
-class Foreign:
-    """An ONNX file, with the shapes that it is to be run at."""
+class BenchableModel:
+    """An external ONNX file, and the shape of each input in a measurement."""
 
     precision: str
     sha256: str
@@ -31,7 +31,7 @@ class Foreign:
     notes: tuple[str, ...]
 
 
-def read_foreign(path: Path, shapes: Shapes, batch: int) -> Foreign:
+def read_external_model(path: Path, shapes: Shapes, batch: int) -> BenchableModel:
     """Read what an ONNX file declares, and settle its free axes.
 
     Args:
@@ -61,7 +61,7 @@ def read_foreign(path: Path, shapes: Shapes, batch: int) -> Foreign:
         precision, note = precision_of(found.model, str(path))
     except Unsupported:  # BFLOAT16 and the like: it can be timed all the same
         precision, note = "other", ""
-    return Foreign(precision, found.sha256, found.size_bytes, settled, axes, first, tuple(one for one in (note, *notes) if one))
+    return BenchableModel(precision, found.sha256, found.size_bytes, settled, axes, first, tuple(one for one in (note, *notes) if one))
 
 
 def _expect_types(found: ExternalModel) -> None:

@@ -1,10 +1,10 @@
-"""WHAT a command works on: a checkpoint, a bundle, or an ONNX file with its bundle's manifest beside it."""
+"""WHAT of the command line, resolved once: a checkpoint, a bundle, one model of a bundle, or the file of an external model."""
 
 from __future__ import annotations
 
 import difflib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
@@ -23,8 +23,18 @@ LATEST = Path("runs/latest")
 
 
 @dataclass(frozen=True)
-class Subject:
-    """A model, what is known of it, and the runtime that will open it. The file's hash was checked."""
+class Execution:
+    """How a model is run."""
+
+    runtime: str = "auto"  # a name from ``tlexport/runtimes/``; ``auto``: the first one that opens this kind of file
+    precision: Precision | None = None  # which of a bundle's models; None: the chosen one
+    device: str = "auto"  # ``auto``, ``cpu`` or ``cuda[:N]``
+    threads: int | None = None  # CPU threads; None: the runtime's own default
+
+
+@dataclass(frozen=True)
+class RunnableModel:
+    """One model, and the runtime that opens it. The hash of its file was checked."""
 
     path: Path  # what the runtime opens: a checkpoint directory or an .onnx file
     runtime: str
@@ -33,7 +43,7 @@ class Subject:
     size_bytes: int
     classes: tuple[str, ...]
     preprocess: Preprocess
-    simulate_quantization: bool = False  # the graph is for TensorRT: on a CPU its Q/DQ pairs are to be computed as written
+    simulate_quantization: bool = False  # a graph for TensorRT: on a CPU its Q/DQ pairs are computed as written
 
     def open(self, device: str, threads: int | None) -> Runner:
         """Open it in its runtime. ``device`` may be ``auto``."""
@@ -41,45 +51,127 @@ class Subject:
         return cast(Runtime, plugins.load("runtimes", self.runtime)).open_model(self.path, options)
 
 
-def device_for(runtime: str, device: str) -> str:
-    """``auto`` becomes what it stands for in a runtime; anything else stays."""
-    return cast(Runtime, plugins.load("runtimes", runtime)).auto_device() if device == "auto" else device
+@dataclass(frozen=True)
+class LoadedModel:
+    """WHAT, with its records read. Verbs pass it on, so that each file is read, unpacked and hashed once."""
+
+    what: Path  # as the user named it
+    path: Path  # of an archive the directory that it was unpacked to, otherwise ``what``
+    checkpoint: Checkpoint | None = None
+    manifest: Manifest | None = None
+    file: str | None = None  # the model of the bundle that WHAT names; None: WHAT is the whole bundle
+    _hashed: set[Path] = field(default_factory=set, repr=False, compare=False)
+
+    @property
+    def folder(self) -> Path:
+        """The directory of the bundle or the checkpoint."""
+        return self.path.parent if self.file else self.path
+
+    @property
+    def precisions(self) -> tuple[Precision, ...]:
+        """Of the models in a bundle; empty for everything else, and for one model of a bundle."""
+        return tuple(model.artifact.precision for model in self.manifest.models) if self.manifest and not self.file else ()
+
+    def bundle(self) -> Manifest:
+        """The manifest. Raises InvalidFile if WHAT is not a whole bundle."""
+        return self.manifest if self.manifest and not self.file else read_manifest(self.path)
+
+    def expect_unchanged(self, name: str, sha256: str) -> Path:
+        """The path of a file of the bundle. Raises VerificationFailed if its hash differs; hashes each file once."""
+        path = self.folder / name
+        if path not in self._hashed:
+            if not path.is_file() or sha256_of(path) != sha256:
+                raise VerificationFailed(
+                    f"{path} is not the file that the bundle was made with: its hash differs", f"check with: tlx verify {self.folder}"
+                )
+            self._hashed.add(path)
+        return path
+
+    def runnable(self, runtime: str = "auto", precision: Precision | None = None) -> RunnableModel:
+        """The model that was asked for, and its runtime.
+
+        Args:
+            runtime: see :class:`Execution`.
+            precision: see :class:`Execution`.
+
+        Raises:
+            InvalidFile: WHAT is neither a checkpoint, nor a bundle, nor a model of a bundle.
+            VerificationFailed: the file differs from the one that its record describes.
+            UsageError: the model has another precision, or the runtime is unknown.
+            Unsupported: the runtime does not open this kind of file.
+        """
+        if self.checkpoint is not None:
+            if precision not in (None, "fp32"):
+                raise UsageError(
+                    f"{self.path} is a checkpoint, which is fp32; {precision} was asked for", f"export it first: tlx export {self.path}"
+                )
+            return _of_checkpoint(self.path, self.checkpoint, _choose(runtime, "checkpoint", self.path))
+        if self.manifest is not None and self.file is None:
+            return self._of_bundle(self.manifest, self.manifest.model(precision).file, runtime)
+        if self.manifest is not None and self.file is not None:
+            model = self._of_bundle(self.manifest, self.file, runtime)
+            if precision not in (None, model.precision):
+                raise UsageError(f"{self.path} is {model.precision}; {precision} was asked for", f"give the bundle itself: {self.folder}")
+            return model
+        if is_onnx_name(self.path):
+            raise InvalidFile(
+                f"{self.path} has no {MANIFEST} beside it, so its classes and preprocessing are not known",
+                "give the bundle that it belongs to",
+            )
+        raise InvalidFile(
+            f"{self.path} is neither a checkpoint, nor a bundle, nor an .onnx file", "make one with: tlx finetune DATA, tlx export"
+        )
+
+    def _of_bundle(self, manifest: Manifest, file: str, runtime: str) -> RunnableModel:
+        model = next((m for m in manifest.models if m.file == file), None)
+        if model is None or not (self.folder / file).is_file():
+            raise InvalidFile(
+                f"{self.folder / file} is not a model of the bundle {self.folder}",
+                f"its models: {', '.join(m.file for m in manifest.models)}",
+            )
+        artifact = model.artifact
+        path = self.expect_unchanged(file, artifact.sha256)
+        chosen = _choose(runtime, artifact.format, path)
+        return RunnableModel(
+            path,
+            chosen,
+            artifact.precision,
+            artifact.sha256,
+            artifact.size_bytes,
+            artifact.classes,
+            artifact.preprocess,
+            simulate_quantization=manifest.profile.runtime == "tensorrt" and artifact.precision == "int8" and chosen == "onnxruntime",
+        )
 
 
-def find_subject(what: Path, runtime: str = "auto", precision: Precision | None = None) -> Subject:
-    """Look at WHAT and choose its runtime.
+def load(what: Path | LoadedModel) -> LoadedModel:
+    """Resolve WHAT; a model that was loaded before is returned unchanged.
 
     Args:
-        what: a checkpoint directory, a bundle (a directory or one file), or an .onnx file inside a bundle.
-        runtime: a name from ``tlexport/runtimes/``, or ``auto``: the one that opens this kind of file.
-        precision: which of a bundle's models; None: the chosen one.
+        what: a checkpoint directory, a bundle (a directory or one file), an .onnx file inside a bundle, or any other file, which is then
+            neither checkpoint nor bundle.
 
     Raises:
-        InvalidFile: not there, or none of these.
-        VerificationFailed: the model file is not the one its record was written for.
-        UsageError: a precision was asked of something that has only one, or an unknown runtime.
-        Unsupported: the runtime does not open this kind of file.
+        InvalidFile: it does not exist, or its record is broken.
+        VerificationFailed: an archive whose files differ from its manifest.
     """
+    if isinstance(what, LoadedModel):
+        return what
     if not what.exists():
         raise InvalidFile(f"{what} does not exist{_near(what)}", "WHAT is a checkpoint, a bundle, or an .onnx file of a bundle")
-    what = open_bundle(what)
-    if os.path.lexists(what / RECORD):
-        if precision not in (None, "fp32"):
-            raise UsageError(f"{what} is a checkpoint, which is fp32; {precision} was asked for", f"export it first: tlx export {what}")
-        return _checkpoint(what, read_checkpoint(what), _choose(runtime, "checkpoint", what))
-    if os.path.lexists(what / MANIFEST):
-        manifest = read_manifest(what)
-        return _model(what, manifest, manifest.model(precision).file, runtime)
-    if is_onnx_name(what) and (what.parent / MANIFEST).is_file():
-        subject = _model(what.parent, read_manifest(what.parent), what.name, runtime)
-        if precision not in (None, subject.precision):
-            raise UsageError(f"{what} is {subject.precision}; {precision} was asked for", f"give the bundle itself: {what.parent}")
-        return subject
-    if is_onnx_name(what):
-        raise InvalidFile(
-            f"{what} has no {MANIFEST} beside it, so its classes and preprocessing are not known", "give the bundle it belongs to"
-        )
-    raise InvalidFile(f"{what} is neither a checkpoint, nor a bundle, nor an .onnx file", "make one with: tlx finetune DATA, tlx export")
+    path = open_bundle(what)
+    if os.path.lexists(path / RECORD):
+        return LoadedModel(what, path, checkpoint=read_checkpoint(path))
+    if os.path.lexists(path / MANIFEST):
+        return LoadedModel(what, path, manifest=read_manifest(path))
+    if is_onnx_name(path) and (path.parent / MANIFEST).is_file():
+        return LoadedModel(what, path, manifest=read_manifest(path.parent), file=path.name)
+    return LoadedModel(what, path)
+
+
+def device_for(runtime: str, device: str) -> str:
+    """The device that ``auto`` means for a runtime; any other device unchanged."""
+    return cast(Runtime, plugins.load("runtimes", runtime)).auto_device() if device == "auto" else device
 
 
 def _near(what: Path) -> str:
@@ -89,7 +181,7 @@ def _near(what: Path) -> str:
 
 
 def _choose(runtime: str, form: str, what: Path) -> str:
-    """The runtime asked for if it opens this form; for ``auto`` the first that does. Imports no more of them than it must."""
+    """The runtime asked for if it opens this form; for ``auto`` the first that does. Imports no more runtimes than necessary."""
     if runtime == "auto":
         return next(name for name in plugins.names("runtimes") if form in plugins.load("runtimes", name).FORMATS)
     if form not in plugins.load("runtimes", runtime).FORMATS:
@@ -98,32 +190,9 @@ def _choose(runtime: str, form: str, what: Path) -> str:
     return runtime
 
 
-def _checkpoint(path: Path, checkpoint: Checkpoint, runtime: str) -> Subject:
-    weights = path / WEIGHTS
-    return Subject(path, runtime, "fp32", checkpoint.weights_sha256, weights.stat().st_size, checkpoint.classes, checkpoint.preprocess)
-
-
-def _model(folder: Path, manifest: Manifest, file: str, runtime: str) -> Subject:
-    model = next((m for m in manifest.models if m.file == file), None)
-    path = folder / file
-    if model is None or not path.is_file():
-        raise InvalidFile(f"{path} is not a model of the bundle {folder}", f"its models: {', '.join(m.file for m in manifest.models)}")
-    artifact = model.artifact
-    if sha256_of(path) != artifact.sha256:
-        raise VerificationFailed(
-            f"{path} is not the file that the bundle was made with: its hash differs", f"check with: tlx verify {folder}"
-        )
-    chosen = _choose(runtime, artifact.format, path)
-    return Subject(
-        path,
-        chosen,
-        artifact.precision,
-        artifact.sha256,
-        artifact.size_bytes,
-        artifact.classes,
-        artifact.preprocess,
-        simulate_quantization=manifest.profile.runtime == "tensorrt" and artifact.precision == "int8" and chosen == "onnxruntime",
-    )
+def _of_checkpoint(path: Path, checkpoint: Checkpoint, runtime: str) -> RunnableModel:
+    size = (path / WEIGHTS).stat().st_size
+    return RunnableModel(path, runtime, "fp32", checkpoint.weights_sha256, size, checkpoint.classes, checkpoint.preprocess)
 
 
 def latest_checkpoint() -> Path:

@@ -16,7 +16,7 @@ from tlexport.api.bench import BenchSettings, bench
 from tlexport.bench.made_up import made_up
 from tlexport.contract import TensorSpec
 from tlexport.errors import InvalidFile, Unsupported, UsageError
-from tlexport.loading.external_model import read_foreign
+from tlexport.loading.external_model import read_external_model
 from tlexport.onnx_model.external import settle
 
 QUICK = BenchSettings(device="cpu", threads=1, min_runs=5, min_seconds=0.0)
@@ -121,7 +121,7 @@ def test_axes_that_cannot_be(declared: Any, shapes: Any, error: type[Exception],
 def test_a_shape_of_no_input_names_the_nearest(tmp_path: Path) -> None:
     path = model(tmp_path / "net.onnx", "float[n,3] image", "out = Relu(image)", "float[n,3] out")
     with pytest.raises(UsageError, match="did you mean 'image'"):
-        read_foreign(path, {"imag": (1, 3)}, 1)
+        read_external_model(path, {"imag": (1, 3)}, 1)
 
 
 # --- values -----------------------------------------------------------------------------------------------------------------
