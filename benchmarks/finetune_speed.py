@@ -151,7 +151,8 @@ def make_job(arguments: argparse.Namespace, folder: Path) -> tuple[Job, list[str
     from finetune_images import CLASSES, images_folder
 
     from tlexport.recipe import Recipe
-    from tlexport.train.weights import embedded_backbones, initial_network, preprocess_for
+    from tlexport.train.request import embedded_backbones
+    from tlexport.train.weights import initial_network, preprocess_for
 
     data = images_folder(arguments.images, arguments.seed)
     source = "embedded" if arguments.backbone in embedded_backbones() else "none"

@@ -29,7 +29,7 @@ from tlexport.export.calibration import calibration_parts
 from tlexport.hardware.target import resolve
 from tlexport.network import load_network
 from tlexport.plan import MAX_DROP_POINTS, Wishes
-from tlexport.train.weights import embedded_backbones
+from tlexport.train.request import embedded_backbones
 
 RUN_TLX = "import sys; from tlexport.cli.main import run; sys.exit(run(sys.argv[1:]))"
 TARGET = "cpu-x86"

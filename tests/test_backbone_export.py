@@ -26,7 +26,8 @@ from tlexport.export.rewrite import lower
 from tlexport.export.tensorrt_rules import check_tensorrt
 from tlexport.export.to_onnx import EXPORTER_OPSET, to_onnx
 from tlexport.hardware.profile import INT8_CONSTANTS
-from tlexport.network import Classifier, Contract, Network, build, traits_of
+from tlexport.network import Classifier, Contract, Network, build
+from tlexport.plugins import traits_of
 from tlexport.ports import QuantizeRequest, Silent
 from tlexport.quantizers import fp16, int8_tensorrt
 from tlexport.recipe import Recipe

@@ -16,7 +16,8 @@ from variants import settle
 
 from tlexport.device.inputs.image import prepare
 from tlexport.errors import InvalidFile, UsageError
-from tlexport.network import Contract, backbone_names, build, traits_of
+from tlexport.network import Contract, build
+from tlexport.plugins import backbone_names, traits_of
 from tlexport.recipe import Recipe
 from tlexport.train.weights import initial_network, preprocess_for
 

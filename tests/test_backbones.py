@@ -17,12 +17,15 @@ from variants import light_variants, settle
 from tlexport import plugins
 from tlexport.api.backbones import describe_backbone, list_backbones
 from tlexport.errors import UsageError
-from tlexport.network import Network, backbone_names, build, family_of, traits_of
+from tlexport.network import Network, build
+from tlexport.plugins import backbone_names, family_of, traits_of
+from tlexport.train.phases import boundary_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 CLASSES = 7
 SIDE = 32  # pixels; the least that a recipe takes
+SMALL_STAGES = family_of("mobilenet_v3_small").VARIANTS["mobilenet_v3_small"]
 
 ASKED_FOR = (  # what the project promises to have
     "mobilenet_v2",
@@ -101,6 +104,7 @@ def test_the_stages_compute_what_torchvisions_network_computes(case: Case) -> No
 
 def test_the_stages_go_from_stem_to_head(case: Case) -> None:
     names = list(case.network.stages)
+    assert tuple(names) == family_of(case.network.backbone).VARIANTS[case.network.backbone]
     assert (names[0], names[-1]) == ("stem", "head")
     assert len(names) >= 4  # something lies between, for freezing to name
     assert not any(name.isdigit() for name in names)  # a number means a position
@@ -146,25 +150,22 @@ def test_replacing_the_classifier_changes_the_head_alone(case: Case) -> None:  #
 
 @pytest.mark.parametrize("backbone", light_variants())
 def test_freezing_takes_names_and_numbers(backbone: str) -> None:
-    network = build(backbone, 2)
-    names = list(network.stages)
+    names = family_of(backbone).VARIANTS[backbone]
     for position, name in enumerate(names[:-1]):
-        assert network.boundary(name) == network.boundary(str(position)) == position + 1
+        assert boundary_of(name, backbone, names) == boundary_of(str(position), backbone, names) == position + 1
 
 
 @pytest.mark.parametrize("freeze", ["stage9", "99", "-1", "²", ""])
 def test_freezing_a_stage_that_is_not_there_is_refused(freeze: str) -> None:
-    network = build("mobilenet_v3_small", 2)
     with pytest.raises(UsageError, match="has no stage") as caught:
-        network.boundary(freeze)
-    assert all(name in caught.value.hint for name in network.stages)
+        boundary_of(freeze, "mobilenet_v3_small", SMALL_STAGES)
+    assert all(name in caught.value.hint for name in SMALL_STAGES)
 
 
 def test_freezing_the_head_is_refused() -> None:
-    network = build("mobilenet_v3_small", 2)
-    for freeze in ("head", str(len(network.stages) - 1)):
+    for freeze in ("head", str(len(SMALL_STAGES) - 1)):
         with pytest.raises(UsageError, match="whole network") as caught:
-            network.boundary(freeze)
+            boundary_of(freeze, "mobilenet_v3_small", SMALL_STAGES)
         assert "top" in caught.value.hint
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import ast
 import importlib.metadata
 import json
 import os
 import platform
 import re
+import runpy
 import sys
 import tomllib
 from pathlib import Path
@@ -131,11 +131,9 @@ def test_doctor_tells_of_profiles_that_cannot_be_found(monkeypatch: pytest.Monke
 
 
 def test_all_variants_of_all_families_are_listed(capfd: pytest.CaptureFixture[str]) -> None:
-    families = {}
+    families: dict[str, str] = {}
     for path in (ROOT / "tlexport/backbones").glob("[!_]*.py"):
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
-            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "VARIANTS":
-                families |= dict.fromkeys(ast.literal_eval(node.value), path.stem)
+        families |= dict.fromkeys(runpy.run_path(str(path))["VARIANTS"], path.stem)
     listed = answer(capfd, "backbones")
     assert {entry["name"]: entry["family"] for entry in listed} == families
     assert len(listed) == len(families)

@@ -17,7 +17,8 @@ from tlexport import plugins
 from tlexport.contract import Preprocess
 from tlexport.errors import OverBudget, UsageError
 from tlexport.export.to_onnx import to_onnx
-from tlexport.network import Classifier, Contract, Network, build, traits_of
+from tlexport.network import Classifier, Contract, Network, build
+from tlexport.plugins import traits_of
 from tlexport.train import shrink
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -42,7 +42,7 @@ from tlexport.train.loop import Epoch, batches, compiled, evaluate, make_optimiz
 from tlexport.train.lr_finder import find_lr, steepest
 from tlexport.train.objective import Objective, balanced_indices, class_weights
 from tlexport.train.phase_run import PhaseRun
-from tlexport.train.phases import Phase, plan_phases
+from tlexport.train.phases import Phase, boundary_of, plan_phases
 from tlexport.train.resume import Saver
 from tlexport.train.weights import initial_network
 
@@ -194,7 +194,7 @@ def test_a_checkpoint_says_what_was_frozen(digits: Path, tmp_path: Path) -> None
     end = load_network(tmp_path / "run", trained.checkpoint)
     frozen = trained.checkpoint.frozen
     equal = [name for name in end.stages if snapshot(start.stages[name]) == snapshot(end.stages[name])]
-    assert equal == list(frozen.stages) == list(end.stages)[: end.boundary("stage4")]
+    assert equal == list(frozen.stages) == list(end.stages)[: boundary_of("stage4", end.backbone, tuple(end.stages))]
     assert frozen.parameters == sum(p.numel() for name in equal for p in end.stages[name].parameters())
     assert frozen.total_parameters == sum(p.numel() for p in end.parameters())
     note = next(note for note in progress.notes if note.startswith("frozen"))

@@ -24,11 +24,13 @@ from tlexport.api.finetune import finetune
 from tlexport.checkpoint import read_checkpoint
 from tlexport.device.inputs.image import prepare
 from tlexport.errors import InvalidFile, MissingDependency, StepFailed, UsageError
-from tlexport.network import Contract, Network, backbone_names, build, traits_of
+from tlexport.network import Contract, Network, build
+from tlexport.plugins import backbone_names, traits_of
 from tlexport.recipe import Recipe
 from tlexport.storage.files import sha256_of
 from tlexport.train.frozen import frozen_state
-from tlexport.train.weights import embedded_backbones, initial_network, preprocess_for, read_weights
+from tlexport.train.request import embedded_backbones
+from tlexport.train.weights import initial_network, preprocess_for, read_weights
 
 SMALL = "mobilenet_v3_small"
 NOWHERE = "http://127.0.0.1:9"  # the port of the discard service, where nothing listens

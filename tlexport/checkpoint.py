@@ -75,9 +75,14 @@ def read_checkpoint(path: Path) -> Checkpoint:
     return _read_once(path)
 
 
-def _read_once(path: Path) -> Checkpoint:
-    if not os.path.lexists(path / RECORD):  # whatever else lies there is named when it is read
+def expect_checkpoint(path: Path) -> None:
+    """Raise InvalidFile if a directory holds no checkpoint's record; the record itself is not read."""
+    if not os.path.lexists(path / RECORD):
         raise InvalidFile(f"{path} is not a checkpoint: it holds no {RECORD}", "make one with: tlx finetune DATA")
+
+
+def _read_once(path: Path) -> Checkpoint:
+    expect_checkpoint(path)
     checkpoint = Checkpoint.read(path / RECORD)
     weights = path / WEIGHTS
     if not weights.is_file():

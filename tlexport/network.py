@@ -5,38 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torchvision import models
 
-from tlexport import plugins
 from tlexport.checkpoint import AGAIN, RECORD, WEIGHTS, Checkpoint
 from tlexport.contract import Preprocess
-from tlexport.errors import InvalidFile, UsageError
-from tlexport.ports import Backbone, Traits
-from tlexport.record import nearest
+from tlexport.errors import InvalidFile
+from tlexport.plugins import backbone_names, family_of, traits_of
 from tlexport.storage.untrusted import read_safetensors
-
-
-def backbone_names() -> tuple[str, ...]:
-    """Every variant of every family, sorted."""
-    return tuple(sorted(variant for family in plugins.names("backbones") for variant in plugins.load("backbones", family).VARIANTS))
-
-
-def family_of(backbone: str) -> Backbone:
-    """The family module a variant belongs to. Raises UsageError, with the nearest name, for an unknown one."""
-    for family in plugins.names("backbones"):
-        module = cast(Backbone, plugins.load("backbones", family))
-        if backbone in module.VARIANTS:
-            return module
-    raise UsageError(f"there is no backbone {backbone!r}{nearest(backbone, list(backbone_names()))}", "list them with: tlx backbones")
-
-
-def traits_of(backbone: str) -> Traits:
-    """What is not as usual about a variant's family. Raises UsageError for an unknown variant."""
-    return cast(Traits, getattr(family_of(backbone), "TRAITS", Traits()))
 
 
 class Network(nn.Module):
@@ -61,20 +39,6 @@ class Network(nn.Module):
         for stage in self.stages.values():
             images = stage(images)
         return images
-
-    def boundary(self, freeze: str) -> int:
-        """Number of stages that stay frozen when ``freeze`` (a name or a number from 0) and all below it do.
-
-        Raises:
-            UsageError: no such stage, or it is the head, which has to be trained.
-        """
-        names = list(self.stages)
-        name = names[int(freeze)] if freeze.isdecimal() and int(freeze) < len(names) else freeze
-        if name not in names:
-            raise UsageError(f"{self.backbone} has no stage {freeze!r}{nearest(freeze, names)}", f"its stages: {', '.join(names)}")
-        if name == names[-1]:
-            raise UsageError(f"--freeze {freeze} would freeze the whole network: {name} is its classifier", f"freeze at most {names[-2]}")
-        return names.index(name) + 1
 
     def load(self, state: Mapping[str, Tensor], strict: bool = True) -> None:
         """Load a torchvision state dict, complete unless ``strict`` is False; values are converted to the parameters' types."""

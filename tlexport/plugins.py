@@ -5,9 +5,10 @@ from __future__ import annotations
 import importlib
 from pathlib import Path
 from types import ModuleType
-from typing import Literal
+from typing import Literal, cast
 
 from tlexport.errors import MissingDependency, UsageError
+from tlexport.ports import Backbone, Traits
 from tlexport.record import nearest
 
 Kind = Literal["backbones", "quantizers", "runtimes"]
@@ -39,3 +40,22 @@ def load(kind: Kind, name: str) -> ModuleType:
             f"the {kind[:-1]} {name!r} needs the library {library!r}, which cannot be imported: {error}",
             "install tlexport again with what it needs: pip install tlexport (for TensorRT: pip install 'tlexport[tensorrt]')",
         ) from error
+
+
+def backbone_names() -> tuple[str, ...]:
+    """Every variant of every family, sorted."""
+    return tuple(sorted(variant for family in names("backbones") for variant in load("backbones", family).VARIANTS))
+
+
+def family_of(backbone: str) -> Backbone:
+    """The family module a variant belongs to. Raises UsageError, with the nearest name, for an unknown one."""
+    for family in names("backbones"):
+        module = cast(Backbone, load("backbones", family))
+        if backbone in module.VARIANTS:
+            return module
+    raise UsageError(f"there is no backbone {backbone!r}{nearest(backbone, list(backbone_names()))}", "list them with: tlx backbones")
+
+
+def traits_of(backbone: str) -> Traits:
+    """Builder options and limits of a variant's family. Raises UsageError for an unknown variant."""
+    return cast(Traits, getattr(family_of(backbone), "TRAITS", Traits()))

@@ -97,7 +97,7 @@ class Backbone(Protocol):
     Where its networks or weights are not as usual, the module also holds ``TRAITS``, a :class:`Traits`.
     """
 
-    VARIANTS: tuple[str, ...]  # torchvision's builder names
+    VARIANTS: Mapping[str, tuple[str, ...]]  # torchvision's builder names, each with the names of its stages, which need no torch then
 
     def stages(self, net: nn.Module) -> dict[str, nn.Module]:
         """The network cut into stages, from ``stem`` to ``head``, in order.

@@ -59,12 +59,12 @@ def list_backbones() -> list[Backbone]:
 
 def describe_backbone(name: str) -> BackboneDetail:
     """Stages, sizes and weights of one backbone. Raises UsageError for an unknown name."""
+    plugins.family_of(name)  # raises for an unknown name before torch is imported
     import torch
     from torchvision import models
 
-    from tlexport.network import build, family_of
+    from tlexport.network import build
 
-    family_of(name)  # raises for an unknown name before torchvision does
     network = build(name, 1000).eval().to("meta")  # shapes alone; a large one would compute for seconds
     weights = models.get_model_weights(name).DEFAULT
     size = weights.transforms().crop_size[0]

@@ -37,7 +37,7 @@ from tlexport.train.finished import as_trained, finished_run, spent
 from tlexport.train.fit import Fit, Trainer
 from tlexport.train.frozen import frozen_record
 from tlexport.train.images import Images
-from tlexport.train.phases import Phase, plan_phases, usual_lr
+from tlexport.train.phases import Phase, boundary_of, plan_phases, usual_lr
 from tlexport.train.resume import Saver, dataset_digest
 from tlexport.train.saved_state import number
 from tlexport.train.trackers import Tracker, choose_tracker, tracking
@@ -159,7 +159,9 @@ class _Run:
         torch.manual_seed(self.recipe.seed)
         network = initial_network(self.recipe, len(listing.classes))
         preprocess = preprocess_for(self.recipe)
-        boundary = network.boundary(self.recipe.freeze) if self.recipe.freeze is not None else None
+        boundary = None
+        if self.recipe.freeze is not None:
+            boundary = boundary_of(self.recipe.freeze, self.recipe.backbone, tuple(network.stages))
         phases = plan_phases(self.recipe, tuple(network.stages), boundary)
         with self.progress.task("reading images", len(listing.entries)) as advance:
             decoded = decode_all(listing, preprocess, self.how.on_error, self.threads, advance, self.cache, reduced=True)

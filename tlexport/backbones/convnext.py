@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from tlexport.backbones._stages import numbered
+
 if TYPE_CHECKING:
     from torch import nn
 
-VARIANTS = ("convnext_tiny",)
+VARIANTS = {"convnext_tiny": numbered(4)}
 
 
 def stages(net: Any) -> dict[str, nn.Module]:

@@ -4,22 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from tlexport.backbones._stages import numbered
+
 if TYPE_CHECKING:
     from torch import nn
 
-VARIANTS = (
-    "efficientnet_b0",
-    "efficientnet_b1",
-    "efficientnet_b2",
-    "efficientnet_b3",
-    "efficientnet_b4",
-    "efficientnet_b5",
-    "efficientnet_b6",
-    "efficientnet_b7",
-    "efficientnet_v2_s",
-    "efficientnet_v2_m",
-    "efficientnet_v2_l",
-)
+VARIANTS = {
+    **dict.fromkeys((*(f"efficientnet_b{number}" for number in range(8)), "efficientnet_v2_m", "efficientnet_v2_l"), numbered(7, "top")),
+    "efficientnet_v2_s": numbered(6, "top"),
+}
 
 
 def stages(net: Any) -> dict[str, nn.Module]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from tlexport.backbones._stages import numbered
 from tlexport.ports import Traits
 
 if TYPE_CHECKING:
     from torch import nn
 
-VARIANTS = ("googlenet",)
+VARIANTS = {"googlenet": numbered(4)}
 TRAITS = Traits(
     builder={"aux_logits": False, "init_weights": False},  # before BatchNorm, torch's own start is as good, and faster
     left_out=("aux1.", "aux2."),

@@ -5,10 +5,16 @@ from __future__ import annotations
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+from tlexport.backbones._stages import numbered
+
 if TYPE_CHECKING:
     from torch import nn
 
-VARIANTS = ("mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large")
+VARIANTS = {
+    "mobilenet_v2": numbered(7, "top"),
+    "mobilenet_v3_small": numbered(5, "top"),
+    "mobilenet_v3_large": numbered(6, "top"),
+}
 
 
 def stages(net: Any) -> dict[str, nn.Module]:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from tlexport.backbones._stages import numbered
+
 if TYPE_CHECKING:
     from torch import nn
 
-VARIANTS = ("regnet_y_400mf", "regnet_y_800mf", "regnet_y_1_6gf", "regnet_x_400mf", "regnet_x_800mf", "regnet_x_1_6gf")
+VARIANTS = dict.fromkeys(
+    ("regnet_y_400mf", "regnet_y_800mf", "regnet_y_1_6gf", "regnet_x_400mf", "regnet_x_800mf", "regnet_x_1_6gf"), numbered(4)
+)
 
 
 def stages(net: Any) -> dict[str, nn.Module]:

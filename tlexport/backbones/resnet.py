@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from tlexport.backbones._stages import numbered
+
 if TYPE_CHECKING:
     from torch import nn
 
-VARIANTS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+VARIANTS = dict.fromkeys(("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"), numbered(4))
 
 
 def stages(net: Any) -> dict[str, nn.Module]:

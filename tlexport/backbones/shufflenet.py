@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from tlexport.backbones._stages import numbered
+
 if TYPE_CHECKING:
     from torch import nn
 
-VARIANTS = ("shufflenet_v2_x0_5", "shufflenet_v2_x1_0", "shufflenet_v2_x1_5", "shufflenet_v2_x2_0")
+VARIANTS = dict.fromkeys(("shufflenet_v2_x0_5", "shufflenet_v2_x1_0", "shufflenet_v2_x1_5", "shufflenet_v2_x2_0"), numbered(3, "top"))
 
 
 def stages(net: Any) -> dict[str, nn.Module]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tlexport.backbones._pools import up_to_each_pool
+from tlexport.backbones._stages import numbered
 
 if TYPE_CHECKING:
     from torch import nn
 
-VARIANTS = ("squeezenet1_0", "squeezenet1_1")
+VARIANTS = dict.fromkeys(("squeezenet1_0", "squeezenet1_1"), numbered(3))
 
 
 def stages(net: Any) -> dict[str, nn.Module]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tlexport.backbones._pools import up_to_each_pool
+from tlexport.backbones._stages import numbered
 
 if TYPE_CHECKING:
     from torch import nn
 
-VARIANTS = ("vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn")
+VARIANTS = dict.fromkeys(("vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn"), numbered(4, "hidden"))
 
 
 def stages(net: Any) -> dict[str, nn.Module]:

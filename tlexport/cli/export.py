@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
     from tlexport.api.export import Exported
     from tlexport.bundle.manifest import Model, Rejected
+    from tlexport.hardware.target import Target
     from tlexport.optimize.job import Training
-    from tlexport.optimize.steps import Step
+    from tlexport.plan import Wishes
 
 
 @click.command(
@@ -97,27 +98,31 @@ def command(
     For a Jetson the bundle holds ONNX files, and the engine is built there, from the bundle or with --build-engine. If --out ends in .zip
     or .tar.gz the bundle is that one file, which every command takes as it is.
     """
+    from tlexport.bundle.signature import read_private_key
+    from tlexport.checkpoint import expect_checkpoint
     from tlexport.hardware.target import resolve
-
-    reporter = progress(verbose, quiet)
-    found = resolve(target)
-    if found.note:
-        reporter.note(found.note)
-    from tlexport.api.build_engine import build_engine, expect_buildable
-    from tlexport.api.export import export
     from tlexport.loading.model import latest_checkpoint
-    from tlexport.optimize.cost_on_target import plan
     from tlexport.plan import Wishes
 
     if yes and no_train:
         raise click.UsageError("--yes and --no-train exclude each other")
+    reporter = progress(verbose, quiet)
+    found = resolve(target)
+    if found.note:
+        reporter.note(found.note)
     wishes = Wishes(precision, max_size, max_latency, max_drop, threads or 1, max_memory, shrink)
     if dry_run:
-        _show_plan(plan(found, wishes), as_json)
-        return
+        return _show_plan(found, wishes, as_json)
+    from tlexport.api.build_engine import build_engine, expect_buildable
+
     if engine:
         expect_buildable(found, out)
     source = checkpoint or latest_checkpoint()
+    expect_checkpoint(source)
+    if sign is not None:
+        read_private_key(sign)
+    from tlexport.api.export import export  # imports torch, which takes seconds, so that it comes after the checks that need none
+
     path = out or Path("build") / f"{source.resolve().name}-{found.profile.target.replace(':', '-')}"
     ask = functools.partial(_consent, declined=no_train, given=yes)
     exported = export(source, found, wishes, path, data_root=data, sign=sign, with_c=with_c, progress=reporter, consent=ask)
@@ -224,7 +229,10 @@ def _origin(model: Model) -> str:
     return "not known; this machine is not the target, and there is nothing to estimate by"
 
 
-def _show_plan(steps: tuple[Step, ...], as_json: bool) -> None:
+def _show_plan(target: Target, wishes: Wishes, as_json: bool) -> None:
+    from tlexport.optimize.cost_on_target import plan
+
+    steps = plan(target, wishes)
     if as_json:
         print_json([{"action": step.action, "precision": step.precision, "reason": step.reason} for step in steps])
         return

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from tlexport import arguments
 from tlexport.cli import options
 from tlexport.cli.output import echo, echo_path, percent, print_json, print_table, progress
+
+if TYPE_CHECKING:
+    from tlexport.api.finetune import Trained
+    from tlexport.recipe import Recipe
 
 
 @click.command(
@@ -106,29 +110,33 @@ def command(
     DATA is a folder of class folders, a folder with train/ val/ test/ of that shape, a .csv or .jsonl table with
     path,label[,split], or demo:digits.
     """
-    from tlexport.api.finetune import finetune
     from tlexport.errors import INTERRUPTED
     from tlexport.loading.model import LATEST
-    from tlexport.loading.runs import interrupted_run
     from tlexport.recipe import Recipe
+
+    if resume and restart:
+        raise click.UsageError("--resume and --restart exclude each other")
+    if out == LATEST:
+        raise click.BadParameter(f"{out} is the link to the newest run; give the run a name of its own", param_hint="--out")
+    base = Recipe.read_toml(recipe) if recipe else None
+    given = {key: value for key, value in asked.items() if value is not None}
+    request = Recipe.parse((base.model_dump() if base else {}) | given, "the recipe asked for")
+    budget = _budget(target)
+    if not resume:  # a resumed run has a recipe that was checked
+        _expect_feasible(request)
+    # what imports torch, which takes seconds, comes after the checks that need none
+    from tlexport.api.finetune import finetune
+    from tlexport.loading.runs import interrupted_run
     from tlexport.train.distributed import place_among_workers
     from tlexport.train.memory import keep_freed_memory
 
     keep_freed_memory()
     reporter = progress(verbose, quiet)
-    if resume and restart:
-        raise click.UsageError("--resume and --restart exclude each other")
-    if out == LATEST:
-        raise click.BadParameter(f"{out} is the link to the newest run; give the run a name of its own", param_hint="--out")
     place = place_among_workers()
     if place.count > 1 and out is None:
         raise click.UsageError("under torchrun all processes need the same --out")
-    base = Recipe.read_toml(recipe) if recipe else None
-    given = {key: value for key, value in asked.items() if value is not None}
     if resume:
         out, request = interrupted_run(data, out, base, given)
-    else:
-        request = Recipe.parse((base.model_dump() if base else {}) | given, "the recipe asked for")
     trained = finetune(
         data,
         request,
@@ -138,7 +146,7 @@ def command(
         on_error=on_error,
         cache=cache == "on",
         tracker=tracker,
-        budget_bytes=_budget(target),
+        budget_bytes=budget,
         resume=resume,
         restart=restart,
         progress=reporter,
@@ -147,6 +155,22 @@ def command(
         return 0  # the first process has written, and speaks for all
     if trained.checkpoint.interrupted:
         reporter.note(f"interrupted: the best of {trained.checkpoint.metrics['epochs']:.0f} epochs was kept")
+    _show(trained, as_json)
+    return INTERRUPTED if trained.checkpoint.interrupted else 0
+
+
+def _expect_feasible(request: Recipe) -> None:
+    """Refuse a recipe with an unknown name in it, or that contradicts itself."""
+    from tlexport.loading.model import find_subject
+    from tlexport.train.request import expect_feasible
+
+    expect_feasible(request)
+    if request.teacher is not None:
+        find_subject(Path(request.teacher))
+
+
+def _show(trained: Trained, as_json: bool) -> None:
+    """Print the result; the checkpoint's path is the last line."""
     if as_json:
         print_json(trained.to_json())
     else:
@@ -158,7 +182,6 @@ def command(
         sessions = f" in {trained.sessions} sessions" if trained.sessions > 1 else ""
         echo(f"validation top-1 {percent(scores.top1)} of {scores.n} images, {trained.seconds:.1f} s{sessions}")
         echo_path(trained.path)
-    return INTERRUPTED if trained.checkpoint.interrupted else 0
 
 
 def _share(value: float | int | None) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from tlexport.errors import UsageError
 from tlexport.recipe import Recipe
+from tlexport.record import nearest
 
 GRADUAL_DECAY = 0.7  # of the rate from one phase of gradual to the next deeper one
 SHORTEST_PHASE = 2  # epochs; gradual opens fewer stages rather than train one for less
@@ -27,6 +28,26 @@ class Phase:
 def usual_lr(recipe: Recipe) -> float:
     """Peak rate of a strategy's first phase where none is given."""
     return FULL_LR if recipe.strategy == "full" else HEAD_LR
+
+
+def boundary_of(freeze: str, backbone: str, stages: Sequence[str]) -> int:
+    """Number of stages that stay frozen when ``freeze`` (a name or a number from 0) and all below it do.
+
+    Args:
+        freeze: what ``--freeze`` names.
+        backbone: whose stages they are.
+        stages: names from stem to head.
+
+    Raises:
+        UsageError: no such stage, or it is the head, which has to be trained.
+    """
+    names = list(stages)
+    name = names[int(freeze)] if freeze.isdecimal() and int(freeze) < len(names) else freeze
+    if name not in names:
+        raise UsageError(f"{backbone} has no stage {freeze!r}{nearest(freeze, names)}", f"its stages: {', '.join(names)}")
+    if name == names[-1]:
+        raise UsageError(f"--freeze {freeze} would freeze the whole network: {name} is its classifier", f"freeze at most {names[-2]}")
+    return names.index(name) + 1
 
 
 def plan_phases(recipe: Recipe, stages: Sequence[str], boundary: int | None) -> tuple[Phase, ...]:

@@ -13,18 +13,14 @@ from torch import Tensor
 from torchvision import models
 
 from tlexport.contract import Preprocess
-from tlexport.embedded import EMBEDDED
-from tlexport.errors import InvalidFile, MissingDependency, StepFailed, UsageError
-from tlexport.network import Network, build, traits_of
+from tlexport.errors import InvalidFile, MissingDependency, StepFailed
+from tlexport.network import Network, build
+from tlexport.plugins import traits_of
 from tlexport.recipe import Recipe
 from tlexport.storage.files import sha256_of
 from tlexport.storage.untrusted import read_object, read_safetensors, read_torch
 from tlexport.train.frozen import frozen_state
-
-
-def embedded_backbones() -> tuple[str, ...]:
-    """Backbones whose trunk is shipped inside the package."""
-    return tuple(sorted(path.stem for path in EMBEDDED.glob("*.safetensors")))
+from tlexport.train.request import embedded_file, expect_image_size, expect_weights_file
 
 
 def preprocess_for(recipe: Recipe) -> Preprocess:
@@ -36,7 +32,7 @@ def preprocess_for(recipe: Recipe) -> Preprocess:
         UsageError: no embedded weights for this backbone, or an ``image_size`` that it cannot take.
     """
     if recipe.weights == "embedded":
-        record = read_object(_embedded(recipe.backbone).with_suffix(".json"))
+        record = read_object(embedded_file(recipe.backbone).with_suffix(".json"))
         size, resize, interpolation = record["image_size"], record["image_size"], "bilinear"
         mean, std = record["mean"], record["std"]
     else:
@@ -44,9 +40,7 @@ def preprocess_for(recipe: Recipe) -> Preprocess:
         size, resize, interpolation = preset.crop_size[0], preset.resize_size[0], preset.interpolation.value
         mean, std = traits_of(recipe.backbone).normalisation or (preset.mean, preset.std)
     if recipe.image_size is not None:
-        smallest = traits_of(recipe.backbone).smallest
-        if recipe.image_size < smallest:
-            raise UsageError(f"image_size = {recipe.image_size} is too small for {recipe.backbone}", f"give {smallest} or more")
+        expect_image_size(recipe)
         size, resize = recipe.image_size, round(resize * recipe.image_size / size)
     found = {"size": size, "resize": resize, "interpolation": interpolation, "background": recipe.background, "mean": mean, "std": std}
     return Preprocess.parse(found, f"the preprocessing of {recipe.backbone}")
@@ -67,20 +61,11 @@ def initial_network(recipe: Recipe, num_classes: int) -> Network:
     if recipe.weights == "imagenet":
         state = _imagenet(recipe.backbone)
     elif recipe.weights == "embedded":
-        state = read_safetensors(_embedded(recipe.backbone))
+        state = read_safetensors(embedded_file(recipe.backbone))
     else:
         state = read_weights(Path(recipe.weights))
     _load(network, state, recipe.weights)
     return network
-
-
-def _embedded(backbone: str) -> Path:
-    path = EMBEDDED / f"{backbone}.safetensors"
-    if not path.is_file():
-        raise UsageError(
-            f"there are no embedded weights for {backbone}", f"embedded: {', '.join(embedded_backbones())}; or use --weights imagenet"
-        )
-    return path
 
 
 def _imagenet(backbone: str) -> dict[str, Tensor]:
@@ -114,10 +99,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     Raises:
         InvalidFile: missing, damaged, of another kind, or a pickle that would run code.
     """
-    if not path.is_file():
-        raise InvalidFile(
-            f"--weights {path}: no such file", "known words: imagenet, embedded, none; else the path of a .safetensors or .pth file"
-        )
+    expect_weights_file(path)
     hint = "give a .safetensors file, or save the state_dict alone: torch.save(model.state_dict(), FILE)"
     if path.suffix == ".safetensors":
         return read_safetensors(path, hint)

@@ -1,0 +1,8 @@
+"""Names of stages, which are alike in most families."""
+
+from __future__ import annotations
+
+
+def numbered(count: int, *above: str) -> tuple[str, ...]:
+    """``stem``, ``stage1`` to ``stage<count>``, then ``above``, then ``head``."""
+    return ("stem", *(f"stage{number}" for number in range(1, count + 1)), *above, "head")
