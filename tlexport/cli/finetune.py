@@ -161,12 +161,12 @@ def command(
 
 def _expect_feasible(request: Recipe) -> None:
     """Refuse a recipe with an unknown name in it, or that contradicts itself."""
-    from tlexport.loading.model import find_subject
+    from tlexport.loading.model import load
     from tlexport.train.request import expect_feasible
 
     expect_feasible(request)
     if request.teacher is not None:
-        find_subject(Path(request.teacher))
+        load(Path(request.teacher))
 
 
 def _show(trained: Trained, as_json: bool) -> None:
