@@ -1,4 +1,4 @@
-"""A tiny classifier, and a request to measure it as quickly as can be."""
+"""A tiny classifier, and a request for the shortest possible measurement of it."""
 
 from __future__ import annotations
 

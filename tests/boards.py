@@ -1,6 +1,6 @@
-"""Copies of what boards say of themselves: the contents of their system files, after what their owners published.
+"""Copies of the system files that identify boards, with contents published by their owners.
 
-Sources of the contents: /etc/nv_tegra_release and package versions as in dusty-nv/jetson-containers l4t_version.py and in bug reports
+Sources: /etc/nv_tegra_release and package versions as in dusty-nv/jetson-containers l4t_version.py and in bug reports
 (rbonghi/jetson_stats#672 and #779, NVIDIA/TensorRT#3912); device trees in NVIDIA/jetson-gpio gpio_pin_data.py; rails and thermal zones
 in rbonghi/jetson_stats jtop/core and in NVIDIA's developer guides; power modes in the nvpmodel_*.conf of Jetson Linux.
 """

@@ -1,4 +1,4 @@
-"""Bundles of a classifier that is put together by hand: the most of red, green and blue. Made in a blink, a few kB each."""
+"""Bundles of a hand-written classifier for the strongest of red, green and blue. Fast to make, and a few kB each."""
 
 from __future__ import annotations
 

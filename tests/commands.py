@@ -1,4 +1,4 @@
-"""Running `tlx` as users do, for the tests of the command line."""
+"""Run `tlx` as users do, for the tests of the command line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What several test files share: a few real digits, a checkpoint trained on them, a bundle exported from it. Copy before changing."""
+"""Shared fixtures: a few real digits, a checkpoint trained on them, and a bundle of it. Copy them before changing them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The script that generates parts of the documents, as a module."""
+"""docs/generate.py as a module."""
 
 from __future__ import annotations
 

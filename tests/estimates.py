@@ -1,4 +1,4 @@
-"""A small network and a made-up device for the tests of estimates: what comes out can be added up by hand."""
+"""A small network and a synthetic device for the tests of estimates, with results that can be computed by hand."""
 
 from __future__ import annotations
 

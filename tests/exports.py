@@ -1,4 +1,4 @@
-"""Exports that several test files look at, and how ONNX Runtime runs a graph that is not yet a file."""
+"""Exports shared by several test files, and a way to run a graph in ONNX Runtime without a file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ONNX graphs as others write them: parsed from text, with functions, cycles, bodies and recurrences."""
+"""ONNX graphs of the kinds that external tools write, parsed from text: functions, cycles, nested bodies, recurrences."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Both commands on many ONNX files, in one process that is started afresh when a file takes it down: how each file ended.
+"""Run `estimate` and `bench` on many ONNX files, in a process that is restarted if a file crashes it.
 
-``python external_models.py < names``, one name a line; a line for each on standard output: the name, how `estimate` ended, how `bench` did.
+``python external_models.py < names``, one name per line. Prints one line each: the name and the outcomes of `estimate` and `bench`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A small classifier as a graph, and what tests of quantized graphs look up in one."""
+"""A small classifier as a graph, and queries for tests of quantized graphs."""
 
 from __future__ import annotations
 

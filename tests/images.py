@@ -1,4 +1,4 @@
-"""Real image files of every odd kind, made on the spot, for the tests that read images."""
+"""Image files of unusual kinds, generated for the tests that read images."""
 
 from __future__ import annotations
 

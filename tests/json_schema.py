@@ -1,4 +1,4 @@
-"""What our JSON Schemas say, without a library for it."""
+"""Validation against the JSON Schemas of the project, without a library."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A measurement with given latencies, and the machine that it names."""
+"""A measurement with given latencies, and its machine."""
 
 from __future__ import annotations
 

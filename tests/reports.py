@@ -1,4 +1,4 @@
-"""Pages to look at: of measurements and of validations that are made up, with names that strangers could choose."""
+"""Reports of synthetic measurements and validations, with hostile names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Boards for the tests of `--host`: a real sshd on the loopback, to which each key opens another board."""
+"""Boards for the tests of `--host`: a real sshd on the loopback, where each key leads to another board."""
 
 from __future__ import annotations
 

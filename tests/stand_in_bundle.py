@@ -1,4 +1,4 @@
-"""Bundles whose runner is the stand-in, for tests of `--host`."""
+"""Bundles with the stand-in runner, for tests of `--host`."""
 
 from __future__ import annotations
 

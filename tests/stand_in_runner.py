@@ -1,7 +1,7 @@
-"""A stand-in for ``run.py`` of a bundle: the same command line, JSON and exit codes, on a board that a test has prepared.
+"""A stand-in for a bundle's ``run.py``: the same command line, JSON and exit codes, on a board prepared by a test.
 
-It writes down what it was asked and what it found around it, in the folder that $TLX_BOARD names. There a test may leave a file
-``VERB.json``: ``wait`` lets that verb wait until it is ended, ``err``, ``out`` and ``code`` are how it ends otherwise.
+It records its request and its environment in the folder $TLX_BOARD. A test may put a file ``VERB.json`` there: ``wait`` makes that verb
+wait until it is stopped; ``err``, ``out`` and ``code`` are its outcome otherwise.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Accuracy: against scikit-learn's, and against cases worked out by hand."""
+"""Accuracy: against scikit-learn, and against cases computed by hand."""
 
 from __future__ import annotations
 

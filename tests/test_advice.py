@@ -1,4 +1,4 @@
-"""What users are told about a run, and where it is reported."""
+"""Advice to the user about a training run, and where it is reported."""
 
 from __future__ import annotations
 

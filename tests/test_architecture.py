@@ -1,4 +1,4 @@
-"""The house of docs/architecture.md: who may import whom, read from the sources and held against the document's own table."""
+"""The layers of docs/architecture.md: imports in the sources, checked against the document's tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The bundle on another processor: tests/device/arm64.sh, and the comparison in it."""
+"""A bundle on emulated arm64: tests/device/arm64.sh and its comparison."""
 
 from __future__ import annotations
 

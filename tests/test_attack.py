@@ -1,4 +1,4 @@
-"""benchmarks/attack.py: a small sample of it holds, and what does not hold is seen."""
+"""benchmarks/attack.py: a small sample passes, and failures are detected."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each family on its way to a device: folded, frozen and exported as it is, with what belongs to its weights."""
+"""Export of each backbone family: folded, frozen and unchanged, with the preprocessing of its weights."""
 
 from __future__ import annotations
 

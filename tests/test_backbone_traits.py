@@ -1,4 +1,4 @@
-"""What a family says is not as usual about it: parts that are left out, what its ImageNet weights saw, the least image."""
+"""TRAITS of backbone families: parts that are left out, normalisation of the ImageNet weights, smallest image."""
 
 from __future__ import annotations
 

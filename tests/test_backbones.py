@@ -1,4 +1,4 @@
-"""Every backbone that the plug-ins offer: what its family declares about it is what it does."""
+"""Every backbone plug-in matches its declarations."""
 
 from __future__ import annotations
 

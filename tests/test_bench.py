@@ -1,4 +1,4 @@
-"""Measuring: the clock's laws, and real measurements in real processes."""
+"""Measuring: properties of the timing loop, and measurements in real processes."""
 
 import gc
 import json

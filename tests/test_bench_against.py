@@ -1,4 +1,4 @@
-"""Held against an earlier bench: which measurement that is, when it is slower for certain, and on which other machine it was made."""
+"""`tlx bench --against`: matching measurements, certain slowdowns, and measurements from other machines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The verb ``bench``: a real measurement of every model, and what is not worth measuring; the budget it is held against."""
+"""The verb ``bench``: measurements of every model, refusals, and the comparison with the budget."""
 
 from __future__ import annotations
 

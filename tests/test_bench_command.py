@@ -1,4 +1,4 @@
-"""``tlx bench`` as it is typed: sweeps, comparisons, earlier figures, what goes with what; on a tiny model of nobody's."""
+"""``tlx bench`` on the command line with a tiny external model: sweeps, comparisons, earlier figures, incompatible options."""
 
 from __future__ import annotations
 

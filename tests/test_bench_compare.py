@@ -1,4 +1,4 @@
-"""Is a difference real? The statistics on samples whose truth is known, and whole comparisons through real processes."""
+"""Comparisons: the statistics on samples with a known result, and whole comparisons through real processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models of others: what an ONNX file declares, what is made up for it, and what it runs at; engines where nothing opens them."""
+"""Benches of external models: declared inputs, synthetic inputs, and engines without a runtime."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which node ran where and for how long: ONNX Runtime's profile, made here and made up; an engine's, from what its session tells."""
+"""Placement and duration of nodes: from real and synthetic profiles of ONNX Runtime, and from an engine's profiler."""
 
 from __future__ import annotations
 

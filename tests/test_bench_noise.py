@@ -1,4 +1,4 @@
-"""When a measurement is called noisy, and why: on made-up samples of known shape."""
+"""Detection and causes of noise, on synthetic samples."""
 
 from __future__ import annotations
 

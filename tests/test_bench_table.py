@@ -1,4 +1,4 @@
-"""What a person sees of a bench: tables that fit, Markdown that names from strangers do not break, CSV that a program reads back."""
+"""Output of a bench: tables that fit, Markdown that hostile names do not break, CSV that can be parsed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bias correction: the means of what each layer gives are the float graph's again."""
+"""Bias correction restores the mean outputs of each layer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a board says of itself, read from copies of its system files; and which software it has against its profile's."""
+"""Identification of a board from copies of its system files, and the comparison of its software with its profile."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Room to build an engine, and what is seen of a board while something runs: energy, temperature, throttling."""
+"""Free memory for building an engine, and the state of a board during runs: energy, temperature, throttling."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`tlx export --build-engine`: refused, with the reason, before anything is exported, where no engine can be built."""
+"""`tlx export --build-engine` is refused, with the reason and before any export, if no engine can be built."""
 
 from __future__ import annotations
 

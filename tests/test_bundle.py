@@ -1,4 +1,4 @@
-"""A bundle's manifest: what it must say, and what it must not."""
+"""A bundle's manifest: required and forbidden contents."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A bundle as one file: the same bytes for the same bundle, taken by every command; and what a stranger may send is refused."""
+"""Bundles as archives: deterministic, accepted by every command, and hostile ones are refused."""
 
 from __future__ import annotations
 

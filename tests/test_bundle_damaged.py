@@ -1,4 +1,4 @@
-"""A bundle that is damaged, or forged so that every hash fits: its runner ends with an error of ours and a documented exit code."""
+"""Damaged bundles, and forged ones with matching hashes: the runner ends with a tlexport error and a documented exit code."""
 
 from __future__ import annotations
 

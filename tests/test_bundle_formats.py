@@ -1,4 +1,4 @@
-"""Bundles that earlier versions wrote still open, and the published schema is what the records say."""
+"""Bundles of earlier versions still open, and the published schema matches the records."""
 
 from __future__ import annotations
 

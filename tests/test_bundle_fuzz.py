@@ -1,4 +1,4 @@
-"""Whatever is in a manifest or an archive: it is read, or refused with an error of ours, and nothing outside of the folder changes."""
+"""Any manifest or archive is read, or refused with a tlexport error, and nothing outside the folder changes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a stranger plants in a bundle is named by ``tlx verify`` and by the bundle's own runner, and is never run."""
+"""Files planted in a bundle are named by ``tlx verify`` and by the bundle's runner, and are never executed."""
 
 from __future__ import annotations
 

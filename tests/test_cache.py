@@ -1,4 +1,4 @@
-"""The array cache: bounded, safe to share, never trusted when damaged."""
+"""The array cache: bounded, safe to share, and damaged entries are not used."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""`tlx profiles calibrate`: what it writes beside a profile, what it leaves alone, and what it refuses before any minute is spent.
+"""`tlx profiles calibrate`: files written and left unchanged, and refusals before the timing starts.
 
-The timing itself is in tests/test_estimate_layers.py; here a made-up device stands for what it finds out.
+The timing itself is tested in tests/test_estimate_layers.py; here a synthetic device replaces it.
 """
 
 from __future__ import annotations

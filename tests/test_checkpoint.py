@@ -1,4 +1,4 @@
-"""The checkpoint directory: complete or not there, and what is read is what was written."""
+"""The checkpoint directory: complete or absent, and read as written."""
 
 from __future__ import annotations
 

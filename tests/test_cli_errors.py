@@ -1,4 +1,4 @@
-"""What users can do wrong: each error exits with its code, says what to do next, and leaves nothing behind."""
+"""User errors: each exits with its code, states the next step, and leaves no files behind."""
 
 from __future__ import annotations
 

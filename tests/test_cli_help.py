@@ -1,4 +1,4 @@
-"""`tlx --help`: quick, complete, and with examples that work."""
+"""`tlx --help`: fast, complete, and with examples that work."""
 
 from __future__ import annotations
 

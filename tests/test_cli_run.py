@@ -1,4 +1,4 @@
-"""The main job as users do it, from the command line: files, streams, exit codes, and being interrupted."""
+"""The main workflow on the command line: files, streams, exit codes, interruption."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Model files without what nothing that runs them needs."""
+"""Removal of parts of a model file that no runtime needs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`tlx export --with-c`: the example in C++ is compiled, and held to the last bit against Pillow and the runner in Python."""
+"""`tlx export --with-c`: the C++ example compiles, and is bit-identical to Pillow and the Python runner."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rewrites for ONNX Runtime's INT8 kernels: each computes the same, and leaves the graph that it was given alone."""
+"""Rewrites for ONNX Runtime's INT8 kernels: equivalent, and the input graph is not modified."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""INT8 as ONNX Runtime's kernels take it: hard sigmoids and swishes in integers, one scale for each channel of a weight."""
+"""INT8 for ONNX Runtime's kernels: hard sigmoids and swishes in integers, one scale per output channel of a weight."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a training left and something has damaged since: every command names the file, and none ends in a traceback."""
+"""Damaged results of a training: every command names the file, and none prints a traceback."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Decoding a whole listing: order, hashes, and what happens to bad files."""
+"""Decoding a listing: order, hashes, unreadable files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which folders are classes and which are parts of a split: a network must never learn to tell ``Training`` from ``Testing``."""
+"""Folders as classes or parts of a split: a network must never learn to distinguish ``Training`` from ``Testing``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The three shapes of DATA, and what is said when it has none of them."""
+"""The three layouts of DATA, and the message if it has none of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The laws of the split: a partition, stratified, seeded, and no image on both sides."""
+"""Properties of the split: a partition, stratified, seeded, with no image on both sides."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables as spreadsheets and other tools write them: all of them give the same listing, or an error that names the way out."""
+"""Tables from spreadsheets and other tools: the same listing, or an error with a remedy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Memory while decoding: bounded for all threads together, and the same pixels as without the bound."""
+"""Memory of decoding: bounded for all threads together, with the same pixels as without the bound."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`tlx demo`, run once as users run it, over what an earlier one left; and the examples of the help, which work on what it makes."""
+"""`tlx demo`, run once over an earlier demo; and the help's examples, which use its output."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The digits of the demo as files."""
+"""The demo's digits as files."""
 
 from __future__ import annotations
 

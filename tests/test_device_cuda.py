@@ -1,4 +1,4 @@
-"""CUDA through ctypes, against a compiled runtime that has no GPU: what is called, in what order it runs, and what an error becomes."""
+"""CUDA through ctypes, with a compiled stand-in for its runtime: calls, order of execution, errors."""
 
 from __future__ import annotations
 

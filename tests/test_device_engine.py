@@ -1,6 +1,6 @@
-"""Building and running engines, against stand-ins of TensorRT and CUDA that compute something of their own.
+"""Building and running engines, with stand-ins for TensorRT and CUDA that compute a simple function.
 
-Whether TensorRT's real signatures are kept is test_tensorrt_contract.py's matter; what TensorRT itself answers, a board's.
+test_tensorrt_contract.py checks TensorRT's signatures. TensorRT itself can only be tested on a board.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What goes to devices runs on their Pythons: on each that is on this machine."""
+"""Device code on every Python version installed on this machine."""
 
 from __future__ import annotations
 

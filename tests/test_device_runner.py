@@ -1,4 +1,4 @@
-"""The runner of a bundle, as a device has it: copied with the bundle, started by ``run.py``, with nothing of tlexport beside it."""
+"""A bundle's runner as on a device: copied with the bundle, started with ``run.py``, without tlexport."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`tlx doctor` and `tlx backbones`: what they say is held against where it comes from."""
+"""`tlx doctor` and `tlx backbones`: their output, compared with its sources."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an engine is built with: the recipe in the manifest, and what the device's TensorRT is told of it."""
+"""Engine recipes in the manifest, and the resulting settings of the device's TensorRT."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A stale engine is never loaded, and what makes it stale is said; the header of an engine is read without TensorRT."""
+"""Stale engines are never loaded, and the reason is printed. The header of an engine is read without TensorRT."""
 
 from __future__ import annotations
 

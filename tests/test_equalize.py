@@ -1,4 +1,4 @@
-"""Cross-layer equalization: the same function, in which no channel is too large for the others."""
+"""Cross-layer equalization: the same function, with balanced channels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Estimates for boards that are not here: laws of the model, what the profiles' figures say, and how they were fitted."""
+"""Estimates for boards: properties of the model, the profiles' figures, and the fit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`tlx estimate`: one table for many boards, which of them is enough, and what it stands on."""
+"""`tlx estimate`: one table for many boards, the boards that suffice, and the basis of each estimate."""
 
 from __future__ import annotations
 

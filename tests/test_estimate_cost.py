@@ -1,4 +1,4 @@
-"""What a graph costs: held against torchvision's published figures, against brute force, and against the file itself."""
+"""Cost of a graph: compared with torchvision's figures, brute force, and the file size."""
 
 from __future__ import annotations
 

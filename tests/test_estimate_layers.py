@@ -1,4 +1,4 @@
-"""Calibration: probe networks are networks, their layers are timed one by one, and a fit finds again what it was made from."""
+"""Calibration: valid probe networks, layers timed one by one, and a fit that recovers known parameters."""
 
 from __future__ import annotations
 

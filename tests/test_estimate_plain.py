@@ -1,4 +1,4 @@
-"""Graphs of lower precision, looked at as the FP32 graphs that they were."""
+"""Quantized graphs, restored to their FP32 structure."""
 
 from __future__ import annotations
 

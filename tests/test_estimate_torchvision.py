@@ -1,4 +1,4 @@
-"""MACs and parameters of every torchvision classifier, held against the figures that torchvision publishes."""
+"""MACs and parameters of every torchvision classifier, compared with torchvision's figures."""
 
 from __future__ import annotations
 

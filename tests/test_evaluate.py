@@ -1,4 +1,4 @@
-"""Evaluating: the figure in the record can be had again, and what it is a figure of is said."""
+"""Evaluation: the recorded accuracy is reproducible, and the output states what was evaluated."""
 
 from __future__ import annotations
 

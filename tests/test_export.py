@@ -1,4 +1,4 @@
-"""The verb ``export``, for every profile there is: what a bundle holds, that it is true, and what is refused."""
+"""The verb ``export`` for every profile: contents of the bundle, their correctness, and refusals."""
 
 from __future__ import annotations
 

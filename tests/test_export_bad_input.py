@@ -1,4 +1,4 @@
-"""The verb ``export`` on inputs that are wrong in themselves: each is named with what to do next, and nothing is half-written."""
+"""The verb ``export`` with invalid inputs: each is named with the next step, and no partial output remains."""
 
 from __future__ import annotations
 

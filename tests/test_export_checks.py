@@ -1,4 +1,4 @@
-"""What every exported model must pass, and which images calibrate and prove it."""
+"""Checks on every exported model, and the images for calibration and verification."""
 
 from __future__ import annotations
 

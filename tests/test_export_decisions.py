@@ -1,4 +1,4 @@
-"""What export decides on: limits that bind, limits that are a yardstick, and latencies from a machine that is not quiet."""
+"""Decisions of an export: binding and advisory limits, and latencies from a noisy machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`tlx export` for a board that is not here: its limits are held against estimates, and what was estimated is said."""
+"""`tlx export` for another machine: limits are compared with estimates, and the output marks them as estimates."""
 
 from __future__ import annotations
 

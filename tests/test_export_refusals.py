@@ -1,4 +1,4 @@
-"""The verb ``export``: what it refuses, and that a bundle is written whole or not at all."""
+"""The verb ``export``: refusals, and bundles that are written completely or not at all."""
 
 from __future__ import annotations
 

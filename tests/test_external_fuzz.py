@@ -1,4 +1,4 @@
-"""ONNX's own test models and damaged copies of small models, through `estimate` and `bench`: a figure or a message, never anything else."""
+"""ONNX's test models and damaged copies of small models in `estimate` and `bench`: a figure or a message, nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ONNX files of others in `estimate` and `bench`: a right figure, or a message that names the object and a hint that works."""
+"""External ONNX files in `estimate` and `bench`: a correct figure, or a message that names the object with a working hint."""
 
 from __future__ import annotations
 

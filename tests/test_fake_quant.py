@@ -1,4 +1,4 @@
-"""Fake quantization: the grid of the quantizers that come after it, and a network that does not notice."""
+"""Fake quantization: the same grid as the quantizers, without changing the network."""
 
 from __future__ import annotations
 

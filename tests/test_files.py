@@ -1,4 +1,4 @@
-"""Files and directories are whole or not there."""
+"""Files and directories are written completely or not at all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""FP16 is rounded when it is quantized, whichever ONNX Runtime does it."""
+"""FP16 quantization rounds in every version of ONNX Runtime."""
 
 from __future__ import annotations
 

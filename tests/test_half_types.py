@@ -1,4 +1,4 @@
-"""FP16 in a graph's types: the image contract in FP32 before it, and numbers that FP16 cannot tell from 0."""
+"""FP16 graphs: the image contract stays in FP32, and so do numbers that FP16 would round to 0."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`tlx bench`, `verify` and `predict` with `--host`: through a real sshd, to boards with a stand-in for the bundle's runner."""
+"""`tlx bench`, `verify` and `predict` with `--host`: through a real sshd, to boards with a stand-in runner."""
 
 from __future__ import annotations
 

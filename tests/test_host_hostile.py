@@ -1,4 +1,4 @@
-"""A board that is broken or hostile: whatever it answers to `--host`, the command ends with an error that names the board."""
+"""`--host` with a broken or hostile board: any answer ends in an error that names the board."""
 
 from __future__ import annotations
 

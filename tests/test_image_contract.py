@@ -1,4 +1,4 @@
-"""The reference implementation against the document's formulas, against torchvision, and against damaged files."""
+"""The reference implementation, compared with the document's formulas and torchvision, and on damaged files."""
 
 from __future__ import annotations
 

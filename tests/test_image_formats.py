@@ -1,4 +1,4 @@
-"""Formats of phones and drones: MPO is read as its first picture; AVIF and HEIC are read, or named with what to do."""
+"""Formats of phones and drones: MPO is read as its first picture; AVIF and HEIC are read, or refused with a remedy."""
 
 from __future__ import annotations
 

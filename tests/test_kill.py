@@ -1,4 +1,4 @@
-"""A run that is killed at any write after training is completed by ``--resume``, to the bits of an unbroken one."""
+"""``--resume`` completes a run killed at any write after training, bit-identical to an unbroken run."""
 
 from __future__ import annotations
 

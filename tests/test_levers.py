@@ -1,4 +1,4 @@
-"""What export does where no precision fits: a smaller network for the size, smaller images for the latency."""
+"""Exports where no precision fits: a smaller network for the size, smaller images for the latency."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Processes that this project starts end with it, even where it is killed: real processes, a real SIGKILL."""
+"""Child processes end with their parent, also after SIGKILL: real processes, a real SIGKILL."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""WHAT a command is given: what is recognised, which runtime opens it, and what is said of anything else."""
+"""WHAT of a command: recognised kinds, the runtime for each, and the message for anything else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One writer at a time: of two processes that want one place, one is refused and told about the other."""
+"""One writer at a time: of two processes with the same destination, one is refused with a message that names the other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The runner refuses a manifest with a value that it cannot use, and names the value."""
+"""The runner refuses a manifest with an unusable value, and names the value."""
 
 from __future__ import annotations
 

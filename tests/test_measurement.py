@@ -1,4 +1,4 @@
-"""Statistics of raw samples, against values computed by hand and laws that any samples obey."""
+"""Statistics of raw samples: compared with hand-computed values, and properties that hold for any samples."""
 
 import math
 import statistics

@@ -1,4 +1,4 @@
-"""Which blocks stay in float for speed. The clock alone is stood in for, where an answer is to be known beforehand."""
+"""Selection of float blocks for speed. Only the clock is replaced, where the result must be known in advance."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MODEL_CARD.md: all of it from the manifest, and nothing in it that a name could turn into markup."""
+"""MODEL_CARD.md: complete, from the manifest alone, and safe from markup in names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A FIFO blocks its reader and a device may never end: every command refuses them by name, wherever it reads a file."""
+"""FIFOs and device files, which may block forever: every command refuses them by name wherever it reads a file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What goes to a board with an old Python: an opset, an IR version and operators that its newest ONNX Runtime reads."""
+"""Exports for boards with an old Python: opset, IR version and operators that its newest ONNX Runtime reads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The runner's hint names an ONNX Runtime that exists for the Python that is there."""
+"""The runner's hint names an ONNX Runtime that exists for its Python."""
 
 from __future__ import annotations
 

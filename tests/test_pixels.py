@@ -1,4 +1,4 @@
-"""The first convolution on pixels as they are: the same function, with nothing before it in INT8."""
+"""First convolution on raw pixels: an equivalent function, with nothing before it in INT8."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What export would do, and which candidate it chooses: pure functions, held against tables and laws."""
+"""The plan of an export and the choice of a model: pure functions, tested with tables and properties."""
 
 from __future__ import annotations
 

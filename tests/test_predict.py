@@ -1,4 +1,4 @@
-"""The verb ``predict``: the right classes, by every kind of model, and every bad image named."""
+"""The verb ``predict``: correct classes with every kind of model, and every unreadable image named."""
 
 from __future__ import annotations
 

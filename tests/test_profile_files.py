@@ -1,4 +1,4 @@
-"""Files of profiles as users write them: power modes, `extends`, mistakes with their lines, the schema for editors, new ones."""
+"""User-written profiles: power modes, `extends`, errors with line numbers, the editor schema, new profiles."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The profiles that are shipped, what a wrong one is told, where profiles are looked for, and what ``jetson`` means."""
+"""The shipped profiles, errors in a profile, the search path, and the target ``jetson``."""
 
 from __future__ import annotations
 

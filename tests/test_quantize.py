@@ -1,4 +1,4 @@
-"""Calibration of an export: which images, and which of the ways to choose ranges is kept."""
+"""Calibration of an export: selection of images and of the range method."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every quantizer there is: what it declares is what it does, and the form of INT8 that each runtime wants."""
+"""Every quantizer: its declarations, and the INT8 form of each runtime."""
 
 from __future__ import annotations
 

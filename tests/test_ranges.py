@@ -1,4 +1,4 @@
-"""Calibration: the ranges of activations, by every method there is."""
+"""Calibration: activation ranges by every method."""
 
 from __future__ import annotations
 

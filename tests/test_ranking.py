@@ -1,4 +1,4 @@
-"""Does an estimate keep within limits, and which board comes first: pure functions, held against tables and laws."""
+"""Estimates against limits, and the ranking of boards: pure functions, tested with tables and properties."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The recipe: written as TOML and read back, and what is wrong with it is named."""
+"""The recipe: TOML round trip, and errors that name the key."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recovery training: what INT8 or pruning took comes back, and nothing else of the network changes."""
+"""Recovery training: it restores the accuracy lost to INT8 or pruning, and changes nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reports as files: whole, safe whatever names they hold, and with the figures that they are about. Browsers: test_reports_browser.py."""
+"""Reports as files: complete, safe with any names, and with correct figures. Browser tests: test_reports_browser.py."""
 
 from __future__ import annotations
 

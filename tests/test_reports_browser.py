@@ -1,6 +1,6 @@
-"""Reports in a real browser: nothing is asked of a network, nothing is complained of, nothing is cut off or too faint to read.
+"""Reports in a real browser: no requests, no console messages, no clipped or low-contrast text.
 
-TLX_SCREENSHOTS=FOLDER keeps the pictures.
+TLX_SCREENSHOTS=FOLDER saves screenshots.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The resize in numpy against Pillow's, to the last bit."""
+"""The numpy resize, bit-identical to Pillow's."""
 
 from __future__ import annotations
 

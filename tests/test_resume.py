@@ -1,4 +1,4 @@
-"""A killed run, resumed, ends with the weights of an unbroken one, bit for bit."""
+"""A killed and resumed run ends with the weights of an unbroken one, bit for bit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rewrites of graphs: each gives a new graph that computes the same, and leaves the one it was given alone."""
+"""Graph rewrites: each returns a new, equivalent graph and leaves its input unchanged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ONNX Runtime as a plug-in: right results, nothing silently elsewhere, and errors that name their cause."""
+"""The ONNX Runtime plug-in: correct results, no silent fallback, and errors that name their cause."""
 
 import ctypes
 import json

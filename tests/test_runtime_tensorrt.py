@@ -1,4 +1,4 @@
-"""The runtime `tensorrt`: engines behind the protocol that every model is run through, on stand-ins of TensorRT and CUDA."""
+"""The runtime `tensorrt`: engines behind the Runner protocol, with stand-ins for TensorRT and CUDA."""
 
 from __future__ import annotations
 

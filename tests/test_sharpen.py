@@ -1,4 +1,4 @@
-"""`tlx profiles calibrate --from`: real runs, brought back as files, correct what is estimated for a board."""
+"""`tlx profiles calibrate --from`: measurements from a board correct its estimates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Smaller networks: what is taken out, what stays, and that the rest computes what it did."""
+"""Pruned networks: removed and remaining channels, and an unchanged function of the rest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Signed bundles: only the key's owner can have made them, and openssl agrees."""
+"""Signed bundles: only the key's owner can make them, and openssl agrees."""
 
 from __future__ import annotations
 

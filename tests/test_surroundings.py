@@ -1,4 +1,4 @@
-"""What surrounds a command: streams, limits, folders and variables. The machine's faults are errors with a hint; bugs are tracebacks."""
+"""The environment of a command: streams, limits, folders, variables. Machine faults are errors with a hint; bugs are tracebacks."""
 
 from __future__ import annotations
 

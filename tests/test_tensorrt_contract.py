@@ -1,6 +1,6 @@
-"""Our calls of TensorRT, held against the real signatures of the versions they are for. Nothing here runs on TensorRT.
+"""Calls of TensorRT, checked against the signatures of the supported versions. Nothing here runs TensorRT.
 
-The signatures are read from NVIDIA's bindings, which are fetched when the tests run; where they cannot be had the tests are skipped.
+The signatures are read from NVIDIA's bindings, which the tests download. Without them, the tests are skipped.
 """
 
 from __future__ import annotations

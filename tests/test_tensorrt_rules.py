@@ -1,4 +1,4 @@
-"""The rules of TensorRT for explicit Q/DQ: what our quantizer makes keeps them all, and each rule finds what breaks it."""
+"""TensorRT's rules for explicit Q/DQ: the quantizer's graphs satisfy all of them, and each rule detects a violation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Experiment trackers, the real ones: what they were told is read back with their own readers and held against history.jsonl."""
+"""Real experiment trackers: their data is read back with their own readers and compared with history.jsonl."""
 
 from __future__ import annotations
 

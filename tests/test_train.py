@@ -1,4 +1,4 @@
-"""Training: what is frozen stays, what is trained changes, and a seed fixes everything."""
+"""Training: frozen stages stay unchanged, trained stages change, and the seed determines the result."""
 
 from __future__ import annotations
 

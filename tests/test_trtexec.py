@@ -1,6 +1,6 @@
-"""TensorRT through trtexec: a command line that its version takes, and what comes of running it.
+"""TensorRT through trtexec: command lines that each version accepts, and the handling of its results.
 
-The program run is the stand-in of tests/trtexec_files.py, which knows which version has which option; none of this was run on TensorRT.
+The program is the stand-in in tests/trtexec_files.py, which knows the options of each version. None of this has run on TensorRT.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""trtexec's log and files, of each version, whole, cut short and failed; written by tests/trtexec_files.py."""
+"""trtexec's logs and files of each version, complete, truncated and failed, written by tests/trtexec_files.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Quantities with units: what is read, what is refused, and that what is written can be read again."""
+"""Quantities with units: accepted and refused texts, and round trips."""
 
 from __future__ import annotations
 

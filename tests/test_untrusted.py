@@ -1,4 +1,4 @@
-"""Readers of files from strangers: whatever is in a file, InvalidFile names it; nothing hangs, and memory and time are bounded."""
+"""Readers of untrusted files: InvalidFile names any fault, nothing hangs, and memory and time are bounded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The verb ``verify``: an untouched bundle passes, and whatever is changed is found by name."""
+"""The verb ``verify``: an unmodified bundle passes, and every change is named."""
 
 from __future__ import annotations
 

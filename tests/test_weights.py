@@ -1,4 +1,4 @@
-"""Where weights come from: torchvision's own, a file, the package; and that nothing in a file is ever run."""
+"""Sources of weights: torchvision, a file, the package. Nothing in a file is executed."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A stand-in for trtexec: knows each version's options, and writes its log and files as that version does.
+"""A stand-in for trtexec: knows the options of each version, and writes its logs and files.
 
-Run as a program it behaves as trtexec would: refuses options it does not have, "builds" an engine, loads only its own, and
-computes something simple from the pixels. Nothing but the standard library, so that it starts quickly.
+As a program, it refuses options its version lacks, "builds" an engine, loads only its own engines, and computes a simple function of
+the pixels. It uses only the standard library, so that it starts quickly.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which backbones the tests train, one of each family, small enough for that; and a random start that lets images through."""
+"""The backbones that the tests train, a small one of each family; and a random start that preserves activations."""
 
 from __future__ import annotations
 
