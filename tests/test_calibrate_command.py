@@ -175,7 +175,7 @@ def test_tables_are_added_and_taken_out_again_and_nothing_else_changes(text: str
     ("line", "code", "message"),
     [
         ("elsewhere", 4, "this machine is not what elsewhere describes"),
-        ("cuda", 4, "runs its models on the GPU"),
+        ("cuda", 4, "runs models on the GPU"),
         ("my-pc --base elsewhere", 4, "this machine is not what elsewhere describes"),
         ("my-pc --base cpu-x68", 2, "did you mean 'cpu-x86'?"),
         ("my-pc --base profiles/elsewhere.toml", 2, "--base takes the name of a profile"),

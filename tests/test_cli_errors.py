@@ -108,7 +108,7 @@ WRONG = [
     Wrong("finetune {digits} --out runs/latest", 2, "runs/latest is the link to the newest run", "see: tlx finetune --help"),
     Wrong("export {checkpoint} -t cpu-x86 --out {texts}", 2, "was not written by tlx; it is left as it is", "choose another --out"),
     Wrong("export {checkpoint} -t cpu-x86 --out {checkpoint}", 2, "is not a bundle; it is left as it is", "choose another --out"),
-    Wrong("demo --out {checkpoint}", 2, "is not an earlier demo; it is left as it is", "choose another --out"),
+    Wrong("demo --out {checkpoint}", 2, "is not an earlier demo; it was not changed", "choose another --out"),
     Wrong("demo --out {texts}", 2, "was not written by tlx; it is left as it is", "choose another --out"),
     # export
     Wrong("export {checkpoint}", 2, "Missing option '-t' / '--target'", "see: tlx export --help"),

@@ -111,7 +111,7 @@ def test_an_operator_that_the_runtime_does_not_know_is_an_error_of_the_file(capf
 def test_the_precision_is_read_from_the_graph(dtype: int, capfd: pytest.CaptureFixture[str]) -> None:
     saved(Path("half.onnx"), network(dtype=dtype))
     if dtype == TensorProto.FLOAT16:
-        assert "line: nothing to estimate fp16 with 1 thread by" in refused(capfd, 4, "half.onnx", "-t", "line")
+        assert "line: no basis for an estimate of fp16 with 1 thread" in refused(capfd, 4, "half.onnx", "-t", "line")
         assert answered(capfd, "half.onnx", "-t", "jetson-nano")["precision"] == "fp16"
     else:
         assert "half.onnx has weights of type BFLOAT16" in refused(capfd, 4, "half.onnx", "-t", "line")
@@ -181,7 +181,7 @@ def test_no_board_keeps_within_the_limits(capfd: pytest.CaptureFixture[str]) -> 
 def test_without_figures_no_number_is_made_up(capfd: pytest.CaptureFixture[str]) -> None:
     board(Path("profiles"), "bare", "cpu-x86", {}, ELSEWHERE)
     said = refused(capfd, 4, "m.onnx", "-t", "bare")
-    assert "bare: nothing to estimate fp32 with 1 thread by" in said
+    assert "bare: no basis for an estimate of fp32 with 1 thread" in said
     assert "hint: on the device itself: tlx profiles calibrate bare" in said
     said = refused(capfd, 4, "m.onnx", "-t", "line", "--threads", "3")
     assert "it is calibrated for fp32 with 1 thread, int8 with 1 thread alone" in said

@@ -437,7 +437,7 @@ def test_the_schema_explains_keys_and_is_written_for_an_editor(capfd: pytest.Cap
     Path("thesis.json").write_text("{}", encoding="utf-8")
     ended = here(capfd, "profiles", "schema", "-o", "thesis.json")
     assert (ended.code, Path("thesis.json").read_text(encoding="utf-8")) == (2, "{}")
-    assert "left as it is" in ended.err
+    assert "was not changed" in ended.err
 
 
 # New ones, and how they are shown

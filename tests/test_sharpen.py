@@ -85,7 +85,7 @@ def test_runs_correct_the_estimates_of_their_board(capfd: pytest.CaptureFixture[
     assert before["m.onnx"]["p50"] < after["latency_ms"]["p50"] < before["m.onnx"]["p50"] * table["factor"]
     width = [found["high"] / found["low"] for found in (before["m.onnx"], after["latency_ms"])]
     assert width[1] < width[0]
-    assert "sharpened by runs of 2 models there" in after["basis"]
+    assert "corrected by runs of 2 models there" in after["basis"]
     assert estimated(capfd, threads=2) == other, "runs with another number of threads say nothing of these"
 
 
@@ -111,7 +111,7 @@ def test_a_correction_of_other_figures_is_left_out_and_said(capfd: pytest.Captur
     path.write_text(f"{path.read_text(encoding='utf-8')}\n[[sharpened]]{kept}", encoding="utf-8")
     found = estimated(capfd)
     assert found["latency_ms"] == plain
-    assert "are left out: they were held against other figures" in found["basis"]
+    assert "are not used: they correct other figures" in found["basis"]
 
 
 def test_a_shipped_board_gets_a_file_of_the_users(capfd: pytest.CaptureFixture[str]) -> None:
@@ -154,7 +154,7 @@ def test_what_bench_prints_of_a_bundle_comes_back(bundle: Path, capfd: pytest.Ca
         ({"provider": "CUDAExecutionProvider"}, "line runs its models on the CPU"),
         ({"batch": 8}, "was run with 8 images at a time"),
         ({"precision": "int8"}, "says int8, and m.onnx is fp32"),
-        ({"artifact_sha256": "0" * 64}, "no model that was given has its hash"),
+        ({"artifact_sha256": "0" * 64}, "whose hash matches none of the given models"),
         ({"environment": {"machine": "riscv64"}}, "(riscv64), which is no line"),
         ({"what": "/on/the/board/model.onnx"}, "was a run of /on/the/board/model.onnx, which is not here"),
     ],
@@ -180,9 +180,9 @@ def test_a_run_on_another_board_of_the_same_kind_is_refused(capfd: pytest.Captur
     ("text", "message"),
     [
         ("", "cannot be read as JSON"),
-        ("[]", "is not what tlx bench --json prints"),
-        ("7", "is not what tlx bench --json prints"),
-        ('{"name": "My page"}', "is not what tlx bench --json prints"),
+        ("[]", "is not the output of tlx bench --json"),
+        ("7", "is not the output of tlx bench --json"),
+        ('{"name": "My page"}', "is not the output of tlx bench --json"),
         ('{"artifact_sha256": "0", "threads": "1"}', "threads: "),
     ],
 )
@@ -207,7 +207,7 @@ def test_a_foreign_file_is_not_taken_for_a_measurement(text: str, message: str, 
         ("line.toml --from a.json", 2, "line.toml is a file, and what comes here is the name of a profile"),
         ("line --from a.json --base cpu-x86", 2, "--base says what to time"),
         ("line --from a.json --seconds 9", 2, "--seconds says what to time"),
-        ("bare --from a.json", 4, "bare: nothing to estimate fp32 with 1 thread by"),
+        ("bare --from a.json", 4, "bare: no basis for an estimate of fp32 with 1 thread"),
     ],
 )
 def test_a_mistake_is_explained(line: str, code: int, message: str, capfd: pytest.CaptureFixture[str]) -> None:

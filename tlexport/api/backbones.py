@@ -1,4 +1,4 @@
-"""What backbones there are, and the stages of one."""
+"""The verb ``backbones``: the list of backbones, and the stages of one."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from tlexport.embedded import EMBEDDED
 
 @dataclass(frozen=True)
 class Backbone:
-    """A line of the list."""
+    """One line of the list."""
 
     name: str
     family: str
-    embedded: bool  # weights are shipped inside the package
+    embedded: bool  # the package contains its weights
 
     def to_json(self) -> dict[str, object]:
         """Plain data."""
@@ -23,7 +23,7 @@ class Backbone:
 
 @dataclass(frozen=True)
 class Stage:
-    """What freezing can name."""
+    """A stage, as ``--freeze`` names it."""
 
     name: str
     parameters: int
@@ -65,7 +65,7 @@ def describe_backbone(name: str) -> BackboneDetail:
 
     from tlexport.network import build
 
-    network = build(name, 1000).eval().to("meta")  # shapes alone; a large one would compute for seconds
+    network = build(name, 1000).eval().to("meta")  # computes shapes only: a forward pass of a large network takes seconds
     weights = models.get_model_weights(name).DEFAULT
     size = weights.transforms().crop_size[0]
     stages, tensor = [], torch.empty(1, 3, size, size, device="meta")

@@ -1,4 +1,4 @@
-"""The verb ``bench``: measured latency, throughput, size and memory of one or more models."""
+"""The verb ``bench``: latency, throughput, size and memory of models, measured."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from tlexport.storage.files import temporary_folder
 def bench(
     what: Path | LoadedModel, settings: BenchSettings, *, precisions: Sequence[Precision] | None = None, progress: Progress | None = None
 ) -> list[Measurement]:
-    """Measure WHAT, each model in a process of its own, on the bundle's golden images where there are any, else on made-up inputs.
+    """Measure WHAT, each model in its own process, on the golden images of a bundle or on synthetic inputs.
 
     Args:
         what: a checkpoint, a bundle (all of its models, unless ``precisions`` names some), any .onnx file, or an engine.
-        settings: runtime, device, threads, batch, how long.
+        settings: runtime, device, threads, batch, duration.
         precisions: which of a bundle's models.
-        progress: where to tell what happens.
+        progress: receives progress and notes.
 
     Raises:
-        Unsupported: the model is a TensorRT INT8 graph, whose time on a CPU would say nothing. Among the models of a bundle,
-            none of which was asked for, it is left out with a note.
+        Unsupported: the model is a TensorRT INT8 graph, whose time on a CPU is not representative. If a whole bundle is measured, this
+            model is left out with a note.
         TlxError: see errors.py.
     """
     progress, model = progress or Silent(), load(what)
@@ -44,13 +44,13 @@ def bench(
             for request in requests:
                 measurements.append(measure(request))
                 if found := noise(measurements[-1]):
-                    progress.note(f"the machine was not quiet while {request.what} was measured: {found}")
+                    progress.note(f"noisy measurement of {request.what}: {found}")
                 advance(1)
     return measurements
 
 
 def target_here(bundle: Path | LoadedModel) -> Manifest:
-    """The manifest of a bundle whose budget can be checked on this machine; worth asking before measuring.
+    """The manifest of a bundle whose budget can be checked on this machine. Call it before measuring.
 
     Raises:
         InvalidFile: not a bundle.
@@ -60,23 +60,23 @@ def target_here(bundle: Path | LoadedModel) -> Manifest:
     manifest = model.bundle()
     if not is_here(manifest.profile):
         raise Unsupported(
-            f"{model.what} is for {manifest.target}, and this machine is not one",
+            f"{model.what} is for {manifest.target}, but this machine is not one",
             "run it on the device, or name the device: --host user@board",
         )
     return manifest
 
 
 def check_budget(bundle: Path | LoadedModel, measurements: Sequence[Measurement], *, elsewhere: bool = False) -> None:
-    """Hold the measurement of a bundle's chosen model against its profile's budget.
+    """Compare the measurement of a bundle's chosen model with the budget of its profile.
 
     Args:
         bundle: the bundle.
         measurements: of its models.
-        elsewhere: they were made on a board that is known to be the target.
+        elsewhere: they were made on a board that is the target.
 
     Raises:
-        OverBudget: names each limit that is broken.
-        Unsupported: this machine is not the bundle's target, or the target runs an engine and not what was measured.
+        OverBudget: names each broken limit.
+        Unsupported: this machine is not the bundle's target, or the target runs an engine instead of the measured model.
         UsageError: the chosen model is not among the measurements, or was measured with several images at a time.
     """
     model = load(bundle)
@@ -90,12 +90,12 @@ def check_budget(bundle: Path | LoadedModel, measurements: Sequence[Measurement]
         session = f"tlx bench {model.what} --check --device {manifest.profile.device or 'cpu'}"
         raise Unsupported(f"{manifest.target}: {wrong}", engine if manifest.profile.runtime == "tensorrt" else session)
     if measured.batch != 1:
-        raise UsageError(f"the budget is for one image at a time, and {measured.batch} were measured", "leave out --batch")
+        raise UsageError(f"the budget is for one image at a time, but {measured.batch} were measured", "leave out --batch")
     p50, p95 = measured.percentile_ms(50), measured.percentile_ms(95)
     candidate = Candidate(chosen.artifact.precision, measured.size_bytes, chosen.drop_points, p50, p95, measured.peak_memory_bytes)
     broken = violations(candidate, Limits(budget.size_bytes, budget.latency_p95_ms, budget.memory_bytes, drop_points=100.0))
     if broken:
-        noisy = f"the machine was not quiet ({found}): measure again; or " if (found := noise(measured)) else ""
+        noisy = f"the measurement is noisy ({found}): measure again; or " if (found := noise(measured)) else ""
         raise OverBudget(
             f"{measured.what} is over the budget of {manifest.target}: {'; '.join(broken)}",
             f"{noisy}export with --precision auto, or raise the budget",

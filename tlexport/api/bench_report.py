@@ -1,4 +1,4 @@
-"""``bench --report``: what is known of what was measured or compared is gathered, and the page written."""
+"""``bench --report``: collects the data of measurements or comparisons, and writes the page."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from tlexport.storage.files import new_file
 
 
 def check_report(path: Path) -> None:
-    """Refuse what would be written over by mistake; worth asking before measuring.
+    """Check the path of the report. Call it before measuring.
 
     Raises:
         UsageError: the name does not end in .html, or it is a folder.
     """
     if path.suffix.lower() not in (".html", ".htm") or path.is_dir():
-        raise UsageError(f"the report is one HTML file, and {path} is not named like one", "name it: --report bench.html")
+        raise UsageError(f"the report is an HTML file, but {path} does not end in .html", "name it: --report bench.html")
 
 
 def write_report(
@@ -43,12 +43,12 @@ def write_report(
     """Write the report.
 
     Args:
-        path: the HTML file to be; one that is there is replaced.
+        path: the HTML file to write or replace.
         what: the bundle, the checkpoint or the model file that was measured.
-        measurements: of it.
-        regressions: each of them, held against an earlier one; none: they are not.
-        host: the board that measured; empty: this machine.
-        host_fits: that board is known to be the bundle's target.
+        measurements: its measurements.
+        regressions: the comparison of each with an earlier measurement; empty: none.
+        host: the board of the measurements; empty: this machine.
+        host_fits: that board is the bundle's target.
 
     Raises:
         TlxError: see errors.py.
@@ -66,7 +66,7 @@ def write_report(
         real_images=isinstance(known, Manifest),
         host=host,
         noise={m.artifact_sha256: found for m in measurements if m.batch == 1 and (found := noise(m))},
-        notes=[f"The machine was not quiet while {m.what} was measured: {found}." for m in measurements if (found := noise(m))],
+        notes=[f"Noisy measurement of {m.what}: {found}." for m in measurements if (found := noise(m))],
     )
     with new_file(path) as file:
         file.write_text(page, encoding="utf-8")
@@ -76,9 +76,9 @@ def write_comparison(path: Path, comparisons: Sequence[Comparison], settings: Be
     """Write the report of a comparison.
 
     Args:
-        path: the HTML file to be; one that is there is replaced.
-        comparisons: of models with the first one.
-        settings: how they ran.
+        path: the HTML file to write or replace.
+        comparisons: each of one model with the first.
+        settings: of the comparisons.
 
     Raises:
         UsageError: see :func:`check_report`.

@@ -1,4 +1,4 @@
-"""``tlx export --build-engine``: the engine of a bundle's chosen model, where this machine is the target."""
+"""``tlx export --build-engine``: builds the engine of a bundle's chosen model if this machine is the target."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from tlexport.errors import MissingDependency, Unsupported, UsageError
 from tlexport.hardware.target import Target
 from tlexport.ports import Progress
 
-ON_THE_DEVICE = "leave it out, copy the bundle to the device and run there: python3 run.py build"
+ON_THE_DEVICE = "leave out --build-engine, copy the bundle to the device, and run there: python3 run.py build"
 
 
 def expect_buildable(target: Target, out: Path | None) -> None:
-    """Refuse what no engine can be built for here; worth asking before an export.
+    """Check that an engine can be built here. Call it before an export.
 
     Raises:
-        UsageError: the bundle is to be an archive, in which no engine lies.
+        UsageError: the bundle is an archive, which cannot hold an engine.
         Unsupported: the target has no engines, or this machine is not the target.
         MissingDependency: neither TensorRT's Python bindings nor trtexec are here.
     """
     if out is not None and is_archive(out):
-        raise UsageError(f"{out} is to be one file, and an engine lies in a bundle that is a directory", "give --out a directory")
+        raise UsageError(f"{out} is an archive, which cannot hold an engine", "give --out a directory")
     profile = target.profile
     if profile.runtime != "tensorrt":
-        raise Unsupported(f"{profile.title} runs models with {profile.runtime}, which builds no engine", "leave out --build-engine")
+        raise Unsupported(f"{profile.title} runs models with {profile.runtime}, which needs no engine", "leave out --build-engine")
     if not target.here:
         raise Unsupported(
-            f"an engine belongs to the GPU and the TensorRT that build it, and this machine is not a {profile.title}", ON_THE_DEVICE
+            f"an engine runs only on the GPU and TensorRT that built it, and this machine is not a {profile.title}", ON_THE_DEVICE
         )
     no_bindings, no_trtexec = choice.why_no_bindings(), choice.why_no_trtexec()
     if no_bindings and no_trtexec:
@@ -42,10 +42,10 @@ def expect_buildable(target: Target, out: Path | None) -> None:
 
 
 def build_engine(bundle: Path, progress: Progress) -> Path:
-    """Build what the bundle's own runner would build, the engine of the chosen model, and return its path.
+    """Build the engine of the chosen model as the bundle's own runner does, and return its path.
 
     Raises:
-        TlxError: as the runner's ``build``: too little memory, no TensorRT, a graph that it does not take.
+        TlxError: as the runner's ``build``: too little memory, no TensorRT, a graph that TensorRT refuses.
     """
     with as_ours():
         opened = Bundle(bundle)

@@ -33,38 +33,38 @@ if TYPE_CHECKING:
     import onnx
 
 MOST_SECONDS = 300.0
-FITTING = 0.12  # share of the time that is kept for fitting
+FITTING = 0.12  # share of the time that is reserved for fitting
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What to time, and for how long."""
+    """The layers to time, and the time to spend."""
 
-    base: str | None = None  # what a new profile extends; None: the one of that name, or the shipped one that fits this machine
-    precisions: tuple[Precision, ...] = ()  # none: FP32 and INT8, where the profile has them
-    threads: tuple[int, ...] = ()  # none: one, and one for each core
+    base: str | None = None  # the profile that a new one extends; None: the one of that name, or the shipped one of this machine
+    precisions: tuple[Precision, ...] = ()  # empty: FP32 and INT8, if the profile has them
+    threads: tuple[int, ...] = ()  # empty: one, and one for each core
     seconds: float = MOST_SECONDS  # for each precision
-    folder: Path | None = None  # where the profile is, or will be; None: where it is, else ./profiles
+    folder: Path | None = None  # of the profile; None: where it exists, otherwise ./profiles
 
 
 def calibrate_profile(name: str | None, settings: Settings, progress: Progress | None = None) -> tuple[Path, tuple[CalibratedModel, ...]]:
-    """Time the layers of probe networks on this machine, and write what was found into a profile of it.
+    """Time the layers of probe networks on this machine, and write the results into its profile.
 
     Args:
-        name: of the profile; None: of the shipped one that fits this machine, whose place the user's own takes.
+        name: of the profile; None: that of the shipped profile of this machine, which the user's own file then overrides.
         settings: what to time.
-        progress: where to tell what happens.
+        progress: receives progress and notes.
 
-    The profile is made, as ``tlx profiles new`` does, where it is not there; of one that is there only the tables of the same runtime,
-    precision and threads are replaced. Nothing is written before everything is timed.
+    A missing profile is created as by ``tlx profiles new``. In an existing one, only the tables of the same runtime, precision and threads
+    are replaced. Nothing is written before all timings are complete.
 
     Returns:
-        The profile's file, and the tables that are new in it.
+        The file of the profile, and its new tables.
 
     Raises:
-        Unsupported: the profile is not of this machine, or does not run models on its CPU, or has no such precision.
+        Unsupported: the profile describes another machine, does not run models on the CPU, or lacks the precision.
         UsageError: see :func:`find_place`.
-        StepFailed: too little time for anything, or nothing can be written there.
+        StepFailed: the time is too short, or the folder is not writable.
     """
     name = name or shipped_here()
     place = find_place(name, settings.base, settings.folder)
@@ -84,12 +84,12 @@ def calibrate_profile(name: str | None, settings: Settings, progress: Progress |
 def _precisions(profile: Profile, settings: Settings) -> tuple[Precision, ...]:
     if not is_here(profile):
         raise Unsupported(
-            f"this machine is not what {profile.name} describes, and its times would say nothing about that",
+            f"{profile.name} does not describe this machine, so timings here do not apply to it",
             "run it there; or describe this machine under a name of its own: tlx profiles calibrate my-pc",
         )
     if profile.runtime != "onnxruntime" or profile.device is not None:
         raise Unsupported(
-            f"{profile.name} runs its models on the GPU, and what can be calibrated is ONNX Runtime on a CPU",
+            f"{profile.name} runs models on the GPU; calibration covers ONNX Runtime on a CPU",
             "measure models there: tlx bench, or in a bundle: python3 run.py build, python3 run.py bench",
         )
     both: tuple[Precision, ...] = ("fp32", "int8")
@@ -97,7 +97,7 @@ def _precisions(profile: Profile, settings: Settings) -> tuple[Precision, ...]:
 
 
 def _expect_writable(folder: Path) -> None:
-    """Ask before the minutes of timing, not after them."""
+    """Check before the minutes of timing. Raises StepFailed."""
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
         raise StepFailed(f"cannot write into {folder}", "choose another --out")
@@ -123,23 +123,24 @@ def _table(model: DeviceModel, precision: Precision, file: str, sha256: str) -> 
 def calibrate(
     profile: Profile, precision: Precision, threads: Sequence[int], seconds: float = 300.0, progress: Progress | None = None
 ) -> tuple[DeviceModel, ...]:
-    """Time layers inside probe networks for a while, and fit a model for each number of threads.
+    """Time layers inside probe networks, and fit a model for each number of threads.
 
     Args:
-        profile: of this machine: it names the quantizer and the types that a model exported for it has.
+        profile: of this machine; it names the quantizer and the dtypes of an exported model.
         precision: ``fp32`` or ``int8``.
         threads: CPU threads of the runtime.
-        seconds: all of it, fitting included; the result is better the longer it was.
-        progress: where to tell what happens.
+        seconds: in total, with fitting; more time gives better results.
+        progress: receives progress and notes.
 
     Raises:
-        Unsupported: the profile's runtime cannot be calibrated here, or has no such precision.
-        StepFailed: too little time for anything.
+        Unsupported: calibration does not cover the runtime of the profile, or the profile lacks the precision.
+        StepFailed: the time is too short.
     """
     progress = progress or Silent()
     if profile.runtime != "onnxruntime" or precision == "fp16" or precision not in profile.precisions.value:
         raise Unsupported(
-            f"{profile.name}: {profile.runtime} in {precision} cannot be calibrated", "fp32 and int8 on ONNX Runtime's CPU provider can be"
+            f"{profile.name}: {profile.runtime} in {precision} cannot be calibrated",
+            "calibrate fp32 or int8 on ONNX Runtime's CPU provider",
         )
     environment = describe("cpu")
     timed: dict[int, list[Probe]] = {count: [] for count in threads}
@@ -164,7 +165,7 @@ def calibrate(
 
 
 def _in_precision(model: onnx.ModelProto, seed: int, profile: Profile, precision: Precision) -> onnx.ModelProto:
-    """A probe as it would be exported for the profile."""
+    """A probe as exported for the profile."""
     if precision == "fp32" or profile.int8 is None:
         return model
     quantizer = cast(Quantizer, plugins.load("quantizers", profile.int8.quantizer))

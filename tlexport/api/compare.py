@@ -1,4 +1,4 @@
-"""``bench --compare``: is another model slower or faster, and is that real?"""
+"""``bench --compare``: which of two models is faster, and whether the difference is significant."""
 
 from __future__ import annotations
 
@@ -25,43 +25,43 @@ PlayRound = Callable[[Sequence[BenchRequest], int, Turn, int], list[Turns]]
 
 @dataclass(frozen=True)
 class Schedule:
-    """How the models take turns. The median of ten rounds is in an interval that two odd rounds cannot move beyond the others.
+    """How the models take turns. Two outliers among ten rounds do not move the interval of the median beyond the other rounds.
 
-    Turns are short, because what others do on a machine comes and goes within tenths of a second: with turns of 50 ms, six in a round,
-    the ratio of a model to itself scattered five times as much from round to round as with these, on a virtual machine with neighbours.
+    Turns are short because other load on a machine changes within tenths of a second. On a shared virtual machine, the ratio of a model to
+    itself varied five times as much from round to round with six turns of 50 ms as with these.
     """
 
-    rounds: int = 10  # in each of which the models are started afresh
+    rounds: int = 10  # each starts the models again
     turns: int = 40  # of each model in a round
     seconds: float = 0.01  # of a turn, at least
 
     def turn(self, settings: BenchSettings) -> Turn:
-        """A turn, so that all of a model's turns together are as long as the settings say."""
+        """One turn. All turns of a model together are as long as the settings ask."""
         count = self.rounds * self.turns
         return Turn(runs=max(1, -(-settings.min_runs // count)), seconds=max(self.seconds, settings.min_seconds / count))
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two models that were timed in turn."""
+    """Two models, timed in turn."""
 
     what: str
     other: str
-    rounds: tuple[tuple[Turns, Turns], ...]  # turns of the one and of the other
+    rounds: tuple[tuple[Turns, Turns], ...]  # turns of ``what`` and of ``other``
     environment: Environment  # when the first round began
 
     @cached_property
     def interval(self) -> Interval:
-        """Time of ``other`` over that of ``what``."""
+        """The ratio of ``other``'s time to ``what``'s."""
         return paired(self.rounds)
 
     def runs_ns(self) -> tuple[Samples, Samples]:
-        """All runs of the one and of the other, in their order."""
+        """All runs of ``what`` and of ``other``, in order."""
         one, other = (tuple(ns for pair in self.rounds for turn in pair[side] for ns in turn) for side in (0, 1))
         return one, other
 
     def to_json(self) -> dict[str, Any]:
-        """For ``--json``; the raw runs with it."""
+        """For ``--json``, with the raw runs."""
         found = self.interval
         medians = [statistics.median(runs) / 1e6 for runs in self.runs_ns()]
         return {
@@ -78,7 +78,7 @@ class Comparison:
 
 
 def to_json(comparisons: Sequence[Comparison]) -> dict[str, Any]:
-    """All of them, for ``--json``."""
+    """All comparisons, for ``--json``."""
     first = comparisons[0]
     return {
         "what": first.what,
@@ -94,19 +94,19 @@ def compare(
     *,
     precision: Precision | None = None,
     progress: Progress | None = None,
-    schedule: Schedule = Schedule(),  # it is immutable
+    schedule: Schedule = Schedule(),  # immutable
     play: PlayRound = play_round,
 ) -> list[Comparison]:
-    """Time models in turn, and hold each other one against the first.
+    """Time models in turn, and compare each one with the first.
 
     Args:
         what: a checkpoint, a bundle (its chosen model, unless ``precision`` names another), any .onnx file, or an engine.
         others: the same.
-        settings: how; ``min_runs`` and ``min_seconds`` are of each model over all rounds.
+        settings: how to measure; ``min_runs`` and ``min_seconds`` are totals of each model over all rounds.
         precision: which of the bundles' models.
-        progress: where to tell what happens.
+        progress: receives progress and notes.
         schedule: how they take turns.
-        play: plays a round; benchmarks plant a slowdown there.
+        play: runs one round; benchmarks replace it to plant a slowdown.
 
     Raises:
         TlxError: see errors.py.
@@ -126,7 +126,7 @@ def compare(
 
 
 def _one(what: Path | LoadedModel, settings: BenchSettings, precision: Precision | None, progress: Progress, folder: Path) -> BenchRequest:
-    """One model of WHAT: the one asked for, else of a bundle the chosen one."""
+    """One model of WHAT: the requested one, or the chosen one of a bundle."""
     model = load(what)
     if precision is None and model.precisions:
         precision = model.bundle().model().artifact.precision

@@ -1,4 +1,4 @@
-"""The verb of ``tlx profiles calibrate --from``: real runs on a device correct what is estimated for it."""
+"""The verb of ``tlx profiles calibrate --from``: corrects the estimates for a device with real runs on it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class _Median(Record):
 
 
 class _Run(Record):
-    """Of what ``tlx bench --json`` prints, the part that is needed here."""
+    """The fields of ``tlx bench --json`` that are used here."""
 
     model_config = ConfigDict(extra="ignore")
     what: str
@@ -50,7 +50,7 @@ class _Run(Record):
 
 @dataclass(frozen=True)
 class _Ratio:
-    """How one run differed from what was estimated for it."""
+    """The ratio of one run to its estimate."""
 
     file: Path
     run: _Run
@@ -61,27 +61,27 @@ class _Ratio:
 def sharpen_profile(
     name: str | None, files: Sequence[Path], what: Path | None = None, folder: Path | None = None
 ) -> tuple[Path, tuple[Sharpened, ...]]:
-    """Hold runs on a device against what is estimated for them, and write the factor between them into its profile.
+    """Compare runs on a device with their estimates, and write the ratio into its profile.
 
     Args:
-        name: of the profile; one that tlexport ships gets a file of the user's that extends it. None: the one that the bundle is for.
-        files: what ``tlx bench --json`` printed on the device.
-        what: holds the models that ran: a bundle, or an .onnx file; None: where each run says that it lay.
-        folder: where the profile is, or will be; None: where it is, else ./profiles.
+        name: of the profile; a shipped profile is extended by a file of the user. None: the target of the bundle.
+        files: output of ``tlx bench --json`` on the device.
+        what: a bundle or an .onnx file with the models that ran; None: the path in each run.
+        folder: of the profile; None: where it exists, otherwise ./profiles.
 
     Returns:
-        The profile's file, and the tables that are new in it: one for each precision and number of threads.
+        The file of the profile, and its new tables: one for each precision and number of threads.
 
     Raises:
-        UsageError: a run is of another board, runtime or processor, of several images at a time, or of a model that is not here.
-        InvalidFile: a file is not what ``tlx bench --json`` prints.
-        Unsupported: there is nothing to estimate a model by, and so nothing to correct.
+        UsageError: a run of another board, runtime or processor, of several images at a time, or of a model that is not here.
+        InvalidFile: a file is not the output of ``tlx bench --json``.
+        Unsupported: there is no estimate to correct.
     """
     runs = [(file, run) for file in files for run in _runs(file)]
     places = {what} if what else {_place(file, run) for file, run in runs}
     name = name or _target(places)
     expect_own_name(name)
-    resolve(name)  # a name that is misspelled is not that of a new profile
+    resolve(name)  # refuses a misspelled name, which would otherwise become a new profile
     place = find_place(name, None, folder)
     target = resolve(name if place.base else str(place.path))
     models = {model.sha256: model for path in sorted(places) for model in _models(path)}
@@ -99,24 +99,24 @@ def _runs(file: Path) -> Iterator[_Run]:
     data = read_json(file, again)
     entries = data if isinstance(data, list) else [data]
     if not entries or not all(isinstance(entry, dict) and "artifact_sha256" in entry for entry in entries):
-        raise InvalidFile(f"{file} is not what tlx bench --json prints", again)
+        raise InvalidFile(f"{file} is not the output of tlx bench --json", again)
     for entry in entries:
         run = _Run.check(entry)
         if not isinstance(run, _Run):
-            raise InvalidFile(f"{file} is not what tlx bench --json prints:\n" + "\n".join(f"  {mistake}" for mistake in run), again)
+            raise InvalidFile(f"{file} is not the output of tlx bench --json:\n" + "\n".join(f"  {mistake}" for mistake in run), again)
         yield run
 
 
 def _place(file: Path, run: _Run) -> Path:
-    """Where a run says that its model lay, if that is here."""
+    """The path of the model in a run, if it exists here."""
     path = Path(run.what)
     if not path.exists():
-        raise _refused(file, f"was a run of {run.what}, which is not here", "say where the bundle or the .onnx file is: --what PATH")
+        raise _refused(file, f"was a run of {run.what}, which is not here", "name the bundle or the .onnx file: --what PATH")
     return path
 
 
 def _target(places: Collection[Path]) -> str:
-    """The profile of the bundles that models are of."""
+    """The target of the bundles of these models."""
     folders = [path if path.is_dir() else path.parent for path in sorted(places)]
     names = {read_manifest(folder).target for folder in folders if (folder / MANIFEST).is_file()}
     if len(names) != 1:
@@ -125,30 +125,32 @@ def _target(places: Collection[Path]) -> str:
 
 
 def _models(what: Path) -> list[Estimable]:
-    """The models that can have run."""
+    """The models that may have run."""
     model = load(what)
     return [find_graph(model, precision) for precision in model.precisions or (None,)]
 
 
 def _expect_same_board(file: Path, run: _Run, profile: Profile) -> None:
-    """Raises UsageError for a run of another runtime or processor, or on what is plainly another board."""
+    """Raises UsageError for a run of another runtime or processor, or of another board."""
     if run.runtime != profile.runtime:
         raise _refused(file, f"was run by {run.runtime}; {profile.name} runs its models with {profile.runtime}")
     if run.provider.startswith("CUDA") != (profile.device is not None):
         raise _refused(file, f"was run by {run.provider}; {profile.name} runs its models on the {'GPU' if profile.device else 'CPU'}")
     machine = f"{run.environment.cpu} ({run.environment.machine})"
     if not may_be(run.environment.machine, run.environment.cpu, profile.match):
-        raise _refused(file, f"was measured on {machine}, which is no {profile.name}")
+        raise _refused(file, f"was measured on {machine}, which is not a {profile.name}")
     if run.batch != 1:
-        raise _refused(file, f"was run with {run.batch} images at a time; what is estimated is the time of one", "leave out --batch there")
+        raise _refused(file, f"was run with {run.batch} images at a time; estimates are for one", "measure without --batch")
 
 
 def _ratio(file: Path, run: _Run, target: Target, models: Mapping[str, Estimable]) -> _Ratio:
     model = models.get(run.artifact_sha256)
     if model is None:
-        raise _refused(file, f"was a run of {run.what}: no model that was given has its hash", "give the bundle that ran: --what BUNDLE")
+        raise _refused(
+            file, f"was a run of {run.what}, whose hash matches none of the given models", "name the bundle that ran: --what BUNDLE"
+        )
     if run.precision != model.precision:
-        raise _refused(file, f"says {run.precision}, and {model.what} is {model.precision}")
+        raise _refused(file, f"was a run in {run.precision}, but {model.what} is {model.precision}")
     found = foretell(model, target, run.threads)
     return _Ratio(file, run, math.log(run.latency_ms.p50 / found.p50_ms), found.corrects)
 
@@ -158,7 +160,7 @@ def _refused(file: Path, why: str, hint: str = "leave that file out") -> TlxErro
 
 
 def _table(profile: Profile, ratios: Sequence[_Ratio]) -> Sharpened:
-    """The mean over models; runs of one model count as one, since they say the same about the board."""
+    """The mean over models; several runs of one model count once."""
     by_model: dict[str, list[float]] = {}
     for ratio in ratios:
         by_model.setdefault(ratio.run.artifact_sha256, []).append(ratio.log)

@@ -1,4 +1,4 @@
-"""The verb ``demo``: the whole job on what the package carries, through the same verbs that users call."""
+"""The verb ``demo``: all steps on the embedded data and weights, through the verbs that users call."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from tlexport.storage.files import check_replaceable, new_file
 from tlexport.storage.lock import claim
 
 MARKER = "tlx-demo.json"
-FALLBACK = "cpu-x86"  # where no profile is this machine
+FALLBACK = "cpu-x86"  # if no profile describes this machine
 
-# twelve epochs are enough: validation accuracy is level after about eight
+# twelve epochs are enough: validation accuracy stops rising after about eight
 RECIPE = Recipe(weights="embedded", strategy="partial", epochs=12, lr=3e-3, flip=False)
 
 
 @dataclass(frozen=True)
 class Demonstrated:
-    """What ``demo`` answers."""
+    """The result of ``demo``."""
 
     out: Path
     trained: Trained
@@ -78,7 +78,7 @@ def demo(out: Path, *, seed: int = 0, threads: int | None = None, progress: Prog
         out: a directory for the images, the checkpoint and the bundle; an earlier demo there is replaced.
         seed: of the split and of training.
         threads: CPU threads of training; latency is always measured with one.
-        progress: where to tell what happens.
+        progress: receives progress and notes.
 
     Raises:
         UsageError: ``out`` holds something that is not an earlier demo, or another process is writing it.
@@ -87,7 +87,7 @@ def demo(out: Path, *, seed: int = 0, threads: int | None = None, progress: Prog
     progress = progress or Silent()
     check_replaceable(out)
     if out.is_dir() and any(out.iterdir()) and not (out / MARKER).is_file():
-        raise UsageError(f"{out} exists and is not an earlier demo; it is left as it is", "choose another --out, or remove it first")
+        raise UsageError(f"{out} exists and is not an earlier demo; it was not changed", "choose another --out, or remove it first")
     with claim(out, "tlx demo"):
         return _demo(out, seed, threads, progress)
 
@@ -98,7 +98,7 @@ def _demo(out: Path, seed: int, threads: int | None, progress: Progress) -> Demo
     _write(out, {"demo": "handwritten digits", "seed": seed})
     target = _this_machine()
     if not target.here:
-        progress.note(f"no profile describes this machine; the bundle is made for {FALLBACK}, and measured here all the same")
+        progress.note(f"no profile describes this machine; the bundle is made for {FALLBACK} and measured here")
     digits = digits_folder(out / "digits")
     recipe = RECIPE.model_copy(update={"seed": seed})
     trained = finetune(str(digits), recipe, out / "checkpoint", device="cpu", threads=threads, restart=True, progress=progress)
@@ -114,14 +114,16 @@ def _demo(out: Path, seed: int, threads: int | None, progress: Progress) -> Demo
 
 
 def _write(out: Path, said: dict[str, object]) -> None:
-    """Mark ``out`` as ours, so that another demo may replace it; in the end, with the result."""
+    """Write the marker by which a later demo recognizes ``out``; at the end, with the result."""
     with new_file(out / MARKER) as file:
         file.write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
 
 
 def _this_machine() -> Target:
-    """The profile that describes this machine, if it runs ONNX Runtime on its CPU; else the fallback."""
+    """The profile of this machine if it runs ONNX Runtime on the CPU; otherwise the fallback."""
     found = [target for target in map(resolve, profile_names()) if target.here]
     able = [target for target in found if target.profile.runtime == "onnxruntime" and target.profile.device is None]
-    board = [target for target in able if target.profile.match.device_tree or target.profile.match.cpu]  # says more than a family
+    board = [
+        target for target in able if target.profile.match.device_tree or target.profile.match.cpu
+    ]  # more specific than a processor family
     return next(iter(board or able), None) or resolve(FALLBACK)

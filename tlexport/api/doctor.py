@@ -1,4 +1,4 @@
-"""The verb ``doctor``: versions, devices and runtimes found; what is missing and how to get it."""
+"""The verb ``doctor``: finds versions, devices and runtimes; reports what is missing and how to install it."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from tlexport.units import format_bytes
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked for."""
+    """The result of one check."""
 
     name: str
     ok: bool
     detail: str
-    needed: bool = True  # without it the main job does not run
+    needed: bool = True  # without it the main commands do not run
 
     def to_json(self) -> dict[str, object]:
         """Plain data."""
         return asdict(self)
 
 
-# what pip calls them; onnxruntime has two names and is looked at below
+# names of packages in pip; onnxruntime has several names and a check of its own below
 LIBRARIES = (
     *("torch", "torchvision", "onnx", "onnxscript", "sympy", "numpy", "pillow", "safetensors"),
     *("matplotlib", "scikit-learn", "scipy", "click", "jinja2", "pydantic", "rich", "psutil", "torch-pruning"),
@@ -45,7 +45,7 @@ SHOWN = {"L4T": "l4t", "JetPack": "jetpack", "CUDA": "cuda", "TensorRT": "tensor
 
 
 def doctor() -> list[Finding]:
-    """Look at everything the commands need. Raises nothing: what is wrong is in the findings."""
+    """Check everything that the commands need. Raises nothing: faults are findings."""
     return [
         Finding("python", True, platform.python_version()),
         Finding("tlexport", True, __version__),
@@ -61,7 +61,7 @@ def doctor() -> list[Finding]:
 
 
 def _board(root: str = "/") -> Finding:
-    """What a board is and how it is set: whatever decides how fast it is, and what its TensorRT reads."""
+    """The board, its software, and every setting that affects its speed."""
     state = board.describe(root)
     if state["module"] is None:
         return Finding("board", True, "none: not a board with a device tree", needed=False)
@@ -84,7 +84,7 @@ def _profiles() -> Finding:
     name = "profiles of this machine"
     try:
         here = [profile for profile in profile_names() if resolve(profile).here]
-    except TlxError as error:  # a user's own profile that cannot be read, or a folder of theirs that is not there
+    except TlxError as error:  # a profile of the user that cannot be read, or a missing folder
         return Finding(name, False, f"{error.message} ({error.hint})", needed=False)
     return Finding(name, bool(here), ", ".join(here) or "none; latency is not measured by tlx export", needed=False)
 
@@ -97,7 +97,7 @@ def _library(name: str) -> Finding:
 
 
 def _onnxruntime() -> Finding:
-    """Which package holds ONNX Runtime: several write the same files, and the one installed last is what runs."""
+    """The package that provides ONNX Runtime. Several packages write the same files, and the one installed last runs."""
     found = sorted({found for name in ONNX_RUNTIMES for found in _owners(name)})
     if len(found) > 1:
         other = f"{' and '.join(found)} are installed and overwrite each other: pip uninstall {' '.join(found)}, then install one"
@@ -107,18 +107,18 @@ def _onnxruntime() -> Finding:
             return Finding("onnxruntime", True, "found, not installed by pip")
         return Finding("onnxruntime", False, "not installed: pip install tlexport")
     if importlib.util.find_spec("onnxruntime") is None:
-        again = f"{found[0]} is listed by pip, and its files are missing: pip install --force-reinstall {found[0]}"
+        again = f"pip lists {found[0]}, but its files are missing: pip install --force-reinstall {found[0]}"
         return Finding("onnxruntime", False, again)
     return Finding("onnxruntime", True, f"{found[0]} {importlib.metadata.version(found[0])}")
 
 
 def _owners(name: str) -> list[str]:
-    """The package of a name if it is installed."""
+    """The version of an installed package."""
     return [name] if _library(name).ok else []
 
 
 def _tensorrt() -> Finding:
-    """Whether TensorRT can be used: its package on the index is a stub, whose libraries other packages bring."""
+    """Whether TensorRT works here. Its package on the package index is a stub; other packages contain the libraries."""
     detail = "not installed; engines are built on the device (on a PC: pip install 'tlexport[tensorrt]' with NVIDIA's package index)"
     listed = importlib.util.find_spec("tensorrt") is not None
     if not listed:
@@ -126,7 +126,7 @@ def _tensorrt() -> Finding:
     try:
         version = getattr(importlib.import_module("tensorrt"), "__version__", None)
     except (ImportError, OSError, RuntimeError, AttributeError) as error:
-        return Finding("tensorrt", False, f"installed, and cannot be loaded: {_first_line(error)}; {REINSTALL}", needed=False)
+        return Finding("tensorrt", False, f"installed, but cannot be loaded: {_first_line(error)}; {REINSTALL}", needed=False)
     if version is None:  # a stub, or a folder of that name in the working directory
         return Finding("tensorrt", False, f"a module without TensorRT's libraries; {REINSTALL}", needed=False)
     return Finding("tensorrt", True, str(version), needed=False)
@@ -137,12 +137,12 @@ def _first_line(error: BaseException) -> str:
 
 
 def _runtime(name: str) -> Finding:
-    """Whether a runtime's library can be loaded; that one which is not there at all is needed is said elsewhere."""
+    """Whether a runtime's library can be loaded. Another finding reports a library that is missing altogether."""
     needed = name in ("torch", "onnxruntime") and importlib.util.find_spec(name) is not None
     try:
         runtime = cast(Runtime, plugins.load("runtimes", name))
         if lacks := _lacks(name):
-            return Finding(f"runtime {name}", False, f"opens nothing here: {lacks}", needed=False)
+            return Finding(f"runtime {name}", False, f"cannot open a model here: {lacks}", needed=False)
         return Finding(f"runtime {name}", True, f"opens {' and '.join(runtime.FORMATS)}, --device auto is {runtime.auto_device()}")
     except TlxError as error:
         return Finding(f"runtime {name}", False, f"{error.message} ({error.hint})", needed=needed)
@@ -151,7 +151,7 @@ def _runtime(name: str) -> Finding:
 
 
 def _lacks(name: str) -> str | None:
-    """What a runtime needs besides the module that was loaded, if it is not here."""
+    """What a runtime lacks besides its module; None: nothing."""
     if not name.endswith("tensorrt"):
         return None
     if name == "onnxruntime_tensorrt":
@@ -170,10 +170,10 @@ def _cuda() -> Finding:
     try:
         import torch
     except (ImportError, OSError):
-        return Finding("cuda", False, "not known, since torch cannot be imported", needed=False)
+        return Finding("cuda", False, "unknown, because torch cannot be imported", needed=False)
     if torch.version.cuda is None:
-        return Finding("cuda", False, "this torch is built without CUDA; the CPU is used", needed=False)
+        return Finding("cuda", False, "torch is built without CUDA; training uses the CPU", needed=False)
     if not torch.cuda.is_available():
-        built = f"torch is built for CUDA {torch.version.cuda} and finds no GPU that it can use; the CPU is used"
+        built = f"torch is built for CUDA {torch.version.cuda} and finds no usable GPU; training uses the CPU"
         return Finding("cuda", False, f"{built} (see: nvidia-smi)", needed=False)
     return Finding("cuda", True, ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())), needed=False)

@@ -17,17 +17,17 @@ from tlexport.prediction import Estimate
 
 @dataclass(frozen=True)
 class Answer:
-    """What is known of a model on one board."""
+    """The estimate of a model on one board, or the reason why there is none."""
 
     target: Target
     estimate: Estimate | None
-    fit: Fit | None  # into the limits; there exactly when there is an estimate
-    kind: Kind | None  # likewise
-    error: Unsupported | None  # why there is none
-    batch: int = 1  # images that the latency is for: more than 1 where the model takes no other number
+    fit: Fit | None  # compared with the limits; None: no estimate
+    kind: Kind | None  # None: no estimate
+    error: Unsupported | None  # why there is no estimate
+    batch: int = 1  # images in one run; more than 1 if the model has a fixed batch
 
     def to_json(self, what: str) -> dict[str, object]:
-        """As cli.md has it; with ``latency_ms`` null where there is nothing to estimate by."""
+        """For ``--json``; ``latency_ms`` is null without an estimate."""
         if self.estimate is None or self.fit is None:
             why = {"reason": self.error.message, "hint": self.error.hint} if self.error else {}
             return {"what": what, "target": self.target.profile.target, "latency_ms": None, **why}
@@ -38,18 +38,18 @@ class Answer:
 def estimate_boards(
     model: Estimable, targets: Sequence[Target], wishes: Wishes, *, rank: bool = False, progress: Progress | None = None
 ) -> list[Answer]:
-    """Estimate a model on several boards, and hold each answer against the board's budget.
+    """Estimate a model on several boards, and compare each estimate with the board's budget.
 
     Args:
-        model: what :func:`tlexport.loading.estimable.find_graph` found.
+        model: from :func:`tlexport.loading.estimable.find_graph`.
         targets: the boards.
-        wishes: threads, and limits that replace those of the budgets.
+        wishes: threads, and limits that replace the budgets of the boards.
         rank: sort the answers: first the boards that keep the limits, smallest first (:func:`tlexport.estimate.ranking.modesty`), then
             those that break a limit, then those without a basis for an estimate. False: in the given order.
-        progress: where to tell what happens.
+        progress: receives progress and notes.
 
     Raises:
-        InvalidFile: the graph cannot be read, or a calibration is missing or was changed.
+        InvalidFile: the graph cannot be read, or a calibration file is missing or changed.
     """
     answers = []
     with (progress or Silent()).task("estimating", len(targets)) as advance:
@@ -68,13 +68,13 @@ def _answer(model: Estimable, target: Target, wishes: Wishes) -> Answer:
 
 
 def _place(answer: Answer) -> tuple[int, tuple[bool, float, str]]:
-    """Where an answer stands in the ranking."""
+    """The sort key of an answer."""
     group = 2 if answer.fit is None else 0 if answer.fit.counts else 1
     return group, modesty(answer.target.profile)
 
 
 def expect_any(answers: Sequence[Answer]) -> None:
-    """Raises Unsupported when there is nothing to estimate by for any of the boards; says why for each."""
+    """Raises Unsupported, with the reason for each board, if there is no estimate at all."""
     errors = [answer.error for answer in answers if answer.error]
     if len(errors) < len(answers) or not errors:
         return
@@ -84,7 +84,7 @@ def expect_any(answers: Sequence[Answer]) -> None:
 
 
 def expect_fit(answers: Sequence[Answer]) -> None:
-    """Raises OverBudget when the model keeps within the limits on none of the boards; names what binds on the nearest."""
+    """Raises OverBudget if no board keeps the limits; names the broken limits of the nearest board."""
     estimated = [answer for answer in answers if answer.fit and answer.estimate]
     if not estimated or any(answer.fit.counts for answer in estimated if answer.fit):
         return
@@ -96,6 +96,6 @@ def expect_fit(answers: Sequence[Answer]) -> None:
     over = "; ".join(nearest.fit.broken) if nearest.fit else ""
     where = f"any of these boards; nearest is {nearest.target.profile.target}" if len(estimated) > 1 else nearest.target.profile.target
     raise OverBudget(
-        f"the model is not expected to keep within the limits on {where}: {over}",
-        "raise that limit, train a smaller --backbone or --image-size, or look at other boards: tlx estimate WHAT --all",
+        f"the model is not expected to keep the limits on {where}: {over}",
+        "raise that limit, train a smaller --backbone or --image-size, or try other boards: tlx estimate WHAT --all",
     )

@@ -1,4 +1,4 @@
-"""The verb ``evaluate``: accuracy of a checkpoint, a bundle or a model file on labelled images, all through one Runner."""
+"""The verb ``evaluate``: accuracy of a checkpoint, a bundle or a model file on labelled images, through the same Runner."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from tlexport.loading.model import LoadedModel, load
 from tlexport.ports import Progress, Silent
 from tlexport.record import nearest
 
-MATRIX = 1000  # classes whose confusion matrix is written out; of 5,000 it would have 25 million numbers
+MATRIX = 1000  # most classes with a full confusion matrix; for 5,000 it has 25 million numbers
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What ``evaluate`` answers."""
+    """The result of ``evaluate``."""
 
     what: Path
     runtime: str
@@ -35,7 +35,7 @@ class Evaluated:
     scores: Scores
 
     def to_json(self) -> dict[str, object]:
-        """As cli.md has it, with the confusion matrix: its rows up to ``MATRIX`` classes, and all counts above 0 as triples."""
+        """For ``--json``: with the rows of the confusion matrix up to ``MATRIX`` classes, and all counts above 0 as triples."""
         confusion = self.scores.confusion
         true, predicted = np.nonzero(confusion)
         counts = np.stack([true, predicted, confusion[true, predicted]], axis=1)
@@ -70,18 +70,18 @@ def evaluate(
 
     Args:
         what: a checkpoint, a bundle, or an .onnx file of a bundle.
-        data: DATA of the command line; its classes must be among the model's. One class, or one part of a split, is enough.
+        data: DATA of the command line; the model must have its classes. One class, or one part of a split, is enough.
         runtime: which runtime; ``auto``: the one for this kind of file.
         precision: which of a bundle's models.
         device: ``auto``, ``cpu`` or ``cuda:N``.
         threads: CPU threads; None: one for each usable core.
         part: of data that has a split of its own, or of the split that the checkpoint was trained with. ``auto``: ``test`` if
             the data has that, else ``val`` if it has that, else all.
-        on_error: what to do about images that cannot be read.
-        progress: where to tell what happens.
+        on_error: how to treat unreadable images.
+        progress: receives progress and notes.
 
     Raises:
-        InvalidFile: DATA has classes that the model does not know, or no image in that part.
+        InvalidFile: DATA has classes that the model lacks, or no image in that part.
     """
     progress = progress or Silent()
     loaded = load(what)
@@ -92,13 +92,13 @@ def evaluate(
     position = {normal(name): index for index, name in enumerate(model.classes)}
     if unknown := [name for name in listing.classes if name not in position]:
         near = nearest(unknown[0], list(position))
-        raise InvalidFile(f"{data} has classes that {loaded.what} does not know: {few(unknown)}{near}", f"it knows: {few(model.classes)}")
+        raise InvalidFile(f"{data} has classes that {loaded.what} lacks: {few(unknown)}{near}", f"its classes: {few(model.classes)}")
     with progress.task("reading images", len(listing.entries)) as advance:
         decoded = decode_all(listing, model.preprocess, on_error, threads or default_threads(), advance)
     entries = decoded.listing.entries
     trained = _parts_of_checkpoint(loaded)
     own = {entry.part for entry in entries} - {None}
-    if own <= {"train"}:  # nothing is held out there: the checkpoint's split says more
+    if own <= {"train"}:  # nothing is held out there, so use the split of the checkpoint
         parts = [trained.get(digest) or entry.part or "" for entry, digest in zip(entries, decoded.sha256, strict=True)]
     else:
         parts = [entry.part or "" for entry in entries]

@@ -1,4 +1,4 @@
-"""The verb ``export``: a checkpoint in, a bundle for a target out. Every guarantee about a model is checked here."""
+"""The verb ``export``: from a checkpoint to a bundle for a target."""
 
 from __future__ import annotations
 
@@ -37,21 +37,21 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 LIBRARIES = ("torch", "onnx", "onnxscript", "numpy", "pillow")
-# how far another machine's arithmetic may be from this one's, in probability: FP32 differs by the order of sums; FP16 by whether
-# the chip computes in half precision or widens; INT8 by one quantization step here and there, which a softmax can amplify
+# largest difference in probability between this machine and another: FP32 differs by the order of sums; FP16 by whether the chip
+# computes in half precision or widens; INT8 by single quantization steps, which a softmax can amplify
 TOLERANCES: dict[Precision, float] = {"fp32": 1e-3, "fp16": 0.02, "int8": 0.1}
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What ``export`` answers."""
+    """The result of ``export``."""
 
     path: Path
     manifest: Manifest
     measurements: tuple[Measurement | None, ...]  # one for each model of the manifest
 
     def to_json(self) -> dict[str, object]:
-        """As cli.md has it."""
+        """For ``--json``."""
         models: list[dict[str, object]] = [
             {
                 "precision": m.artifact.precision,
@@ -104,29 +104,29 @@ def export(
     Args:
         checkpoint_path: a checkpoint directory.
         target: the device.
-        wishes: precision and limits.
-        out: the bundle directory to write, or one file that ends in .zip or .tar.gz; an earlier bundle there is replaced.
-        data_root: where the images lie now, if not where they lay when the checkpoint was trained.
+        wishes: precision and limits of the user.
+        out: the bundle directory to write, or a file that ends in .zip or .tar.gz; an earlier bundle is replaced.
+        data_root: the folder of the images, if they were moved since training.
         sign: the private key (PEM, Ed25519) to sign with; None: not signed.
-        with_c: add an example in C++.
-        progress: where to tell what happens.
-        consent: is asked before anything is trained.
-        measure: times models on this machine.
+        with_c: add the C++ example.
+        progress: receives progress and notes.
+        consent: called before a training; False declines it.
+        measure: measures models on this machine.
 
     Raises:
-        TlxError: see errors.py; OverBudget when no model keeps the limits that were asked for. Nothing is written then.
+        TlxError: see errors.py; OverBudget if no model keeps the limits. Nothing is written then.
     """
     progress = progress or Silent()
     key = read_private_key(sign) if sign else None
     check_archive_place(out) if is_archive(out) else check_place(out)
     job = Job(target, wishes, plan(target, wishes), progress, consent, measure)
     with claim(out, "tlx export"), temporary_folder("tlx-export-") as folder:
-        source = snapshot(checkpoint_path, folder / "source")  # which another process may replace meanwhile
+        source = snapshot(checkpoint_path, folder / "source")  # another process may replace the checkpoint during the export
         return _Export(source, job, data_root, folder, key, with_c).run(out)
 
 
 class _Export:
-    """One run of the verb: what its steps share."""
+    """One run of the verb."""
 
     def __init__(self, path: Path, job: Job, data_root: Path | None, folder: Path, key: Ed25519PrivateKey | None, with_c: bool) -> None:
         self.path, self.job, self.folder, self.key, self.with_c = path, job, folder, key, with_c
@@ -142,7 +142,7 @@ class _Export:
         found = levers.pull(found)
         wishes = self.job.wishes
         limits, yardstick = wishes.binding(), wishes.limits(self.profile.budget)
-        if found.changed:  # whatever it was changed for, it does not lose more than it may
+        if found.changed:  # a changed network still keeps the allowed loss of accuracy
             limits = replace(limits, drop_points=yardstick.drop_points)
         known = [m.expected.candidate(m.artifact, levers.drop(m)) for m in found.made]
         verdicts = choose(known, limits, wishes.precision, yardstick)

@@ -50,7 +50,7 @@ EVALUATION_BATCH = 16
 
 @dataclass(frozen=True)
 class Trained:
-    """What ``finetune`` answers."""
+    """The result of ``finetune``."""
 
     path: Path
     checkpoint: Checkpoint
@@ -60,7 +60,7 @@ class Trained:
     advice: tuple[str, ...]
 
     def to_json(self) -> dict[str, object]:
-        """As cli.md has it."""
+        """For ``--json``."""
         frozen = self.checkpoint.frozen
         return {
             "checkpoint": str(self.path),
@@ -119,7 +119,7 @@ def finetune(
         resume: continue the run that was to write ``out`` and was killed; the same data and recipe are required. A checkpoint
             whose training had ended is validated and written again, with its report.
         restart: discard the state of an interrupted run for ``out``, which otherwise stops a new one from beginning.
-        progress: where to tell what happens.
+        progress: receives progress and notes.
 
     Raises:
         TlxError: see errors.py. No checkpoint is written then; what ``resume`` continues from stays.
@@ -138,7 +138,7 @@ def finetune(
 
 
 class _Run:
-    """One run of the verb: what its steps share."""
+    """One run of the verb."""
 
     def __init__(self, data: str, recipe: Recipe, out: Path, how: _How, team: Workers, progress: Progress) -> None:
         self.data, self.out, self.how, self.team = data, out, how, team

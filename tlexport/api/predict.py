@@ -1,4 +1,4 @@
-"""The verb ``predict``: class and probability of images."""
+"""The verb ``predict``: class and probabilities of images."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from tlexport.errors import InvalidFile
 from tlexport.loading.model import LoadedModel, load
 from tlexport.ports import Array, Progress, Silent
 
-AT_ONCE = 256  # images that are in memory together: a folder may hold any number
+AT_ONCE = 256  # images in memory at a time; a folder may hold any number
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What was seen in one image."""
+    """The prediction for one image."""
 
     path: Path
     name: str  # of the most probable class
@@ -27,7 +27,7 @@ class Prediction:
     probabilities: dict[str, float]
 
     def to_json(self) -> dict[str, object]:
-        """As cli.md has it."""
+        """For ``--json``."""
         return {"path": str(self.path), "class": self.name, "probability": self.probability, "probabilities": self.probabilities}
 
 
@@ -42,20 +42,20 @@ def predict(
     progress: Progress | None = None,
     unreadable: list[tuple[str, str]] | None = None,
 ) -> list[Prediction]:
-    """Classify image files; one prediction for each that can be read, in their order.
+    """Classify image files: one prediction for each readable image, in order.
 
     Args:
         what: a checkpoint, a bundle, or a bundle's .onnx file.
-        images: files; or folders, whose images are taken by the rule of :mod:`tlexport.device.inputs.image_files`.
-        runtime: that runs it; ``auto``: the usual one of WHAT.
+        images: files, or folders, whose images are selected by :mod:`tlexport.device.inputs.image_files`.
+        runtime: the runtime; ``auto``: the default one of WHAT.
         precision: which of a bundle's models; None: the chosen one.
         device: ``auto``, ``cpu`` or ``cuda[:N]``.
         threads: CPU threads.
-        progress: where to tell what happens.
-        unreadable: path and reason of each image that cannot be read are added here; None: the first such image is an error.
+        progress: receives progress and notes.
+        unreadable: receives path and reason of each unreadable image; None: an unreadable image is an error.
 
     Raises:
-        InvalidFile: WHAT is not a model, a folder holds no images, or an image cannot be read (each is named, with the reason).
+        InvalidFile: WHAT is not a model, a folder holds no images, or images cannot be read (each is named, with the reason).
     """
     model = load(what).runnable(runtime, precision)
     files = image_paths(images)
@@ -75,7 +75,7 @@ def predict(
 
 
 def image_paths(images: Sequence[Path]) -> list[Path]:
-    """Files as they are named, and the images of folders. Raises InvalidFile: a folder holds none."""
+    """Files as named, and the images in folders. Raises InvalidFile if a folder holds none."""
     try:
         return [Path(name) for name in named_images([str(image) for image in images])]
     except FileNotFoundError as error:

@@ -1,4 +1,4 @@
-"""The verbs of ``tlx profiles`` that write: a new profile, and the JSON Schema of profiles."""
+"""The verbs of ``tlx profiles`` that write files: a new profile, and the JSON Schema of profiles."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from tlexport.storage.untrusted import read_object
 
 
 def new_profile(name: str, parent: str, folder: Path) -> Path:
-    """Write a profile that extends another, to be edited.
+    """Write a profile that extends another one, for the user to edit.
 
     Args:
         name: of the new profile.
         parent: ``NAME`` or ``NAME:MODE`` of the profile that it extends.
-        folder: where ``NAME.toml`` goes; made if it is not there.
+        folder: the folder of ``NAME.toml``; created if missing.
 
     Returns:
         The file.
@@ -31,14 +31,14 @@ def new_profile(name: str, parent: str, folder: Path) -> Path:
     path = folder / f"{name}.toml"
     text = profile_text(name, extended, folder)
     if path.exists():
-        raise UsageError(f"{path} exists, and is left as it is", "choose another name, or remove it first")
+        raise UsageError(f"{path} exists and was not changed", "choose another name, or remove it first")
     with new_file(path) as file:
         file.write_text(text, encoding="utf-8")
     return path
 
 
 def write_schema(path: Path) -> None:
-    """Write the JSON Schema of a profile's file; an earlier one there is replaced. Raises UsageError when something else is there."""
+    """Write the JSON Schema of profiles, or replace an earlier one. Raises UsageError if the path holds anything else."""
     schema = json_schema()
     if path.exists():
         try:
@@ -46,6 +46,6 @@ def write_schema(path: Path) -> None:
         except InvalidFile:
             known = False
         if not known:
-            raise UsageError(f"{path} exists and is no schema of profiles; it is left as it is", "choose another --out")
+            raise UsageError(f"{path} exists and is not a schema of profiles; it was not changed", "choose another --out")
     with new_file(path) as file:
         file.write_text(json.dumps(schema, indent=1) + "\n", encoding="utf-8")

@@ -23,7 +23,7 @@ from tlexport.remote.ssh import Host
 
 @dataclass(frozen=True)
 class BoardMeasurement:
-    """A measurement that a board made, and what else its runner told with it: the board's state, its power, ..."""
+    """A measurement on a board, and what else its runner reported: the state of the board, its power, ..."""
 
     measurement: Measurement
     also: dict[str, Any]
@@ -38,27 +38,27 @@ def bench_there(
     for_target: bool = False,
     progress: Progress | None = None,
 ) -> list[BoardMeasurement]:
-    """Measure a bundle on a board; where its target needs an engine, that is built there first.
+    """Measure a bundle on a board. If its target needs an engine, the board builds it first.
 
     Args:
         bundle: the bundle.
         host: the board.
         settings: as for :func:`tlexport.api.bench.bench`; ``auto`` leaves the choice to the runner.
-        precision: which of its models; None: all, and where an engine has to be built the chosen one.
-        for_target: refuse a board that is not the bundle's target, by what the board says it is, before anything is copied.
-        progress: where to tell what happens.
+        precision: which of its models; None: all, or only the chosen one if an engine must be built.
+        for_target: refuse a board that does not identify itself as the target, before anything is copied.
+        progress: receives progress and notes.
 
     Raises:
-        Unsupported: the board is not the target, and it was to be.
-        StepFailed: no connection, or it was lost: there is no result then.
-        TlxError: what the runner found, with its exit code.
+        Unsupported: the board is not the target, and ``for_target`` is set.
+        StepFailed: the connection failed or was lost.
+        TlxError: an error of the runner, with its exit code.
     """
     options = _options(settings.runtime, settings.device, settings.threads)
     options += ["--batch", str(settings.batch), "--runs", str(settings.min_runs), "--seconds", str(settings.min_seconds)]
     model = load(bundle)
     with _on_board(model, host, progress or Silent(), for_target) as (board, manifest):
         engine = _build(board, manifest, settings.runtime, settings.device, precision)
-        everything = () if engine else ("--precision", "all")  # as here; of engines, which take minutes, the chosen one
+        everything = () if engine else ("--precision", "all")  # engines take minutes to build, so only the chosen model
         answers = board.ask("bench", *options, *(_precision(precision) or everything))
     rows = answers if isinstance(answers, list) else [answers]
     return [_measurement(board, model.what, row) for row in rows]
@@ -67,10 +67,10 @@ def bench_there(
 def verify_there(
     bundle: Path | LoadedModel, host: Host, *, device: str = "auto", threads: int | None = None, progress: Progress | None = None
 ) -> list[Check]:
-    """Check hashes and golden vectors of a bundle on a board.
+    """Check the hashes and golden vectors of a bundle on a board.
 
     Raises:
-        TlxError: as for :func:`bench_there`; checks that fail are no error here.
+        TlxError: as for :func:`bench_there`; failed checks are not errors.
     """
     with _on_board(bundle, host, progress or Silent()) as (board, manifest):
         _build(board, manifest, "auto", device, None)
@@ -92,17 +92,19 @@ def predict_there(
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> list[Prediction]:
-    """Classify image files of this machine on a board; one prediction for each, in their order.
+    """Classify image files of this machine on a board: one prediction for each, in order.
 
     Raises:
-        InvalidFile: an image is not there, or cannot be read on the board (named as it is called here).
+        InvalidFile: an image is missing, or the board cannot read it (the message names the local file).
         TlxError: as for :func:`bench_there`.
     """
     images = image_paths(images)
     if missing := [image for image in images if not image.is_file()]:
         raise InvalidFile("these images cannot be read:\n" + "\n".join(f"  {image}: no such file" for image in missing))
     digits = len(str(len(images)))
-    sent = {f"{IMAGES}/{index:0{digits}}": image for index, image in enumerate(images)}  # whatever their own names hold
+    sent = {
+        f"{IMAGES}/{index:0{digits}}": image for index, image in enumerate(images)
+    }  # numbered, because file names may hold any character
     with _on_board(bundle, host, progress or Silent(), files=sent) as (board, manifest):
         _build(board, manifest, runtime, device, precision)
         options = [*_options(runtime, device, threads), *_precision(precision)]
@@ -115,7 +117,7 @@ def predict_there(
 
 
 def _probabilities(found: Any) -> dict[str, float]:
-    """As a board gives them. Raises TypeError or ValueError for anything else."""
+    """Probabilities as a board reports them. Raises TypeError or ValueError for anything else."""
     return {str(name): float(value) for name, value in dict(found).items()}
 
 
@@ -123,7 +125,7 @@ def _probabilities(found: Any) -> dict[str, float]:
 def _on_board(
     bundle: Path | LoadedModel, host: Host, progress: Progress, for_target: bool = False, files: dict[str, Path] | None = None
 ) -> Iterator[tuple[Board, Manifest]]:
-    """The board with the bundle, and with other files beside it."""
+    """A connected board that holds the bundle and the other files."""
     model = load(bundle)
     manifest = model.bundle()
     sent = bundle_files(model.path, manifest) | (files or {})
@@ -131,7 +133,7 @@ def _on_board(
         if for_target and not (machine := board.machine()).fits(manifest.profile.match):
             says = machine.board or machine.cpu or machine.architecture
             raise Unsupported(
-                f"{model.path} is for {manifest.target}, and {host.name} is not one: it is a {says!r}",
+                f"{model.path} is for {manifest.target}, but {host.name} is a {says!r}",
                 "bench without --check, or name a board of that kind",
             )
         board.send(sent)
@@ -139,7 +141,7 @@ def _on_board(
 
 
 def _build(board: Board, manifest: Manifest, runtime: str, device: str, precision: Precision | None) -> bool:
-    """Have the engine built where one will run; whether one will."""
+    """Build the engine if the board runs one. Returns whether it does."""
     engine = manifest.profile.runtime == "tensorrt" and runtime != "onnxruntime"
     if engine:
         board.ask("build", *_options(runtime, device, None), *_precision(precision))
@@ -147,7 +149,7 @@ def _build(board: Board, manifest: Manifest, runtime: str, device: str, precisio
 
 
 def _options(runtime: str, device: str, threads: int | None) -> list[str]:
-    """What the runner is told of what was asked for; what it is to choose itself is left out."""
+    """Options for the runner; what the runner chooses itself is left out."""
     given = {"--runtime": runtime, "--device": device, "--threads": "auto" if threads is None else str(threads)}
     return [word for name, value in given.items() if value != "auto" for word in (name, value)]
 
@@ -162,6 +164,6 @@ def _measurement(board: Board, bundle: Path, row: Any) -> BoardMeasurement:
     checked = Measurement.check({key: value for key, value in row.items() if key in Measurement.model_fields})
     if not isinstance(checked, Measurement):
         raise board.odd("bench", "; ".join(map(str, checked)))
-    here = bundle / PurePosixPath(checked.what).name  # the board has it elsewhere
+    here = bundle / PurePosixPath(checked.what).name  # the board has its own path
     own = {*Measurement.model_fields, *checked.to_json()}
     return BoardMeasurement(checked.model_copy(update={"what": str(here)}), {key: row[key] for key in row if key not in own})

@@ -1,4 +1,4 @@
-"""The verb ``verify``: does a bundle still hold what was exported, and does it compute it here?"""
+"""The verb ``verify``: checks the files of a bundle, and replays its golden vectors here."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ def verify(
 ) -> list[Check]:
     """Check signature and hashes, then replay the golden vectors of every model through ONNX Runtime, as the bundle's own runner does.
 
-    Nothing is loaded whose hash is wrong: the golden vectors are replayed only when all files are as they should be.
+    No file with a wrong hash is loaded: the golden vectors are replayed only if all hashes match.
 
     Args:
-        bundle: a directory, or an archive, in which a wrong hash is an error and no failed check: it is not unpacked.
-        device: that ONNX Runtime runs on.
+        bundle: a directory, or an archive. A wrong hash in an archive is an error instead of a failed check.
+        device: of ONNX Runtime.
         threads: CPU threads of ONNX Runtime.
-        key: the public key (PEM, Ed25519) of whoever must have signed it; None: signed or not.
-        progress: where to tell of a signature that nobody looked at.
+        key: the public key (PEM, Ed25519) that must match the signature; None: the signature is not checked.
+        progress: receives a note if a signature is not checked.
 
     Raises:
         InvalidFile: not a bundle, or a broken manifest; not a key.
-        VerificationFailed: an archive whose files are not those of its manifest.
-        MissingDependency: a key was given, and there is no library for it.
-        Unsupported: the device is not here.
+        VerificationFailed: the files of an archive differ from its manifest.
+        MissingDependency: a key was given, but the library to check it is missing.
+        Unsupported: this machine has no such device.
     """
     bundle = open_bundle(bundle)
     checks = [check_key(bundle, key)] if key else []
     if checks and not checks[0].ok:
         return checks
     if key is None and (bundle / SIGNATURE).is_file():
-        (progress or Silent()).note("the bundle is signed, and whose signature it is was not looked at: --key PUBLIC.pem")
-    read_manifest(bundle)  # which looks at more than the runner does
+        (progress or Silent()).note("the bundle is signed, but its signature was not checked: --key PUBLIC.pem")
+    read_manifest(bundle)  # checks more than the runner does
     choice = Choice("onnxruntime", device_for("onnxruntime", device), "")
     with as_ours():
         opened = Bundle(bundle)
@@ -52,12 +52,12 @@ def verify(
 
 
 def check_key(bundle: Path, key: Path) -> Check:
-    """Whether a bundle, a directory or an archive, was signed with the private key of a public one (PEM, Ed25519).
+    """Whether a bundle (a directory or an archive) was signed with the private key that belongs to a public key (PEM, Ed25519).
 
     Raises:
         InvalidFile: not a key, or not a bundle.
-        VerificationFailed: an archive whose files are not those of its manifest.
-        MissingDependency: there is no library for it.
+        VerificationFailed: the files of an archive differ from its manifest.
+        MissingDependency: the library to check it is missing.
     """
     public = read_public_key(key)
     try:

@@ -69,13 +69,13 @@ def command(
     if model.note:
         reporter.note(model.note)
     if model.batch != 1:
-        reporter.note(f"the batch of {model.what} is {model.batch}, and so it is estimated: the latency is that of {model.batch} at once")
+        reporter.note(f"the batch of {model.what} is fixed at {model.batch}: the latency is for {model.batch} images at once")
     wishes = Wishes(max_size_bytes=max_size, max_latency_ms=max_latency, max_memory_bytes=max_memory, threads=threads)
     answers = estimate_boards(model, targets, wishes, rank=everything, progress=reporter)
     expect_any(answers)
     for answer in answers:
         if answer.estimate and answer.target.here and answer.target.profile.runtime == "onnxruntime":
-            reporter.note(f"this machine is {answer.target.profile.target}: what it really takes, tlx bench measures here")
+            reporter.note(f"this machine is {answer.target.profile.target}: measure the real latency with tlx bench")
     if as_json:
         values = [answer.to_json(model.what) for answer in answers]
         print_json(values[0] if len(names) == 1 else values)

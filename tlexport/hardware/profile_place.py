@@ -19,22 +19,22 @@ Tables = tuple[CalibratedModel | Sharpened, ...]
 
 @dataclass(frozen=True)
 class Place:
-    """Where a profile's tables go."""
+    """The file of a profile's tables."""
 
     path: Path
-    profile: Profile  # as it is, or as what the new one extends
-    base: str | None  # what a new one extends; None: the file is there
+    profile: Profile  # the existing one, or the one that the new one extends
+    base: str | None  # the profile that a new one extends; None: the file exists
 
     def text(self) -> str:
-        """What the file holds, now, or what a new one will hold."""
+        """The text of the existing file, or of the new one."""
         if self.base is None:
             return self.path.read_bytes().decode("utf-8-sig")
         return profile_text(self.path.stem, load_profile(self.base), self.path.parent)
 
     def write(self, new: Sequence[CalibratedModel | Sharpened], files: dict[str, bytes]) -> None:
-        """Write the profile: its own tables, with the new ones in place of those for the same. See ``calibration_tables.py``."""
+        """Write the profile with its own tables; new tables replace those with the same key. See ``calibration_tables.py``."""
         tables: Tables = (*self.profile.calibration, *self.profile.sharpened) if self.base is None else ()
-        # real runs are held against what a calibration foretold: once there is another, they say nothing
+        # corrections from real runs hold for the calibration that they were computed with
         timed = {table.key for table in new if isinstance(table, CalibratedModel)}
         same = {(type(table), table.key) for table in new}
         kept = [t for t in tables if (type(t), t.key) not in same and not (isinstance(t, Sharpened) and t.key in timed)]
@@ -42,21 +42,21 @@ class Place:
 
 
 def expect_own_name(name: str) -> None:
-    """Raises UsageError for what cannot be the name of a profile with tables of its own."""
+    """Raises UsageError if a profile with its own tables cannot have this name."""
     if name.endswith((".json", ".toml")):
         raise UsageError(
-            f"{name} is a file, and what comes here is the name of a profile",
+            f"{name} is a file; the name of a profile was expected",
             "give its name, without folder and ending; measurements come after --from",
         )
     expect_name(name, "; power modes have no tables")
 
 
 def find_place(name: str, base: str | None, folder: Path | None) -> Place:
-    """The file that a profile's tables go into, and what it will extend if it is not there.
+    """The file for a profile's tables, and the profile that it extends if it is new.
 
     Raises:
-        UsageError: not a name; it has tables elsewhere; it is there and extends something other than ``base``; no such base.
-        InvalidFile: what is there is not a valid profile.
+        UsageError: not a name; the profile has tables in another folder; the file extends another profile than ``base``; no such base.
+        InvalidFile: the existing file is not a valid profile.
     """
     expect_own_name(name)
     known = load_file(name) if name in profile_names() else None
@@ -65,11 +65,11 @@ def find_place(name: str, base: str | None, folder: Path | None) -> Place:
     if path.exists():
         file = load_file(str(path))
         if base is not None and file.written.get("extends") != base:
-            raise UsageError(f"{path} exists, and does not extend {base}", "leave out --base, or choose another name")
+            raise UsageError(f"{path} exists and does not extend {base}", "leave out --base, or choose another name")
         return Place(path, file.profile(), None)
     if own and (own.profile().calibration or own.profile().sharpened):
         raise UsageError(
-            f"{name} is {own.path}, whose calibration would not hold in {path}", f"leave out --out, or: --out {own.path.parent}"
+            f"{name} is {own.path}, whose calibration does not apply to {path}", f"leave out --out, or: --out {own.path.parent}"
         )
     base = base or (name if known else shipped_here())
     return Place(path, load_parent(base, "--base"), base)

@@ -1,4 +1,4 @@
-"""From WHAT to the requests for its measurements: a checkpoint, a bundle, an ONNX file of any origin, an engine."""
+"""From WHAT (a checkpoint, a bundle, any ONNX file, an engine) to the requests for its measurements."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class BenchSettings:
     batch: int = 1
     min_runs: int = 100
     min_seconds: float = 1.0
-    layers: bool = False  # also how long each layer takes
+    layers: bool = False  # also time each layer
     shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)  # of an external model's inputs
 
 
@@ -117,7 +117,7 @@ def _external(path: Path, settings: BenchSettings, precisions: Sequence[Precisio
         raise UsageError(f"{path} is {found.precision}; {' and '.join(precisions)} was asked for", "leave out --precision")
     for note in found.notes:
         progress.note(note)
-    progress.note(f"{path} has no {MANIFEST} beside it: its inputs are made up by the shapes that it declares")
+    progress.note(f"{path} has no {MANIFEST} beside it: its inputs are synthetic, with the shapes that it declares")
     known = {"artifact_sha256": found.sha256, "precision": found.precision, "size_bytes": found.size_bytes}
     known |= {"batch": found.batch, "shapes": found.shapes, "axes": found.axes, "external": True}
     return _request(path, _opens(settings.runtime, "onnx", path), settings, **known)
@@ -125,11 +125,11 @@ def _external(path: Path, settings: BenchSettings, precisions: Sequence[Precisio
 
 def _engine(path: Path, settings: BenchSettings, precisions: Sequence[Precision] | None) -> BenchRequest:
     if settings.shapes:
-        raise UsageError(f"--shape is for ONNX files; the shapes of {path} were settled when it was built", "leave it out")
+        raise UsageError(f"--shape is for ONNX files; the shapes of {path} were fixed when it was built", "leave it out")
     if precisions:
-        raise UsageError(f"{path} is one engine, and does not say in which precision it computes", "leave out --precision")
+        raise UsageError(f"{path} is one engine, which does not declare its precision", "leave out --precision")
     if settings.threads is not None:
-        raise UsageError(f"{path} computes on the GPU, so that a number of CPU threads means nothing to it", "leave out --threads")
+        raise UsageError(f"{path} runs on the GPU, so CPU threads do not apply", "leave out --threads")
     if not path.stat().st_size:
         raise InvalidFile(f"{path} is empty; an engine was expected")
     known = {"artifact_sha256": sha256_of(path), "precision": "engine", "size_bytes": path.stat().st_size}
@@ -137,13 +137,13 @@ def _engine(path: Path, settings: BenchSettings, precisions: Sequence[Precision]
 
 
 def _opens(runtime: str, form: str, path: Path) -> str:
-    """The runtime that opens a kind of file; the one asked for, if it does."""
+    """The runtime that opens a kind of file: the requested one, or the first for ``auto``."""
     able = [name for name in plugins.names("runtimes") if form in cast(Runtime, plugins.load("runtimes", name)).FORMATS]
     if runtime == "auto" and able:
         return able[0]
     if runtime not in able:
         if runtime != "auto":
-            plugins.load("runtimes", runtime)  # an unknown name is another mistake
+            plugins.load("runtimes", runtime)  # raises for an unknown name
         none = f"no runtime of this installation opens {path}" if runtime == "auto" else f"--runtime {runtime} does not open {path}"
         raise Unsupported(
             f"{none}, which is of the kind '{form}'", f"use --runtime {' or '.join(able)}" if able else "run it on the device"

@@ -1,4 +1,4 @@
-"""WHAT is to be estimated, a checkpoint, a bundle's model or any ONNX file: its graph, its precision and what it costs."""
+"""From WHAT to a model that can be estimated: its graph, its precision, and the cost of its layers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tlexport.estimate.process import Counted
 
 Shapes = Mapping[str, Sequence[int]]
-EXPORTER_OPSET = 18  # what torch's exporter writes; lower ones are made from it
+EXPORTER_OPSET = 18  # of torch's exporter; graphs of lower opsets are rewritten from it
 
 
 @dataclass(frozen=True)
@@ -32,23 +32,23 @@ class Estimable:
     precision: Precision
     sha256: str  # of the file; of a checkpoint, of its weights
     graph_for: Callable[[Profile], Graph | Costs]
-    note: str = ""  # what the user should be told about the model
-    batch: int = 1  # images that it takes at once
+    note: str = ""  # a note for the user about the model
+    batch: int = 1  # images in one run
 
 
 def find_graph(what: Path | LoadedModel, precision: Precision | None = None, shapes: Shapes | None = None) -> Estimable:
-    """Look at WHAT.
+    """Find the graph of WHAT.
 
     Args:
-        what: a checkpoint, which is exported to FP32 in memory; a bundle; or an .onnx file, a bundle's or any other.
+        what: a checkpoint, which is exported to FP32 in memory; a bundle; or any .onnx file.
         precision: which of a bundle's models; None: the chosen one.
         shapes: shape of each input that has free axes other than the first.
 
     Raises:
-        InvalidFile: not there, none of these, or not a graph that can be read.
-        VerificationFailed: a bundle's model is not the file that it was made with.
-        UsageError: the precision or a shape is none that it has.
-        Unsupported: its weights are of a type that is not estimated.
+        InvalidFile: missing, none of these, or an unreadable graph.
+        VerificationFailed: the model file of a bundle was changed.
+        UsageError: it has no such precision or shape.
+        Unsupported: estimates do not cover the type of its weights.
     """
     path = what.path if isinstance(what, LoadedModel) else what
     if is_onnx_name(path) and path.is_file():
@@ -75,7 +75,7 @@ def _file(path: Path, precision: Precision | None, shapes: Shapes | None) -> Est
 
 
 def _checkpoint(path: Path, checkpoint: Checkpoint, shapes: Shapes | None) -> Estimable:
-    """A checkpoint as it would be exported in FP32 for each profile; what differs between profiles is made once for each kind."""
+    """A checkpoint as exported in FP32 for each profile. Profiles with the same input dtype and opset share a graph."""
     exported: dict[tuple[str, int], onnx.ModelProto] = {}
     graphs: dict[tuple[str, int], Graph] = {}
 

@@ -24,22 +24,22 @@ Kind = Literal["calibrated", "published", "proxy"]
 
 @dataclass(frozen=True)
 class Foretold:
-    """A latency on one board, before real runs there correct it."""
+    """A latency on one board, before corrections from real runs."""
 
     p50_ms: float
     low_ms: float
     high_ms: float
-    unknown: tuple[str, ...]  # operators that nothing is known of
+    unknown: tuple[str, ...]  # operators without timing data
     kind: Kind
     basis: str
-    corrects: str  # names the figures, so that a correction of others is not taken for one of these
+    corrects: str  # identifies the figures, so that a correction applies to these only
 
 
 def expect_basis(target: Target, precision: Precision, threads: int) -> CalibratedModel | None:
-    """What an estimate would stand on: a calibration of the board, or None for published figures. Looks at no model.
+    """The basis of an estimate: a calibration of the board, or None for published figures. Needs no model.
 
     Raises:
-        Unsupported: the board does not take the precision, or there is nothing.
+        Unsupported: the board does not support the precision, or there is no basis.
     """
     from tlexport.estimate.boards import choose
 
@@ -61,17 +61,17 @@ def _nothing(target: Target, precision: Precision, threads: int) -> Unsupported:
     """The error of a board without figures, with what is there and what to do."""
     profile = target.profile
     have = ", ".join(f"{entry.precision} with {_threads(entry.threads)}" for entry in profile.calibration)
-    calibrated = f"it is calibrated for {have} alone" if have else "it is not calibrated"
-    what = f"{profile.target}: nothing to estimate {precision} with {_threads(threads)} by"
+    calibrated = f"it is calibrated only for {have}" if have else "it is not calibrated"
+    what = f"{profile.target}: no basis for an estimate of {precision} with {_threads(threads)}"
     if target.here and profile.runtime == "onnxruntime":
-        hint = f"this machine is one: tlx bench WHAT measures here, and tlx profiles calibrate {profile.name} makes estimates possible"
+        hint = f"this machine is one: measure with tlx bench WHAT, or enable estimates with tlx profiles calibrate {profile.name}"
     elif profile.runtime == "tensorrt":
         hint = "copy a bundle to the device, build the engine there and time it: python3 run.py build, python3 run.py bench"
     elif profile.device is None and profile.mode is None and precision != "fp16":
         hint = f"on the device itself: tlx profiles calibrate {profile.name} --precision {precision} --threads {threads}"
     else:
         hint = "copy a bundle to the device and measure there: tlx bench BUNDLE"
-    return Unsupported(f"{what}: {calibrated}, and no published latency of it or of a board like it is known", hint)
+    return Unsupported(f"{what}: {calibrated}, and no latency is published for it or a similar board", hint)
 
 
 def _threads(count: int) -> str:
@@ -79,18 +79,18 @@ def _threads(count: int) -> str:
 
 
 def foretell(model: Estimable, target: Target, threads: int) -> Foretold:
-    """Latency by the best figures that there are, without what real runs would correct. Raises as :func:`estimate`."""
+    """Latency from the best available figures, without corrections from real runs. Raises as :func:`estimate`."""
     entry = expect_basis(target, model.precision, threads)
     graph = model.graph_for(target.profile)
     return _by_published(graph, target, model.precision, threads) if entry is None else _by_layers(graph, target, entry)
 
 
 def _by_layers(graph: Graph | Costs, target: Target, entry: CalibratedModel) -> Foretold:
-    """From the times of layers that a calibration took."""
+    """From the layer times of a calibration."""
     from tlexport.estimate.layer_times import predict
 
     device = read_device_model(target.path, entry)
-    # another architecture arranges tensors in other ways, which cannot be asked of ONNX Runtime here
+    # ONNX Runtime here cannot show the tensor layouts of another architecture
     cost, nodes = graph.native if device.environment.machine == platform.machine() else graph.portable
     found = predict(cost, nodes, device)
     basis = (
@@ -104,7 +104,7 @@ def _by_layers(graph: Graph | Costs, target: Target, entry: CalibratedModel) -> 
 
 
 def _by_published(graph: Graph | Costs, target: Target, precision: Precision, threads: int) -> Foretold:
-    """From figures fitted to latencies that others published. Each layer that nothing is known of widens the interval by its share."""
+    """From figures fitted to published latencies. Each layer without timing data widens the interval by its share."""
     from tlexport.estimate.boards import choose, predict
 
     cost = graph.plain
@@ -120,18 +120,18 @@ def _by_published(graph: Graph | Costs, target: Target, precision: Precision, th
 def _strange(unknown: Sequence[str], layers: int) -> str:
     if not unknown:
         return ""
-    return f"; the interval is wider for layers of operators that nothing is known of: {', '.join(unknown)} ({layers} in all)"
+    return f"; the interval is wider because of operators without timing data: {', '.join(unknown)} ({layers} layers)"
 
 
 def estimate(model: Estimable, target: Target, threads: int = 1) -> Estimate:
     """Latency and memory of a model on one board.
 
-    First come the times of layers that the board's own calibration took, for its runtime, the model's precision and these threads; then
-    figures fitted to latencies that others published. ``basis`` says which. Real runs on the board correct either.
+    The layer times of the board's own calibration come first, for its runtime, the model's precision and these threads; then figures
+    fitted to published latencies. ``basis`` names the source. Real runs on the board correct either.
 
     Raises:
-        Unsupported: the board does not take the precision, or there is nothing to estimate by.
-        InvalidFile: the graph cannot be read, or a calibration beside the profile is missing or was changed.
+        Unsupported: the board does not support the precision, or there is no basis for an estimate.
+        InvalidFile: the graph cannot be read, or a calibration file beside the profile is missing or changed.
     """
     return estimate_with_kind(model, target, threads)[0]
 
@@ -149,9 +149,9 @@ def estimate_with_kind(model: Estimable, target: Target, threads: int) -> tuple[
     runs = next((s for s in profile.sharpened if s.key == (profile.runtime, model.precision, threads)), None)
     if runs and runs.corrects == found.corrects:
         times = runs.applied(*times)
-        basis += f"; sharpened by runs of {runs.n} {'model' if runs.n == 1 else 'models'} there ({runs.date})"
+        basis += f"; corrected by runs of {runs.n} {'model' if runs.n == 1 else 'models'} there ({runs.date})"
     elif runs:
-        basis += f"; the runs there of {runs.date} are left out: they were held against other figures than these"
+        basis += f"; the runs of {runs.date} are not used: they correct other figures than these"
     answer = Estimate(
         what=model.what,
         target=profile.target,
@@ -172,5 +172,5 @@ def estimate_with_kind(model: Estimable, target: Target, threads: int) -> tuple[
 def _no_work(model: Estimable) -> Unsupported:
     why = "its operators only reshape or convert, or their results are constant"
     return Unsupported(
-        f"{model.what} does 0 MACs, and there is nothing to estimate: {why}", f"measure it: tlx bench {shlex.quote(model.what)}"
+        f"{model.what} does 0 MACs, so there is nothing to estimate: {why}", f"measure it: tlx bench {shlex.quote(model.what)}"
     )

@@ -1,4 +1,4 @@
-"""External models: any ONNX file, and engines. All that is known of them is what the file itself declares."""
+"""External models: ONNX files and engines of any origin, described only by what the file declares."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 ENGINES = (".engine", ".plan", ".trt")
 Shapes = Mapping[str, Sequence[int]]
-FED = ("FLOAT", "FLOAT16", "DOUBLE", "UINT8", "INT8", "INT32", "INT64", "BOOL")  # element types of inputs that are made
+FED = ("FLOAT", "FLOAT16", "DOUBLE", "UINT8", "INT8", "INT32", "INT64", "BOOL")  # element types of synthetic inputs
 
 
 @dataclass(frozen=True)
@@ -26,23 +26,23 @@ class BenchableModel:
     sha256: str
     size_bytes: int
     shapes: dict[str, tuple[int, ...]]  # of every input
-    axes: dict[str, int]  # lengths of the free axes that have names
+    axes: dict[str, int]  # length of each named free axis
     batch: int
     notes: tuple[str, ...]
 
 
 def read_external_model(path: Path, shapes: Shapes, batch: int) -> BenchableModel:
-    """Read what an ONNX file declares, and settle its free axes.
+    """Read what an ONNX file declares, and fix its free axes.
 
     Args:
         path: the file.
-        shapes: whole shapes of inputs, as the user gave them; a first axis of 1 that is free in the model stands for the batch.
+        shapes: full shapes of inputs, as the user gave them; a first axis of 1 that is free in the model is the batch.
         batch: length of a free first axis.
 
     Raises:
         InvalidFile: not a valid ONNX file.
-        UsageError: a shape is missing, is of no input, or is not one that it can have; two inputs disagree on an axis.
-        Unsupported: an input or an output is not a tensor of a type that can be made; the model's batch is fixed to another.
+        UsageError: a shape is missing, names no input, or does not match the model; two inputs disagree on an axis.
+        Unsupported: an input or an output is not a tensor of a supported type; the batch of the model is fixed to another number.
     """
     from tlexport.onnx_model.external import batch_of, read_external, settle_inputs
     from tlexport.onnx_model.precision import precision_of
@@ -53,19 +53,19 @@ def read_external_model(path: Path, shapes: Shapes, batch: int) -> BenchableMode
     first = batch_of(settled) or batch
     if batch != 1 and first != batch:
         raise Unsupported(f"cannot fix the batch of {path} to {batch}: its inputs take {first}", "leave out --batch")
-    notes = [f"the batch of {path} is {first}, and so it is measured: the latency is that of {first} at once"] if first != batch else []
+    notes = [f"the batch of {path} is fixed at {first}: the latency is for {first} images at once"] if first != batch else []
     if not settled:
         notes.append(f"{path} has no inputs: the runtime may compute its outputs once, when it opens the model")
     try:
         precision: str
         precision, note = precision_of(found.model, str(path))
-    except Unsupported:  # BFLOAT16 and the like: it can be timed all the same
+    except Unsupported:  # such as BFLOAT16, which can still be timed
         precision, note = "other", ""
     return BenchableModel(precision, found.sha256, found.size_bytes, settled, axes, first, tuple(one for one in (note, *notes) if one))
 
 
 def _expect_types(found: ExternalModel) -> None:
-    """Raises Unsupported for tensors that are not made here, and for results that are not tensors."""
+    """Raises Unsupported for inputs that cannot be generated, and for outputs that are not tensors."""
     from tlexport.onnx_model.external import kind_of
     from tlexport.onnx_model.tensors import type_name
 
@@ -73,7 +73,7 @@ def _expect_types(found: ExternalModel) -> None:
         dtype = type_name(value.type.tensor_type.elem_type)
         if value.type.HasField("tensor_type") and dtype not in FED:
             raise Unsupported(
-                f"the input '{printable(value.name)}' of {found.path} is of type {dtype}, of which no input is made; {', '.join(FED)} are",
+                f"the input '{printable(value.name)}' of {found.path} is of type {dtype}; inputs can be generated of {', '.join(FED)}",
                 "export the model with inputs of one of these types",
             )
     for value in found.model.graph.output:
@@ -81,6 +81,6 @@ def _expect_types(found: ExternalModel) -> None:
         dtype = type_name(value.type.tensor_type.elem_type) if kind == "tensor_type" else kind_of(value)
         if kind is not None and dtype not in FED:
             raise Unsupported(
-                f"the output '{printable(value.name)}' of {found.path} is {dtype}; tensors of {', '.join(FED)} are timed",
+                f"the output '{printable(value.name)}' of {found.path} is {dtype}; expected a tensor of {', '.join(FED)}",
                 "export the model with outputs of one of these types",
             )

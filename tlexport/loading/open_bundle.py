@@ -1,4 +1,4 @@
-"""A bundle in one file is unpacked, checked, and from then on is a directory like any other."""
+"""Unpacks and checks a bundle that comes as one file."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from tlexport.storage.files import new_directory, sha256_of, sweep_partials
 
 FOLDER = "bundles"  # of the cache
 AGAIN = "get it again from whoever made it"
-MOST_KEPT = 8  # unpacked bundles; more are of no use to one who looks at one after the other
+MOST_KEPT = 8  # unpacked bundles in the cache
 
 
 def open_bundle(path: Path) -> Path:
     """The directory of a bundle.
 
-    An archive is unpacked into the cache, once; before anything of it is used its manifest is read, every file is held against its hash,
-    and no model may keep weights elsewhere. All of that is done again each time that it is opened.
+    An archive is unpacked into the cache once. Each time it is opened, its manifest is read, the hash of every file is checked, and models
+    with external weights are refused, before anything in it is used.
 
     Args:
-        path: anything; what is no archive of a bundle by its name is given back as it is.
+        path: any path; one without the suffix of an archive is returned unchanged.
 
     Raises:
-        InvalidFile: not an archive, or one that a bundle would not be; see :func:`tlexport.bundle.archive.unpack`.
-        VerificationFailed: a file is not the one that the manifest speaks of.
+        InvalidFile: not an archive of a bundle; see :func:`tlexport.bundle.archive.unpack`.
+        VerificationFailed: a file differs from the manifest.
         StepFailed: there is no room to unpack it.
     """
     if not is_archive(path) or not path.is_file():
@@ -39,7 +39,7 @@ def open_bundle(path: Path) -> Path:
     if folder.is_dir():
         try:
             _expect_whole(path, folder)
-        except TlxError:  # someone was there; the archive has it as it was
+        except TlxError:  # the unpacked copy was changed: unpack the archive again
             shutil.rmtree(folder, ignore_errors=True)
         else:
             folder.touch()
@@ -48,14 +48,14 @@ def open_bundle(path: Path) -> Path:
     with new_directory(folder) as temporary:
         names = unpack(path, temporary)
         known = {MANIFEST, SIGNATURE, *_expect_whole(path, temporary).files}
-        if strangers := sorted(set(names) - known):  # an engine too, which may lie in a bundle only where it was built
-            raise VerificationFailed(f"{path} holds what its manifest does not know: {', '.join(strangers[:5])}", AGAIN)
+        if strangers := sorted(set(names) - known):  # engines too: they belong to the machine that built them
+            raise VerificationFailed(f"{path} holds files that its manifest does not list: {', '.join(strangers[:5])}", AGAIN)
     _forget_oldest(folder.parent)
     return folder
 
 
 def check_archive_place(path: Path) -> None:
-    """Refuse to replace anything but an archive of a bundle. Raises UsageError."""
+    """Raises UsageError if the path exists and is not the archive of a bundle."""
     if not path.exists():
         return
     try:
@@ -64,22 +64,22 @@ def check_archive_place(path: Path) -> None:
             return
     except (InvalidFile, VerificationFailed, StepFailed):
         pass
-    raise UsageError(f"{path} exists and is not a bundle; it is left as it is", "choose another --out, or remove it first")
+    raise UsageError(f"{path} exists and is not a bundle; it was not changed", "choose another --out, or remove it first")
 
 
 def _expect_whole(path: Path, folder: Path) -> Manifest:
-    """Hold an unpacked bundle against its manifest."""
+    """Compare an unpacked bundle with its manifest."""
     manifest = read_manifest(folder)
     failed = [check for check in check_files(Bundle(folder)) if not check.ok]
     if failed:
-        raise VerificationFailed(f"{path} is not as its manifest says: {failed[0].name}: {failed[0].detail}", AGAIN)
+        raise VerificationFailed(f"{path} differs from its manifest: {failed[0].name}: {failed[0].detail}", AGAIN)
     for model in manifest.models:
         check_onnx_file(folder / model.file)
     return manifest
 
 
 def _forget_oldest(folder: Path) -> None:
-    """Keep the bundles that were opened last."""
+    """Remove all but the bundles that were opened last."""
     kept = sorted(
         (found for found in folder.iterdir() if found.is_dir() and not found.name.startswith(".")),
         key=lambda found: found.stat().st_mtime,

@@ -1,4 +1,4 @@
-"""Where runs are kept: ``runs/NAME``, the link ``runs/latest``, and runs that were interrupted."""
+"""The directories of runs: ``runs/NAME``, the link ``runs/latest``, and interrupted runs."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ COMMAND = "tlx finetune"
 
 @contextmanager
 def place_of_run(out: Path | None, backbone: str) -> Iterator[Path]:
-    """The directory that a run writes, which no other process may write meanwhile.
+    """The directory that a run writes. No other process can write it at the same time.
 
     Args:
-        out: what the user named; None: the first of runs/BACKBONE-1, -2, ... that is free and not an interrupted run's.
+        out: the directory that the user named; None: the first free one of runs/BACKBONE-1, -2, ...
         backbone: of the run.
 
     Raises:
@@ -48,8 +48,8 @@ def place_of_run(out: Path | None, backbone: str) -> Iterator[Path]:
                 try:
                     stack.enter_context(claim(path, COMMAND))
                 except UsageError:
-                    continue  # another run was quicker
-                if not _taken(path):  # nor has one begun and ended meanwhile
+                    continue  # another run has just claimed it
+                if not _taken(path):  # and no run has begun and ended since
                     yield path
                     return
 
@@ -59,29 +59,29 @@ def _taken(path: Path) -> bool:
 
 
 def resume_command(out: Path, data: str) -> str:
-    """What to type to continue a run."""
+    """The command that continues a run."""
     return shlex.join(["tlx", "finetune", data, "--out", str(out), "--resume"])
 
 
 def expect_nothing_to_resume(out: Path, data: str) -> None:
-    """Refuse to begin anew where an interrupted run keeps its state. Raises UsageError with what to type."""
+    """Refuse to start over an interrupted run. Raises UsageError, with the commands to continue or discard it."""
     folder = resume_folder(out)
     if (folder / STATE).exists():
         raise UsageError(
-            f"a run for {out} was interrupted; its state is in {folder}, and is left as it is",
+            f"a run for {out} was interrupted; its state is in {folder} and was not changed",
             f"continue it: {resume_command(out, data)}; or discard it: the same command with --restart in place of --resume",
         )
 
 
 def point_latest_at(path: Path, progress: Progress) -> None:
-    """Make runs/latest a link to a run under runs/, in one step. Where that cannot be, the run is kept and the user told."""
+    """Point runs/latest at a run under runs/, in one step. If that fails, the run stays and a note reports it."""
     if path.parent != RUNS:
         return
     try:
         with new_file(LATEST) as temporary:
             temporary.symlink_to(path.name)
     except StepFailed as error:
-        progress.note(f"{LATEST} was not made to point at {path}: {error.message}; name the checkpoint in the next command")
+        progress.note(f"{LATEST} could not be pointed at {path}: {error.message}; name the checkpoint in the next command")
 
 
 def interrupted_run(data: str, out: Path | None, recipe: Recipe | None, asked: Mapping[str, Any]) -> tuple[Path, Recipe]:
@@ -89,7 +89,7 @@ def interrupted_run(data: str, out: Path | None, recipe: Recipe | None, asked: M
 
     Args:
         data: DATA as the user gives it now.
-        out: which run; None: the latest interrupted one under runs/.
+        out: the directory of the run; None: the last interrupted one under runs/.
         recipe: a recipe given now, if any.
         asked: options of the recipe given now.
 
@@ -103,5 +103,5 @@ def interrupted_run(data: str, out: Path | None, recipe: Recipe | None, asked: M
     given = Recipe.parse((recipe or request).model_dump() | dict(asked), "the recipe asked for")
     changed = [key for key, value in given.model_dump().items() if value != getattr(request, key)] + ["DATA"] * (began != data)
     if changed:
-        raise UsageError(f"--resume continues {found[0]} as it was begun, but these differ: {', '.join(changed)}", "leave them out")
+        raise UsageError(f"--resume continues {found[0]} with its own settings, but these differ: {', '.join(changed)}", "leave them out")
     return found[0], request
