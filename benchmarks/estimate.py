@@ -25,7 +25,7 @@ from tlexport.bench.environment import describe
 from tlexport.device.timing import time_runs
 from tlexport.estimate.cost import cost_of
 from tlexport.estimate.graph import fused, read
-from tlexport.estimate.layer_times import predict
+from tlexport.estimate.layer_times import predict_from_layers
 from tlexport.estimate.timing import VISITS
 from tlexport.hardware.device_model import DeviceModel
 from tlexport.hardware.target import load_profile
@@ -47,7 +47,7 @@ def predictions(files: dict[str, Path], models: Sequence[DeviceModel]) -> dict[s
     for name, path in files.items():
         graph = fused(read(path), layout=True)
         cost, nodes = cost_of(graph), len(graph.graph.node)
-        answers = [predict(cost, nodes, model) for model in models]
+        answers = [predict_from_layers(cost, nodes, model) for model in models]
         found[name] = [(answer.p50_ms, answer.low_ms, answer.high_ms) for answer in answers]
     return found
 

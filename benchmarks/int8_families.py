@@ -28,8 +28,8 @@ from torchvision import models
 from tlexport import plugins
 from tlexport.bench.environment import describe
 from tlexport.hardware.target import load_profile
-from tlexport.optimize.latency_search import Choice, fastest
-from tlexport.optimize.pairwise_timing import QuickTiming
+from tlexport.optimize.latency_search import Int8Config, fastest
+from tlexport.optimize.pairwise_timing import PairwiseTiming
 from tlexport.ports import QuantizeRequest, Runner, Silent
 from tlexport.quantizers import int8_onnxruntime
 
@@ -46,23 +46,23 @@ def smallest(family: str) -> str:
     return min(variants, key=lambda name: min(weights.meta["num_params"] for weights in models.get_model_weights(name)))
 
 
-def forms(backbone: str, size: int, folder: Path) -> tuple[dict[str, onnx.ModelProto], Choice]:
+def forms(backbone: str, size: int, folder: Path) -> tuple[dict[str, onnx.ModelProto], Int8Config]:
     """The network in FP32, INT8 and the fastest form of INT8, with a description of that form."""
     whole, ranges, pixels = random_network(backbone, size, load_profile("cpu-x86"))
-    timing = QuickTiming(pixels[:1], 1, folder)
+    timing = PairwiseTiming(pixels[:1], 1, folder)
 
-    def quantize(choice: Choice) -> onnx.ModelProto:
-        return int8_onnxruntime.quantize(QuantizeRequest(whole, ranges.whole, "uint8", choice.kept, choice.variant))
+    def quantize(choice: Int8Config) -> onnx.ModelProto:
+        return int8_onnxruntime.quantize(QuantizeRequest(whole, ranges.whole, "uint8", choice.float_nodes, choice.variant))
 
     variants = int8_onnxruntime.VARIANTS
     found = fastest(whole, variants, quantize, int8_onnxruntime.METHOD, timing, Silent())
-    return {"fp32": whole, "int8": quantize(Choice(variants[0], frozenset())), "mixed": quantize(found)}, found
+    return {"fp32": whole, "int8": quantize(Int8Config(variants[0], frozenset())), "mixed": quantize(found)}, found
 
 
 def time_in_turn(made: dict[str, onnx.ModelProto], size: int, rounds: int, seconds: float, folder: Path) -> dict[str, float]:
     """Median latency of each model in ms."""
     image = np.random.default_rng(1).integers(0, 256, (1, size, size, 3), np.uint8)
-    timing = QuickTiming(image, 1, folder)
+    timing = PairwiseTiming(image, 1, folder)
     runners: dict[str, Runner] = {name: timing.open(model) for name, model in made.items()}
     found: dict[str, list[float]] = {name: [] for name in made}
     draw = random.Random(0)
@@ -93,7 +93,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             made, found = forms(backbone, options.size, Path(folder))
             times = time_in_turn(made, options.size, options.rounds, options.seconds, Path(folder))
-        how = {"nodes_in_float": len(found.kept), "variant": found.variant}
+        how = {"nodes_in_float": len(found.float_nodes), "variant": found.variant}
         row = {"backbone": backbone, **times, **how, "speedup": round(times["fp32_ms"] / times["mixed_ms"], 3)}
         print(row, file=sys.stderr, flush=True)
         rows.append(row)

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tlexport.bench.environment import describe
 from tlexport.estimate.cost import cost_of
-from tlexport.estimate.fit import WEIGHTED, features_of
+from tlexport.estimate.fit import WEIGHTED_KINDS, features_of
 from tlexport.estimate.graph import with_shapes
 from tlexport.hardware.calibration import CalibratedModel
 from tlexport.hardware.calibration_tables import write_tables
@@ -56,10 +56,10 @@ def saved(path: Path, model: onnx.ModelProto | None = None) -> Path:
 def device(precision: str = "fp32", threads: int = 1, **changes: object) -> DeviceModel:
     """A device whose layers take 3 µs and 100 µs for each 10^6 MACs, and each run 20 µs more."""
     cost = cost_of(with_shapes(network(), {}, "network"))
-    widths = {layer.kind in WEIGHTED: len(features_of(layer, cost)) for layer in cost.layers}
+    widths = {layer.kind in WEIGHTED_KINDS: len(features_of(layer, cost)) for layer in cost.layers}
 
     def kind(name: str) -> LayerModel:
-        features = widths[name in WEIGHTED]
+        features = widths[name in WEIGHTED_KINDS]
         line = (US_PER_LAYER, US_PER_MMACS, 0.0, 0.0)
         return LayerModel(line=line, scales=(1.0,) * features, spread=0.1, noise=0.1, points=((0.0,) * features,), weights=(0.0,))
 

@@ -19,7 +19,7 @@ from variants import light_variants, parameters, settle
 
 from tlexport import plugins
 from tlexport.contract import Preprocess, TensorSpec
-from tlexport.estimate.plain import in_fp32
+from tlexport.estimate.dequantized import in_fp32
 from tlexport.export.checks import check_graph
 from tlexport.export.ranges import Ranges
 from tlexport.export.rewrite import lower

@@ -201,7 +201,7 @@ def test_weights_are_as_onnx_runtime_quantizes_channel_by_channel(quantizer: Any
 def test_weights_alone_are_a_quarter_of_the_file_and_compute_in_float(tmp_path: Path) -> None:
     model = classifier(KINDS["a hard sigmoid that scales channels"])
     before = model.SerializeToString(deterministic=True)
-    stored = int8_onnxruntime.weights_alone(model)
+    stored = int8_onnxruntime.weight_only(model)
     assert model.SerializeToString(deterministic=True) == before
     onnx.checker.check_model(stored, full_check=True)
     assert precision_of(stored) == "int8"

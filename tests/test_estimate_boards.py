@@ -20,8 +20,8 @@ from tlexport.artifact import Precision
 from tlexport.bundle.manifest import read_manifest
 from tlexport.errors import Unsupported
 from tlexport.estimate import boards
-from tlexport.estimate.boards import predict, work
-from tlexport.estimate.cost import GraphCost, Layer, cost_of
+from tlexport.estimate.boards import predict_from_rates, work
+from tlexport.estimate.cost import GraphCost, LayerCost, cost_of
 from tlexport.estimate.graph import fused, read
 from tlexport.hardware.board_rates import BoardRates, Conditions, Rates
 from tlexport.hardware.target import load_file, load_profile, profile_names
@@ -49,12 +49,12 @@ def script(name: str) -> ModuleType:
     return importlib.import_module(name)
 
 
-def layer(kind: str, macs: int = 0, kernel: int = 1, bits: int = 32, op: str = "Conv", elements: int = 1000) -> Layer:
+def layer(kind: str, macs: int = 0, kernel: int = 1, bits: int = 32, op: str = "Conv", elements: int = 1000) -> LayerCost:
     size = bits // 8
-    return Layer("l", op, kind, bits, macs, 100 * size if macs else 0, elements * size, elements * size, kernel=kernel, stride=1)  # type: ignore[arg-type]
+    return LayerCost("l", op, kind, bits, macs, 100 * size if macs else 0, elements * size, elements * size, kernel=kernel, stride=1)  # type: ignore[arg-type]
 
 
-def cost(*layers: Layer) -> GraphCost:
+def cost(*layers: LayerCost) -> GraphCost:
     return GraphCost(layers, sum(one.macs for one in layers), 0, 0, 0, ())
 
 
@@ -157,7 +157,7 @@ def test_a_real_network_takes_a_plausible_time_everywhere(target: str, real: dic
     """MobileNetV3-Small at 64 pixels: from some microseconds a layer on the fastest to a tenth of a second on the slowest."""
     profile = load_profile(target)
     for precision in profile.precisions.value:
-        found = predict(real["fp32"], profile, precision)
+        found = predict_from_rates(real["fp32"], profile, precision)
         assert 0.05 < found.p50_ms < 200, (precision, found)
         assert found.low_ms < found.p50_ms < found.high_ms
         assert math.isclose(found.p50_ms / found.low_ms, found.high_ms / found.p50_ms)
@@ -180,7 +180,7 @@ def test_no_gpu_computes_beyond_its_peak_or_reads_weights_beyond_its_memory(targ
 
 def test_faster_boards_are_predicted_to_be_faster(real: dict[str, GraphCost]) -> None:
     def ms(*targets: str, precision: Precision) -> list[float]:
-        return [predict(real["fp32"], load_profile(target), precision).p50_ms for target in targets]
+        return [predict_from_rates(real["fp32"], load_profile(target), precision).p50_ms for target in targets]
 
     pis = ms("raspberry-pi-zero-2w", "raspberry-pi-3b-plus", "raspberry-pi-4", "raspberry-pi-5", precision="int8")
     assert pis == sorted(pis, reverse=True)
@@ -189,7 +189,7 @@ def test_faster_boards_are_predicted_to_be_faster(real: dict[str, GraphCost]) ->
 
 
 def test_a_slower_power_mode_is_slower_and_less_certain(real: dict[str, GraphCost]) -> None:
-    fast, slow = (predict(real["fp32"], load_profile(f"jetson-nano{mode}"), "fp16") for mode in ("", ":5w"))
+    fast, slow = (predict_from_rates(real["fp32"], load_profile(f"jetson-nano{mode}"), "fp16") for mode in ("", ":5w"))
     assert slow.p50_ms > fast.p50_ms
     assert slow.high_ms / slow.p50_ms > fast.high_ms / fast.p50_ms
     assert "scaled" in slow.basis and "scaled" not in fast.basis
@@ -201,7 +201,9 @@ def test_an_heir_borrows_unless_it_is_the_same_hardware(tmp_path: Path, real: di
     clocked = tmp_path / "clocked.toml"
     fact = '{ value = 1200.0, source = "set in config.txt", status = "read" }'
     clocked.write_text(f'extends = "raspberry-pi-5"\nname = "clocked"\n[hardware]\ncpu_mhz = {fact}\n', encoding="utf-8")
-    parent, same, other = (predict(real["fp32"], load_profile(name), "int8") for name in ("raspberry-pi-5", str(budget), str(clocked)))
+    parent, same, other = (
+        predict_from_rates(real["fp32"], load_profile(name), "int8") for name in ("raspberry-pi-5", str(budget), str(clocked))
+    )
     assert (same.p50_ms, same.high_ms) == (parent.p50_ms, parent.high_ms)
     assert other.p50_ms > parent.p50_ms
     assert other.high_ms / other.p50_ms > parent.high_ms / parent.p50_ms
@@ -211,7 +213,7 @@ def test_an_heir_borrows_unless_it_is_the_same_hardware(tmp_path: Path, real: di
 @pytest.mark.parametrize("target", WITHOUT)
 def test_where_there_is_nothing_to_stand_on_no_number_is_made_up(target: str, real: dict[str, GraphCost]) -> None:
     with pytest.raises(Unsupported, match="nothing to estimate") as caught:
-        predict(real["fp32"], load_profile(target), "fp32")
+        predict_from_rates(real["fp32"], load_profile(target), "fp32")
     assert "tlx profiles calibrate" in caught.value.hint and "tlx bench" in caught.value.hint
 
 
@@ -227,10 +229,10 @@ def test_the_nearest_figures_are_taken_and_what_differs_is_said() -> None:
     assert boards.choose(profile, "fp32", None) is four
     assert boards.choose(profile, "fp32", 1) is one
     assert boards.choose(profile, "int8", 1) is eighth
-    assert "with 4 threads, not 1: a proxy" in predict(cost(layer("conv", 10)), profile, "int8", 1).basis
+    assert "with 4 threads, not 1: a proxy" in predict_from_rates(cost(layer("conv", 10)), profile, "int8", 1).basis
     native = figures(board=base.name, runtime="onnxruntime", precision="fp32", threads=1, at=at)
     assert boards.choose(profile.model_copy(update={"latency": (four, native)}), "int8", 4) is native
-    basis = predict(cost(layer("conv", 10)), profile, "fp16", 4).basis
+    basis = predict_from_rates(cost(layer("conv", 10)), profile, "fp16", 4).basis
     assert "measured with ncnn, not with ONNX Runtime: a proxy" in basis and "not for FP16" in basis
 
 
@@ -261,7 +263,7 @@ def test_the_fit_finds_known_figures_again(seed: int) -> None:
     rows, amounts, ns = invented(seed)
     units = sorted({row.unit for row in rows}, key=repr)
     fitted = model.Model(units, {}).fit(rows, amounts)
-    errors = np.log(fitted.predict(rows, amounts)) - np.log([row.ms for row in rows])
+    errors = np.log(fitted.predict_from_rates(rows, amounts)) - np.log([row.ms for row in rows])
     assert np.abs(errors).max() < 0.05
     found = np.log([fitted.of(unit) for unit in units]) - np.log(ns)
     share = model.table(rows, amounts)[:, None, :] * ns[None] / 1e6
@@ -341,4 +343,4 @@ def test_figures_are_lent_only_where_both_compute_in_the_precision(real: dict[st
     profile = load_profile("intel-n100")
     assert lent[profile.name] == "intel-n5105" and "int8" in profile.precisions.value
     assert {one.precision for one in profile.latency} == {"fp32"}
-    assert "for FP32, not for INT8: a proxy" in predict(real["fp32"], profile, "int8").basis
+    assert "for FP32, not for INT8: a proxy" in predict_from_rates(real["fp32"], profile, "int8").basis

@@ -18,7 +18,7 @@ from onnx import TensorProto
 from tlexport.bundle.manifest import read_manifest
 from tlexport.estimate.cost import cost_of
 from tlexport.estimate.graph import fused, read
-from tlexport.estimate.ranking import modesty
+from tlexport.estimate.ranking import by_peak_rate
 from tlexport.hardware.target import load_profile, profile_names
 
 ELSEWHERE = '[match]\nmachine = "riscv64"\n'
@@ -160,7 +160,7 @@ def test_all_ranks_the_boards_that_are_enough_before_the_others(capfd: pytest.Ca
             assert answer["target"] in answer["reason"]
     for group in (0, 1):
         names = [answer["target"] for answer, its in zip(found, groups, strict=True) if its == group]
-        assert names == sorted(names, key=lambda name: modesty(load_profile(name))), "the more modest board first"
+        assert names == sorted(names, key=lambda name: by_peak_rate(load_profile(name))), "the more modest board first"
 
 
 def test_no_board_keeps_within_the_limits(capfd: pytest.CaptureFixture[str]) -> None:

@@ -18,7 +18,7 @@ from tlexport.errors import InvalidFile, UsageError
 from tlexport.estimate.cost import GraphCost, cost_of
 from tlexport.estimate.graph import fused, read, with_shapes
 from tlexport.estimate.memory import peak_bytes
-from tlexport.estimate.operator_shapes import Tensor
+from tlexport.estimate.operator_shapes import TensorInfo
 from tlexport.estimate.probes import probe
 from tlexport.estimate.shapes import infer
 
@@ -232,12 +232,12 @@ def test_peak_memory_is_the_least_over_all_orders(nodes: list[tuple[int, list[in
     outputs = set(range(len(nodes))) - taken
     made = [helper.make_node("Sum", [f"t{i}" for i in takes], [f"t{index}"]) for index, (_, takes) in enumerate(nodes) if index]
     model = graph(made, {"t0": [nodes[0][0]]}, [f"t{index}" for index in outputs])
-    tensors = {f"t{index}": Tensor((size,), TensorProto.INT8) for index, (size, _) in enumerate(nodes)}
+    tensors = {f"t{index}": TensorInfo((size,), TensorProto.INT8) for index, (size, _) in enumerate(nodes)}
     assert peak_bytes(model, tensors) == brute_force(nodes, outputs)
 
 
 def test_peak_memory_of_a_chain_is_its_widest_pair() -> None:
     sizes = [10, 40, 5, 30]
     made = [helper.make_node("Relu", [f"t{i}"], [f"t{i + 1}"]) for i in range(3)]
-    tensors = {f"t{i}": Tensor((size,), TensorProto.INT8) for i, size in enumerate(sizes)}
+    tensors = {f"t{i}": TensorInfo((size,), TensorProto.INT8) for i, size in enumerate(sizes)}
     assert peak_bytes(graph(made, {"t0": [1]}, ["t3"]), tensors) == 50

@@ -13,8 +13,8 @@ from tlexport.bench.environment import describe
 from tlexport.errors import InvalidFile, StepFailed, Unsupported
 from tlexport.estimate.blocks import FAMILIES
 from tlexport.estimate.cost import cost_of
-from tlexport.estimate.fit import Row, fit_kind
-from tlexport.estimate.layer_times import Probe, fit_device, predict, probe_of
+from tlexport.estimate.fit import TimedLayer, fit_kind
+from tlexport.estimate.layer_times import Probe, fit_device, predict_from_layers, probe_of
 from tlexport.estimate.probes import probe
 from tlexport.estimate.timing import runnable, time_nodes
 from tlexport.hardware.device_model import DeviceModel
@@ -40,14 +40,16 @@ def test_every_layer_that_costs_something_is_timed() -> None:
     assert 0.3 < sum(node_us.values()) / whole_us < 3
 
 
-def synthetic(count: int) -> list[Row]:
+def synthetic(count: int) -> list[TimedLayer]:
     """Layers of a made-up device: 2 µs to start, 10 GMAC/s, 5 GB/s, and half that speed for few channels."""
     draw = np.random.default_rng(0)
     rows = []
     for _ in range(count):
         macs, size, channels = np.exp(draw.uniform(np.log([0.1, 0.01, 8]), np.log([100, 10, 512])))
         slower = 1 + 8 / channels
-        rows.append(Row("conv/Conv", (1.0, macs, size, 0.0), (np.log2(macs), np.log2(channels)), slower * (2 + 100 * macs + 200 * size)))
+        rows.append(
+            TimedLayer("conv/Conv", (1.0, macs, size, 0.0), (np.log2(macs), np.log2(channels)), slower * (2 + 100 * macs + 200 * size))
+        )
     return rows
 
 
@@ -66,7 +68,7 @@ def test_layers_that_are_too_short_for_the_clock_say_nothing_of_long_ones() -> N
     for size in np.exp(draw.uniform(np.log(1e-5), np.log(5), 140)):
         us = np.exp(draw.normal(0, 1.2)) if size < 0.02 else 100 * size * np.exp(draw.normal(0, 0.03))
         around = draw.uniform(18, 24), draw.uniform(15, 24)
-        rows.append(Row("move/Copy", (1.0, 0.0, size, 0.0), (*around, np.log2(1e6 * size), draw.integers(3, 10)), max(us, 0.3)))
+        rows.append(TimedLayer("move/Copy", (1.0, 0.0, size, 0.0), (*around, np.log2(1e6 * size), draw.integers(3, 10)), max(us, 0.3)))
     model = fit_kind(rows)
     assert model.noise < 0.1
     long = np.array([[1.0, 0.0, 8.0, 0.0]]), np.array([[21.0, 24.0, np.log2(8e6), 6.0]])
@@ -95,13 +97,13 @@ def test_a_device_is_foretold_from_its_layers_and_its_file_says_the_same(tmp_pat
     _, model = device()
     assert model.error < 0.05 and model.low <= 1 <= model.high
     cost = cost_of(probe(100))
-    told = predict(cost, len(cost.layers), model)
+    told = predict_from_layers(cost, len(cost.layers), model)
     exact = (sum(3 + layer.macs / 1e5 for layer in cost.layers) + 20) / 1e3
     assert told.p50_ms == pytest.approx(exact, rel=0.1)
     assert told.low_ms <= told.p50_ms <= told.high_ms
     assert told.unknown == ()
     model.write(tmp_path / "model.json")
-    assert predict(cost, len(cost.layers), DeviceModel.read(tmp_path / "model.json")) == told
+    assert predict_from_layers(cost, len(cost.layers), DeviceModel.read(tmp_path / "model.json")) == told
 
 
 @pytest.mark.parametrize(("profiler_us", "busy"), [(2.0, 0), (0.0, 2)])
@@ -109,15 +111,15 @@ def test_what_the_profiler_adds_and_busy_moments_are_no_part_of_it(profiler_us: 
     _, model = device(30, profiler_us, busy)
     cost = cost_of(probe(107))  # many small layers
     exact = (sum(3 + layer.macs / 1e5 for layer in cost.layers) + 20) / 1e3
-    assert predict(cost, len(cost.layers), model).p50_ms == pytest.approx(exact, rel=0.15)
+    assert predict_from_layers(cost, len(cost.layers), model).p50_ms == pytest.approx(exact, rel=0.15)
 
 
 def test_an_operator_that_was_never_timed_is_named_and_widens_the_interval() -> None:
     _, model = device()
     cost = cost_of(probe(100))
-    known = predict(cost, len(cost.layers), model)
+    known = predict_from_layers(cost, len(cost.layers), model)
     fewer = {name: kind for name, kind in model.kinds.items() if name.partition("/")[0] != "pool"}
-    told = predict(cost, len(cost.layers), model.model_copy(update={"kinds": fewer}))
+    told = predict_from_layers(cost, len(cost.layers), model.model_copy(update={"kinds": fewer}))
     assert "GlobalAveragePool" in told.unknown
     assert told.high_ms / told.p50_ms > known.high_ms / known.p50_ms
 
@@ -143,7 +145,7 @@ def test_a_model_of_another_version_is_refused() -> None:
     }
     cost = cost_of(probe(100))
     with pytest.raises(InvalidFile, match="another version") as caught:
-        predict(cost, len(cost.layers), model.model_copy(update={"kinds": older}))
+        predict_from_layers(cost, len(cost.layers), model.model_copy(update={"kinds": older}))
     assert "tlx profiles calibrate" in caught.value.hint
 
 

@@ -18,7 +18,7 @@ from tlexport.cli.export import _show_models
 from tlexport.errors import OverBudget
 from tlexport.export.sensitivity import PLOT, TABLE, write_sensitivity
 from tlexport.hardware.target import resolve
-from tlexport.optimize import budget_fallbacks as levers
+from tlexport.optimize import budget_fallbacks as fallbacks
 from tlexport.plan import Wishes
 
 BOARD = "raspberry-pi-5"  # is not here: latencies are estimated, so that what follows does not depend on this machine
@@ -30,7 +30,7 @@ def smaller(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
     limit = exported(checkpoint, BOARD).manifest.model("int8").size_bytes // 2
     notes = Notes()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(levers, "EPOCHS", 2)
+        patch.setattr(fallbacks, "MAX_EPOCHS", 2)
         out = tmp_path_factory.mktemp("smaller") / "bundle"
         made = export(checkpoint, resolve(BOARD), Wishes(max_size_bytes=limit, max_drop_points=100.0), out, progress=notes)
     return made, notes.texts, limit

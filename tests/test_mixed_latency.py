@@ -17,9 +17,9 @@ from exports import Notes
 from graphs import noise, request_for, small
 
 from tlexport.contract import image_input
-from tlexport.optimize.latency_search import Choice, fastest
+from tlexport.optimize.latency_search import Int8Config, fastest
 from tlexport.optimize.mixed_precision import Nodes, blocks_of
-from tlexport.optimize.pairwise_timing import QuickTiming
+from tlexport.optimize.pairwise_timing import PairwiseTiming
 from tlexport.ports import Progress, QuantizeRequest, Runner, Silent
 from tlexport.quantizers import int8_onnxruntime
 
@@ -58,13 +58,13 @@ class Clock:
     def watched(self) -> Iterator[list[str]]:
         yield self.causes
 
-    def cost(self, choice: Choice) -> float:
-        floats = [block <= choice.kept for block in BLOCKS]
+    def cost(self, choice: Int8Config) -> float:
+        floats = [block <= choice.float_nodes for block in BLOCKS]
         borders = sum(a != b for a, b in zip([True, *floats], [*floats, True], strict=True))
         blocks = sum(cost if is_float else 1.0 for cost, is_float in zip(self.in_float, floats, strict=True))
         return blocks + self.border * borders + self.variants[choice.variant]
 
-    def open(self, choice: Choice) -> Opened:
+    def open(self, choice: Int8Config) -> Opened:
         self.opened.append(Opened(self.cost(choice), list(self.noise.get(len(self.opened), ()))))
         return self.opened[-1]
 
@@ -77,13 +77,13 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TLX_CACHE", str(tmp_path / "cache"))
 
 
-def chosen(clock: Clock, how: str = "as now", progress: Progress | None = None) -> Choice:
-    choose: Callable[[Choice], Any] = lambda choice: choice  # noqa: E731 -- the clock is told the choice itself
-    return fastest(small(), list(clock.variants), choose, how, cast(QuickTiming, clock), progress or Silent())
+def chosen(clock: Clock, how: str = "as now", progress: Progress | None = None) -> Int8Config:
+    choose: Callable[[Int8Config], Any] = lambda choice: choice  # noqa: E731 -- the clock is told the choice itself
+    return fastest(small(), list(clock.variants), choose, how, cast(PairwiseTiming, clock), progress or Silent())
 
 
 def search(clock: Clock, how: str = "as now") -> Nodes:
-    return chosen(clock, how).kept
+    return chosen(clock, how).float_nodes
 
 
 def test_what_is_slow_in_int8_stays_in_float() -> None:
@@ -134,9 +134,9 @@ def test_is_found_once_for_a_structure_a_form_of_int8_and_a_number_of_threads() 
 def test_what_was_timed_on_a_busy_machine_is_neither_used_nor_remembered() -> None:
     costs, variants = [0.3] + [2.0] * (len(BLOCKS) - 1), {"first": 1.0, "second": 0.0}
     busy, notes = Clock(costs, 0.0, variants=variants, causes=["other programs took all"]), Notes()
-    assert chosen(busy, progress=notes) == Choice("first", frozenset())
+    assert chosen(busy, progress=notes) == Int8Config("first", frozenset())
     assert "other programs took all" in " ".join(notes.texts)
-    assert chosen(Clock(costs, 0.0, variants=variants)) == Choice("second", BLOCKS[0])
+    assert chosen(Clock(costs, 0.0, variants=variants)) == Int8Config("second", BLOCKS[0])
 
 
 def test_runs_that_wait_for_a_core_are_called_disturbed(tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_runs_that_wait_for_a_core_are_called_disturbed(tmp_path: Path) -> None:
         def run(self, feed: object) -> None:
             time.sleep(0.002)
 
-    timing, sleeper = QuickTiming(noise(1), 1, tmp_path), cast(Runner, Sleeper())
+    timing, sleeper = PairwiseTiming(noise(1), 1, tmp_path), cast(Runner, Sleeper())
     with timing.watched() as causes:
         timing.ratio(sleeper, sleeper)
     assert re.search(r"the runs had a core for \d\d? % of their time", causes[-1])
@@ -158,9 +158,9 @@ def test_runs_that_wait_for_a_core_are_called_disturbed(tmp_path: Path) -> None:
 def test_the_variant_that_is_faster_is_taken_and_blocks_are_tried_in_it(second: float, expected: str) -> None:
     costs = [0.3] + [2.0] * (len(BLOCKS) - 1)
     clock = Clock(costs, 0.0, variants={"first": 1.0, "second": 1.0 + second})
-    assert chosen(clock) == Choice(expected, BLOCKS[0])
+    assert chosen(clock) == Int8Config(expected, BLOCKS[0])
     again = Clock(costs, 0.0, variants={"first": 1.0, "second": 1.0 + second})
-    assert chosen(again) == Choice(expected, BLOCKS[0])
+    assert chosen(again) == Int8Config(expected, BLOCKS[0])
     assert not again.opened
 
 
@@ -173,8 +173,8 @@ def test_four_looks_of_nine_do_not_decide_about_a_variant(looks: list[float], se
 
 def test_a_variant_that_changes_nothing_is_not_timed() -> None:
     clock = Clock([2.0] * len(BLOCKS), 0.0, variants={"first": 0.0, "second": 0.0})
-    choose: Callable[[Choice], Any] = lambda choice: Choice("first", choice.kept)  # noqa: E731 -- the clock is told the choice itself
-    assert fastest(small(), list(clock.variants), choose, "as now", cast(QuickTiming, clock), Silent()).variant == "first"
+    choose: Callable[[Int8Config], Any] = lambda choice: Int8Config("first", choice.float_nodes)  # noqa: E731 -- the clock is told the choice itself
+    assert fastest(small(), list(clock.variants), choose, "as now", cast(PairwiseTiming, clock), Silent()).variant == "first"
     blocks = len(BLOCKS)
     assert len(clock.opened) == 1 + min(6, blocks) + blocks
 
@@ -182,12 +182,12 @@ def test_a_variant_that_changes_nothing_is_not_timed() -> None:
 def test_with_a_real_clock_the_answer_is_a_choice_of_blocks_that_runs(tmp_path: Path) -> None:
     request = request_for(small(), noise(4), "uint8")
 
-    def quantize(choice: Choice) -> onnx.ModelProto:
-        return int8_onnxruntime.quantize(QuantizeRequest(request.model, request.ranges, "uint8", choice.kept, choice.variant))
+    def quantize(choice: Int8Config) -> onnx.ModelProto:
+        return int8_onnxruntime.quantize(QuantizeRequest(request.model, request.ranges, "uint8", choice.float_nodes, choice.variant))
 
-    timing = QuickTiming(noise(1), 1, tmp_path)
+    timing = PairwiseTiming(noise(1), 1, tmp_path)
     found = fastest(small(), int8_onnxruntime.VARIANTS, quantize, "as now", timing, Silent())
-    assert all(block <= found.kept or not block & found.kept for block in BLOCKS)
+    assert all(block <= found.float_nodes or not block & found.float_nodes for block in BLOCKS)
     assert 0 < timing.milliseconds(quantize(found)) < 1000
     assert not list(tmp_path.glob("*.onnx"))
 
@@ -204,7 +204,7 @@ def test_a_model_that_computes_more_takes_longer(tmp_path: Path) -> None:
         model.graph.initializer.append(onnx.numpy_helper.from_array(weight, "w"))
         return model
 
-    timing = QuickTiming(np.zeros((1, 32, 64, 64), np.float32), 1, tmp_path)
+    timing = PairwiseTiming(np.zeros((1, 32, 64, 64), np.float32), 1, tmp_path)
     with timing.open(convolutions(10)) as slow, timing.open(convolutions(1)) as fast:
         assert timing.ratio(slow, fast) > 2
         assert timing.ratio(fast, slow) < 0.5

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tlexport.bundle.manifest import MODEL_CARD, Manifest, read_manifest, wilson
 from tlexport.checkpoint import read_checkpoint, read_dataset
-from tlexport.export.model_card import model_card, plain
+from tlexport.export.model_card import escaped, model_card
 from tlexport.export.provenance import licences_of, training_of
 from tlexport.recipe import Recipe
 from tlexport.storage.files import sha256_of
@@ -38,8 +38,8 @@ def test_the_card_is_what_the_manifest_says(checkpoint: Path, target: str) -> No
         low, high = model.top1_interval
         assert f"{100 * model.top1:.2f} ({100 * low:.2f} to {100 * high:.2f})" in card
     assert f"{manifest.models[0].n} validation images" in card
-    assert all(plain(name) in card for name in manifest.classes)
-    assert all(version in card for version in map(plain, manifest.versions.values()))
+    assert all(escaped(name) in card for name in manifest.classes)
+    assert all(version in card for version in map(escaped, manifest.versions.values()))
     assert "Apache-2.0" in card
 
 
@@ -83,7 +83,7 @@ def test_class_names_are_shown_and_not_obeyed(tiny: Manifest, name: str) -> None
     assert re.findall(r"^## (.+)$", card, re.MULTILINE) == SECTIONS
     for markup in ("<script", "![", "](http", "`rm", "*bold", "http://"):
         assert markup not in re.sub(r"\\[!-/:-@\[-`{-~]", "", card)
-    assert unescaped(plain(name)) == " ".join(name.split())
+    assert unescaped(escaped(name)) == " ".join(name.split())
 
 
 def unescaped(text: str) -> str:
@@ -93,10 +93,10 @@ def unescaped(text: str) -> str:
 
 @given(st.text())
 def test_any_text_is_shown_as_it_is(text: str) -> None:
-    escaped = plain(text)
-    assert unescaped(escaped) == " ".join(text.split())
-    assert not re.search(r"(?<!\\)(?:\\\\)*[`*_\[\]<>#|~]", re.sub(r"\\[!-/:-@\[-`{-~]", "", escaped))
-    assert len(escaped.splitlines()) <= 1
+    shown = escaped(text)
+    assert unescaped(shown) == " ".join(text.split())
+    assert not re.search(r"(?<!\\)(?:\\\\)*[`*_\[\]<>#|~]", re.sub(r"\\[!-/:-@\[-`{-~]", "", shown))
+    assert len(shown.splitlines()) <= 1
 
 
 # --- the interval -----------------------------------------------------------------------------------------------------

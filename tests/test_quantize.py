@@ -19,13 +19,13 @@ from tlexport.checkpoint import read_checkpoint, read_dataset
 from tlexport.data.decode import decode_files
 from tlexport.data.demo import digits_folder
 from tlexport.dataset import Dataset, Sample
-from tlexport.export.calibration import FEW
+from tlexport.export.calibration import MIN_CALIBRATION_IMAGES
 from tlexport.export.ranges import METHODS, Ranges
 from tlexport.export.tensorrt_rules import check_tensorrt
 from tlexport.hardware.profile import Profile
 from tlexport.hardware.target import resolve
-from tlexport.optimize.accuracy_recovery import Form, Ladder
-from tlexport.optimize.mixed_precision import Judged, back_to_float, blocks_of
+from tlexport.optimize.accuracy_recovery import AccuracyRecovery, QuantizationInput
+from tlexport.optimize.mixed_precision import Evaluated, back_to_float, blocks_of
 from tlexport.optimize.quantize import Quantization
 from tlexport.ports import Pixels, Quantizer, QuantizeRequest, Silent
 from tlexport.storage.cache import cache_folder
@@ -99,12 +99,12 @@ def test_the_method_that_serves_best_is_kept(checkpoint: Path, many: Dataset, na
 
 def test_few_images_all_set_ranges(checkpoint: Path, many: Dataset, tmp_path: Path) -> None:
     train, val = many.part("train"), many.part("val")
-    few = many.model_copy(update={"samples": (*train[: 2 * FEW - 1], *val)})
+    few = many.model_copy(update={"samples": (*train[: 2 * MIN_CALIBRATION_IMAGES - 1], *val)})
     images = Images(few, checkpoint)
     made = quantization(checkpoint, resolve("cpu-x86").profile, few, images, tmp_path).quantized("int8")
-    assert set(images.seen) == set(train[: 2 * FEW - 1])
+    assert set(images.seen) == set(train[: 2 * MIN_CALIBRATION_IMAGES - 1])
     assert made.calibration is not None
-    assert (made.calibration.method, made.calibration.tried, made.calibration.images) == ("minmax", (), 2 * FEW - 1)
+    assert (made.calibration.method, made.calibration.tried, made.calibration.images) == ("minmax", (), 2 * MIN_CALIBRATION_IMAGES - 1)
 
 
 def test_images_are_decoded_once_for_all_precisions(checkpoint: Path, many: Dataset, tmp_path: Path) -> None:
@@ -185,12 +185,12 @@ def test_every_rung_is_tried_where_none_is_enough() -> None:
     graph, retrained = small(), small()
     ranges = Ranges(graph, noise(4))
 
-    def judge(form: Form) -> Judged:
-        top1 = 0.8 if form.weights_alone else 0.7 if form.graph is retrained else 0.5
-        return Judged(form.graph, Tried(method=form.method, top1=top1, divergence=0.1))
+    def judge(form: QuantizationInput) -> Evaluated:
+        top1 = 0.8 if form.weight_only else 0.7 if form.graph is retrained else 0.5
+        return Evaluated(form.graph, Tried(method=form.method, top1=top1, divergence=0.1))
 
-    ladder = Ladder(graph, ranges, judge, 0.9, noise(4), lambda: retrained, True, lambda model: 1.5, Silent())
-    climbed = ladder.climb(frozenset())
+    ladder = AccuracyRecovery(graph, ranges, judge, 0.9, noise(4), lambda: retrained, True, lambda model: 1.5, Silent())
+    climbed = ladder.run(frozenset())
     assert [rung.rung for rung in climbed.rungs] == [
         "calibration",
         "bias correction",
@@ -215,11 +215,11 @@ def test_blocks_that_int8_harms_go_back_to_float(checkpoint: Path, many: Dataset
     np.testing.assert_allclose(run(graph, val), run(exported(checkpoint, name).graph("fp32"), val), atol=1e-3)
     ranges, reference = Ranges(graph, train).whole, run(graph, val)
 
-    def judge(kept: frozenset[str]) -> Judged:
+    def judge(kept: frozenset[str]) -> Evaluated:
         model = quantizer.quantize(QuantizeRequest(graph, ranges, activations, kept, float_weights=profile.float_weights))
         outputs = run(model, val, as_written=profile.runtime == "tensorrt")
         same = float(np.mean(outputs.argmax(axis=1) == reference.argmax(axis=1)))
-        return Judged(model, Tried(method="minmax", top1=same, divergence=float(np.abs(outputs - reference).mean())))
+        return Evaluated(model, Tried(method="minmax", top1=same, divergence=float(np.abs(outputs - reference).mean())))
 
     already = frozenset([next(node.name for node in graph.graph.node if node.op_type == "GlobalAveragePool")])
     assert judge(already).tried.top1 < 0.9

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tlexport.errors import StepFailed, UsageError
-from tlexport.export.ranges import BINS, LEVELS, METHODS, Method, Ranges, narrowed
+from tlexport.export.ranges import BINS, INT8_STEPS, METHODS, Method, Ranges, narrowed
 from tlexport.ports import Range
 
 Values = npt.NDArray[np.float64]
@@ -34,9 +34,9 @@ def kept(values: Values, method: Method) -> Range:
 
 def squared_error(values: Values, ends: Range) -> float:
     """Of quantizing to 8 bits between the ends, computed by doing so."""
-    step = (ends[1] - ends[0]) / LEVELS
+    step = (ends[1] - ends[0]) / INT8_STEPS
     zero = round(-ends[0] / step)
-    told = (np.clip(np.round(values / step) + zero, 0, LEVELS) - zero) * step
+    told = (np.clip(np.round(values / step) + zero, 0, INT8_STEPS) - zero) * step
     return float(((values - told) ** 2).mean())
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tlexport.estimate.ranking import fit, modesty
+from tlexport.estimate.ranking import by_peak_rate, fit_to_budget
 from tlexport.hardware.calibration import Sharpened
 from tlexport.hardware.target import load_profile, profile_names
 from tlexport.plan import Limits
@@ -50,7 +50,7 @@ def estimate(p50: float = 4.0, width: float = 1.25, size: int = 1_000_000, memor
     ],
 )
 def test_what_fits_and_how_surely(limits: Limits, likelihood: str, broken: tuple[str, ...]) -> None:
-    found = fit(estimate(), limits)
+    found = fit_to_budget(estimate(), limits)
     assert (found.likelihood, found.broken) == (likelihood, broken)
     assert found.counts == (likelihood in ("yes", "probably"))
 
@@ -61,15 +61,15 @@ MS = st.floats(0.01, 1e4)
 @given(MS, st.floats(1, 10), MS, st.floats(1, 10))
 def test_a_looser_limit_is_never_kept_less_surely(p50: float, width: float, limit: float, looser: float) -> None:
     order = ["no", "probably not", "probably", "yes"]
-    tight = fit(estimate(p50, width), replace(NONE, latency_p95_ms=limit))
-    loose = fit(estimate(p50, width), replace(NONE, latency_p95_ms=limit * looser))
+    tight = fit_to_budget(estimate(p50, width), replace(NONE, latency_p95_ms=limit))
+    loose = fit_to_budget(estimate(p50, width), replace(NONE, latency_p95_ms=limit * looser))
     assert order.index(loose.likelihood) >= order.index(tight.likelihood)
     assert tight.counts == (not tight.broken), "what counts breaks nothing, and what does not says why"
 
 
 def test_boards_come_by_their_peak_and_those_that_do_not_know_it_last() -> None:
     profiles = [load_profile(name) for name in profile_names()]
-    ordered = sorted(profiles, key=modesty)
+    ordered = sorted(profiles, key=by_peak_rate)
     known = [peak.value for profile in ordered if (peak := profile.hardware.fp32_tflops)]
     assert known == sorted(known)
     assert [profile.hardware.fp32_tflops is None for profile in ordered] == sorted(p.hardware.fp32_tflops is None for p in profiles)

@@ -128,7 +128,7 @@ class QuantizeRequest:
     model: onnx.ModelProto  # FP32, with the image contract at its borders
     ranges: Mapping[str, Range]  # of every float activation, on training images; 0 is in each
     activations: Literal["uint8", "int8"]  # type of quantized activations, as the profile's runtime wants it
-    kept: frozenset[str] = frozenset()  # names of nodes that stay in float, whatever else does
+    float_nodes: frozenset[str] = frozenset()  # names of nodes that stay in float, whatever else does
     variant: str = ""  # one of the quantizer's; "" is the first
     float_weights: bool = False  # for TensorRT: the file holds INT8 weights in FP32, each with a Q/DQ pair
 

@@ -20,7 +20,7 @@ from tlexport.hardware.profile import Profile
 from tlexport.hardware.profile_place import expect_own_name, find_place
 from tlexport.hardware.target import Target, resolve
 from tlexport.loading.estimable import Estimable, find_graph
-from tlexport.loading.estimate_on_target import foretell
+from tlexport.loading.estimate_on_target import predict_latency
 from tlexport.loading.model import load
 from tlexport.measurement import Environment
 from tlexport.record import Record
@@ -151,7 +151,7 @@ def _ratio(file: Path, run: _Run, target: Target, models: Mapping[str, Estimable
         )
     if run.precision != model.precision:
         raise _refused(file, f"was a run in {run.precision}, but {model.what} is {model.precision}")
-    found = foretell(model, target, run.threads)
+    found = predict_latency(model, target, run.threads)
     return _Ratio(file, run, math.log(run.latency_ms.p50 / found.p50_ms), found.corrects)
 
 

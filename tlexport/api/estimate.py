@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tlexport.errors import OverBudget, Unsupported
-from tlexport.estimate.ranking import Fit, fit, modesty
+from tlexport.estimate.ranking import BudgetFit, by_peak_rate, fit_to_budget
 from tlexport.hardware.target import Target
 from tlexport.loading.estimable import Estimable
 from tlexport.loading.estimate_on_target import Kind, estimate_with_kind
@@ -21,7 +21,7 @@ class Answer:
 
     target: Target
     estimate: Estimate | None
-    fit: Fit | None  # compared with the limits; None: no estimate
+    fit: BudgetFit | None  # compared with the limits; None: no estimate
     kind: Kind | None  # None: no estimate
     error: Unsupported | None  # why there is no estimate
     batch: int = 1  # images in one run; more than 1 if the model has a fixed batch
@@ -44,7 +44,7 @@ def estimate_boards(
         model: from :func:`tlexport.loading.estimable.find_graph`.
         targets: the boards.
         wishes: threads, and limits that replace the budgets of the boards.
-        rank: sort the answers: first the boards that keep the limits, smallest first (:func:`tlexport.estimate.ranking.modesty`), then
+        rank: sort the answers: first the boards that keep the limits, smallest first (:func:`tlexport.estimate.ranking.by_peak_rate`), then
             those that break a limit, then those without a basis for an estimate. False: in the given order.
         progress: receives progress and notes.
 
@@ -64,13 +64,13 @@ def _answer(model: Estimable, target: Target, wishes: Wishes) -> Answer:
         found, kind = estimate_with_kind(model, target, wishes.threads or 1)
     except Unsupported as error:
         return Answer(target, None, None, None, error)
-    return Answer(target, found, fit(found, wishes.limits(target.profile.budget)), kind, None, model.batch)
+    return Answer(target, found, fit_to_budget(found, wishes.limits(target.profile.budget)), kind, None, model.batch)
 
 
 def _place(answer: Answer) -> tuple[int, tuple[bool, float, str]]:
     """The sort key of an answer."""
     group = 2 if answer.fit is None else 0 if answer.fit.counts else 1
-    return group, modesty(answer.target.profile)
+    return group, by_peak_rate(answer.target.profile)
 
 
 def expect_any(answers: Sequence[Answer]) -> None:

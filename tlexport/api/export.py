@@ -24,7 +24,7 @@ from tlexport.hardware.profile import Profile
 from tlexport.hardware.target import Target
 from tlexport.loading.open_bundle import check_archive_place
 from tlexport.measurement import Measurement
-from tlexport.optimize.budget_fallbacks import Found, Levers
+from tlexport.optimize.budget_fallbacks import BudgetFallbacks, Found
 from tlexport.optimize.candidates import Candidates, Made, Source
 from tlexport.optimize.cost_on_target import plan
 from tlexport.optimize.job import Consent, Job, consent_to_all
@@ -138,15 +138,15 @@ class _Export:
     def run(self, out: Path) -> Exported:
         candidates = self._candidates(self.checkpoint.preprocess)
         found = Found(candidates, tuple(candidates.all()))
-        levers = Levers(self.job, candidates.top1(candidates.reference), self._candidates)
-        found = levers.pull(found)
+        fallbacks = BudgetFallbacks(self.job, candidates.top1(candidates.reference), self._candidates)
+        found = fallbacks.apply(found)
         wishes = self.job.wishes
         limits, yardstick = wishes.binding(), wishes.limits(self.profile.budget)
         if found.changed:  # a changed network still keeps the allowed loss of accuracy
             limits = replace(limits, drop_points=yardstick.drop_points)
-        known = [m.expected.candidate(m.artifact, levers.drop(m)) for m in found.made]
+        known = [m.expected.candidate(m.artifact, fallbacks.drop(m)) for m in found.made]
         verdicts = choose(known, limits, wishes.precision, yardstick)
-        return self._write(found, levers, verdicts, out)
+        return self._write(found, fallbacks, verdicts, out)
 
     def _candidates(self, preprocess: Preprocess) -> Candidates:
         source = Source(self.path, self.checkpoint, self.dataset)
@@ -154,11 +154,11 @@ class _Export:
         folder.mkdir()
         return Candidates(source, preprocess, self.job, folder)
 
-    def _write(self, found: Found, levers: Levers, verdicts: Sequence[Verdict], out: Path) -> Exported:
+    def _write(self, found: Found, fallbacks: BudgetFallbacks, verdicts: Sequence[Verdict], out: Path) -> Exported:
         candidates, made = found.candidates, found.made
         positions = golden_positions([sample.label for sample in candidates.val], [sample.path for sample in candidates.val])
         files = tuple(self.dataset.file(candidates.val[p]) for p in positions)
-        models = tuple(self._model(m, levers.drop(m), verdict, candidates) for m, verdict in zip(made, verdicts, strict=True))
+        models = tuple(self._model(m, fallbacks.drop(m), verdict, candidates) for m, verdict in zip(made, verdicts, strict=True))
         draft = Manifest.model_construct(
             name=self.path.resolve().name,
             target=self.profile.target,
@@ -170,7 +170,7 @@ class _Export:
             golden=Golden(images=(), inputs=GOLDEN_INPUTS),
             files={},
             checkpoint_sha256=self.checkpoint.weights_sha256,
-            checkpoint_top1=levers.checkpoint_top1,
+            checkpoint_top1=fallbacks.checkpoint_top1,
             versions={"tlexport": __version__} | {name: importlib.metadata.version(name) for name in LIBRARIES},
             training=training_of(self.checkpoint, self.dataset),
             licences=licences_of(self.checkpoint.recipe),

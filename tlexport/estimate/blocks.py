@@ -57,7 +57,7 @@ def _classify(b: Builder, x: Value, hidden: int = 0) -> onnx.ModelProto:
     return b.model(b.node("Softmax", [scores], scores.shape, axis=-1))
 
 
-def plain(draw: np.random.Generator) -> onnx.ModelProto:
+def sequential(draw: np.random.Generator) -> onnx.ModelProto:
     """Dense convolutions and max pooling, then large fully connected layers (AlexNet, VGG)."""
     b, x = _start(draw)
     x = b.conv(x, _between(draw, 32, 96), _pick(draw, 3, 5, 7, 11), _pick(draw, 1, 2, 4), act="relu")
@@ -249,4 +249,4 @@ def attention(draw: np.random.Generator) -> onnx.ModelProto:
 
 Family = Callable[[np.random.Generator], onnx.ModelProto]
 # one after the other, so that any number of probes is an even mixture; what most classifiers are made of comes twice
-FAMILIES: tuple[Family, ...] = (inverted, residual, plain, dense, inverted, residual, branches, shuffled, convnext, attention)
+FAMILIES: tuple[Family, ...] = (inverted, residual, sequential, dense, inverted, residual, branches, shuffled, convnext, attention)

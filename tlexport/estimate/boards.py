@@ -20,7 +20,7 @@ from tlexport.hardware.board_rates import BoardRates, Conditions, Rates
 from tlexport.hardware.profile import Hardware, Profile
 
 if TYPE_CHECKING:
-    from tlexport.estimate.cost import GraphCost, Layer
+    from tlexport.estimate.cost import GraphCost, LayerCost
 
 # Runtimes compute these inside their neighbours, or need none where the whole graph is built in one precision.
 FOLDED = ("Cast", "QuantizeLinear", "DequantizeLinear")
@@ -36,7 +36,7 @@ PROXY = 2.1
 
 
 @dataclass(frozen=True)
-class Prediction:
+class RatePrediction:
     """A latency that nobody measured."""
 
     p50_ms: float
@@ -45,7 +45,7 @@ class Prediction:
     basis: str  # what it stands on
 
 
-def predict(cost: GraphCost, profile: Profile, precision: Precision, threads: int | None = None) -> Prediction:
+def predict_from_rates(cost: GraphCost, profile: Profile, precision: Precision, threads: int | None = None) -> RatePrediction:
     """Median latency of one image on a profile's board, in the profile's power mode.
 
     Args:
@@ -57,9 +57,9 @@ def predict(cost: GraphCost, profile: Profile, precision: Precision, threads: in
     Raises:
         Unsupported: the profile has no figures for its processor.
     """
-    figures = choose(profile, precision, threads)
+    figures = choose_rates(profile, precision, threads)
     here = conditions(profile.hardware, figures.precision, figures.threads is None)
-    p50 = milliseconds(work(cost), scaled(figures, here))
+    p50 = milliseconds_at(work(cost), scaled(figures, here))
     factors = [figures.interval]
     notes = [_origin(figures)]
     if not alike(figures.at, here):
@@ -75,7 +75,7 @@ def predict(cost: GraphCost, profile: Profile, precision: Precision, threads: in
         factors.append(PROXY)
         notes.append(f"with {figures.threads} threads, not {threads}: a proxy")
     factor = wider(*factors)
-    return Prediction(p50, p50 / factor, p50 * factor, "; ".join(notes))
+    return RatePrediction(p50, p50 / factor, p50 * factor, "; ".join(notes))
 
 
 def _origin(figures: BoardRates) -> str:
@@ -86,7 +86,7 @@ def _origin(figures: BoardRates) -> str:
     return f"none was published for {figures.board}: borrowed from {figures.borrowed_from}, fitted to {count} ({figures.date})"
 
 
-def choose(profile: Profile, precision: Precision, threads: int | None) -> BoardRates:
+def choose_rates(profile: Profile, precision: Precision, threads: int | None) -> BoardRates:
     """The profile's figures that come nearest: the runtime first, since runtimes differ most, then the precision, then the threads.
 
     Raises:
@@ -128,14 +128,14 @@ def work(cost: GraphCost) -> dict[str, float]:
     return dict(amounts)
 
 
-def _rate(layer: Layer) -> str:
+def _rate(layer: LayerCost) -> str:
     """Name of the rate at which the MACs of a layer are done."""
     if layer.kind == "conv":
         return "conv3x3" if layer.kernel == 9 and layer.stride == 1 else "conv"
     return layer.kind if layer.kind in ("depthwise", "grouped") else "pointwise"
 
 
-def milliseconds(amounts: Mapping[str, float], figures: BoardRates) -> float:
+def milliseconds_at(amounts: Mapping[str, float], figures: BoardRates) -> float:
     """Time that an amount of work takes with these figures."""
     rates = figures.per_ns.model_dump()
     busy = sum(amount / rates[kind] for kind, amount in amounts.items() if kind != LAUNCHES)

@@ -12,7 +12,7 @@ import onnx
 
 from tlexport.estimate.counted import expect_counted, recurrence
 from tlexport.estimate.memory import peak_bytes
-from tlexport.estimate.operator_shapes import Tensor, factors
+from tlexport.estimate.operator_shapes import TensorInfo, factors
 from tlexport.estimate.shapes import attributes, infer, of_node
 from tlexport.onnx_model.tensors import BITS
 
@@ -44,7 +44,7 @@ WEIGHT_TYPES = (_TYPES.FLOAT, _TYPES.FLOAT16, _TYPES.BFLOAT16, _TYPES.INT8, _TYP
 
 
 @dataclass(frozen=True)
-class Layer:
+class LayerCost:
     """One node of a fused graph. A matrix product has the geometry of a 1x1 convolution over its rows."""
 
     name: str
@@ -71,7 +71,7 @@ class Layer:
 class GraphCost:
     """What a whole graph costs for one image, at the shapes of its inputs."""
 
-    layers: tuple[Layer, ...]
+    layers: tuple[LayerCost, ...]
     macs: int
     parameters: int  # trained numbers; statistics of a normalisation are not counted
     weight_bytes: int
@@ -120,9 +120,9 @@ def count_parameters(model: onnx.ModelProto) -> int:
     return sum(constants[name] for name in counted)
 
 
-def _layers(model: onnx.ModelProto, tensors: Mapping[str, Tensor]) -> tuple[Layer, ...]:
+def _layers(model: onnx.ModelProto, tensors: Mapping[str, TensorInfo]) -> tuple[LayerCost, ...]:
     """The layers in the order of the graph, each told how long ago its input was touched."""
-    layers: list[Layer] = []
+    layers: list[LayerCost] = []
     done = 0
     touched: dict[str, int] = {}  # MACs done when the last layer to read or write a tensor began
     for node in model.graph.node:
@@ -140,7 +140,7 @@ def _layers(model: onnx.ModelProto, tensors: Mapping[str, Tensor]) -> tuple[Laye
     return tuple(layers)
 
 
-def _costs(node: onnx.NodeProto, tensors: Mapping[str, Tensor]) -> bool:
+def _costs(node: onnx.NodeProto, tensors: Mapping[str, TensorInfo]) -> bool:
     """Whether a node computes anything when the graph runs."""
     return node.op_type not in FREE and not all(tensors[name].constant for name in node.output if name)
 
@@ -154,7 +154,7 @@ def kind_of(op: str) -> Kind:
     return "elementwise" if op in ELEMENTWISE else "unknown"
 
 
-def _layer(node: onnx.NodeProto, tensors: Mapping[str, Tensor]) -> Layer:
+def _layer(node: onnx.NodeProto, tensors: Mapping[str, TensorInfo]) -> LayerCost:
     options = attributes(node)
     outputs = [tensors[name] for name in node.output if name]
     inputs = [tensors[name] for name in node.input if name]
@@ -167,22 +167,22 @@ def _layer(node: onnx.NodeProto, tensors: Mapping[str, Tensor]) -> Layer:
         "inner_axis": outputs[0].shape[-1] if outputs[0].shape else 1,
     }
     if node.op_type in CONVOLUTIONS:
-        return Layer(**common, **_convolution(node, options, tensors))
+        return LayerCost(**common, **_convolution(node, options, tensors))
     if node.op_type in PRODUCTS:
-        return Layer(**common, **_product(node, options, tensors))
+        return LayerCost(**common, **_product(node, options, tensors))
     if node.op_type in TRANSPOSED:
-        return Layer(**common, **_transposed(node, options, tensors))
+        return LayerCost(**common, **_transposed(node, options, tensors))
     if node.op_type in RECURRENT:
         x, w, r = (tensors[name] for name in node.input[:3])
-        return Layer(**common, kind="gemm", bits=BITS[w.dtype], **recurrence(options, {"x": x.shape, "w": w.shape, "r": r.shape}))
+        return LayerCost(**common, kind="gemm", bits=BITS[w.dtype], **recurrence(options, {"x": x.shape, "w": w.shape, "r": r.shape}))
     if node.op_type == "Einsum" and len(node.input) == 2 and "..." not in options["equation"] and "->" in options["equation"]:
-        return Layer(**common, **_einsum(node, options, tensors))
+        return LayerCost(**common, **_einsum(node, options, tensors))
     first = next((t for t in inputs if not t.constant), outputs[0])
     bits = BITS[first.dtype]
     area = math.prod(options.get("kernel_shape", ())) or 1
     if node.op_type == "Transpose":
         common |= {"inner_axis": _kept(first.shape, options.get("perm")), "width": outputs[0].shape[-1]}
-    return Layer(**common, kind=kind_of(node.op_type), bits=bits, macs=0, kernel=area, rows=math.prod(outputs[0].shape))
+    return LayerCost(**common, kind=kind_of(node.op_type), bits=bits, macs=0, kernel=area, rows=math.prod(outputs[0].shape))
 
 
 def _kept(shape: tuple[int, ...], order: Sequence[int] | None) -> int:
@@ -196,7 +196,7 @@ def _kept(shape: tuple[int, ...], order: Sequence[int] | None) -> int:
     return kept
 
 
-def _convolution(node: onnx.NodeProto, options: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+def _convolution(node: onnx.NodeProto, options: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> dict[str, Any]:
     weight = tensors[node.input[3 if node.op_type == "QLinearConv" else 1]]
     outer, inner, *kernel = weight.shape
     groups = options.get("group", 1)
@@ -224,7 +224,7 @@ def _convolution(node: onnx.NodeProto, options: Mapping[str, Any], tensors: Mapp
     }
 
 
-def _transposed(node: onnx.NodeProto, options: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+def _transposed(node: onnx.NodeProto, options: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> dict[str, Any]:
     """A transposed convolution: each input pixel is multiplied by every element of the kernel."""
     first, weight = tensors[node.input[0]], tensors[node.input[1]]
     inner, outer, *kernel = weight.shape
@@ -244,7 +244,7 @@ def _transposed(node: onnx.NodeProto, options: Mapping[str, Any], tensors: Mappi
     }
 
 
-def _product(node: onnx.NodeProto, options: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+def _product(node: onnx.NodeProto, options: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> dict[str, Any]:
     second = tensors[node.input[3 if node.op_type in ("QGemm", "QLinearMatMul") else 1]]
     first, output = tensors[node.input[0]], tensors[node.output[0]]
     inner = first.shape[-1] if node.op_type in FLOAT_PRODUCTS else factors(first.shape, second.shape, options)[0][-1]
@@ -266,7 +266,7 @@ def _product(node: onnx.NodeProto, options: Mapping[str, Any], tensors: Mapping[
     }
 
 
-def _einsum(node: onnx.NodeProto, options: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+def _einsum(node: onnx.NodeProto, options: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> dict[str, Any]:
     """A product over the axes that the answer lacks, done once for each index that all three have."""
     first, second, out = options["equation"].replace(" ", "").replace("->", ",").split(",")
     size: dict[str, int] = {}

@@ -8,8 +8,8 @@ from functools import cached_property
 import onnx
 
 from tlexport.estimate.cost import GraphCost, cost_of
+from tlexport.estimate.dequantized import in_fp32
 from tlexport.estimate.graph import fused
-from tlexport.estimate.plain import in_fp32
 
 
 class Graph:

@@ -14,7 +14,7 @@ import onnx
 
 from tlexport.errors import Unsupported
 from tlexport.estimate.operator_shapes import Attributes
-from tlexport.estimate.shapes import MEASURE, attributes
+from tlexport.estimate.shapes import BENCH_COMMAND, attributes
 from tlexport.onnx_model.structure import name_of
 
 # operators without a model of their own whose work is that of their bytes; a figure takes each for a copy, and widens the interval
@@ -56,7 +56,7 @@ def _overlap(options: Attributes) -> float:
 
 
 def _not_counted(node: onnx.NodeProto, why: str) -> Unsupported:
-    return Unsupported(f"there is no estimate: the work of {name_of(node)} is not counted: {why}", f"measure it: {MEASURE}")
+    return Unsupported(f"there is no estimate: the work of {name_of(node)} is not counted: {why}", f"measure it: {BENCH_COMMAND}")
 
 
 def recurrence(options: Attributes, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:

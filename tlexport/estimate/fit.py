@@ -17,7 +17,7 @@ import numpy.typing as npt
 from scipy.optimize import nnls
 
 from tlexport.errors import InvalidFile
-from tlexport.estimate.cost import GraphCost, Layer
+from tlexport.estimate.cost import GraphCost, LayerCost
 from tlexport.hardware.device_model import LayerModel
 
 Numbers = npt.NDArray[np.float64]
@@ -27,7 +27,7 @@ MOST_ROWS = 450  # of one kind: the correction's cost grows with the cube of it
 LENGTH_ROWS = 160  # of them, those that the length scales are found with
 FEWEST_ROWS = 6  # of which a kind is told apart from its like
 OWN_LENGTHS = 30  # rows of which it has length scales of its own; those with fewer take their kind's
-WEIGHTED = ("conv", "pointwise", "depthwise", "grouped", "se", "gemm")
+WEIGHTED_KINDS = ("conv", "pointwise", "depthwise", "grouped", "se", "gemm")
 OUTLIER = 4.0  # spreads above the middle, beyond which a time was not the layer's alone; none is ever too short
 TICK_US = 1.0  # how coarse the profiler's clock is, and how uncertain what it adds
 LEAST_US = 0.3  # no layer is shorter: the profiler counts whole microseconds
@@ -37,7 +37,7 @@ CHEAP = ("", "Relu", "Clip")  # activations that a convolution applies at no cos
 
 
 @dataclass(frozen=True)
-class Row:
+class TimedLayer:
     """A layer inside a network, and its time."""
 
     group: str
@@ -47,21 +47,21 @@ class Row:
     count: int = 1  # how often the network has it
 
 
-def group_of(layer: Layer) -> str:
+def group_of(layer: LayerCost) -> str:
     """Layers that one model describes."""
     return f"{layer.kind}/{layer.op}"
 
 
-def costs_of(layer: Layer) -> tuple[float, ...]:
+def costs_of(layer: LayerCost) -> tuple[float, ...]:
     """The terms of the line: 1, 10^6 MACs, 10^6 bytes of activations, 10^6 bytes of weights."""
     return 1.0, layer.macs / 1e6, (layer.input_bytes + layer.output_bytes) / 1e6, layer.weight_bytes / 1e6
 
 
-def features_of(layer: Layer, cost: GraphCost) -> tuple[float, ...]:
+def features_of(layer: LayerCost, cost: GraphCost) -> tuple[float, ...]:
     """What decides how fast a layer of a kind is. The first two say what the whole network works on, and so what is still in the cache."""
     around = (cost.weight_bytes, cost.peak_activation_bytes)
     since = float(np.log2(1 + layer.since / 1e5))
-    if layer.kind in WEIGHTED:
+    if layer.kind in WEIGHTED_KINDS:
         sizes = (*around, layer.rows, layer.width, layer.inner, layer.outer, layer.groups, layer.kernel, layer.stride)
         fused = 0.0 if layer.activation in CHEAP else 1.0
         joined = 1.0 if layer.input_bytes > 1.5 * layer.output_bytes and layer.kind == "pointwise" else 0.0
@@ -70,13 +70,13 @@ def features_of(layer: Layer, cost: GraphCost) -> tuple[float, ...]:
     return (*(float(np.log2(max(1, size))) for size in ends), since)
 
 
-def rows_of(cost: GraphCost, node_us: Mapping[str, float]) -> list[Row]:
+def rows_of(cost: GraphCost, node_us: Mapping[str, float]) -> list[TimedLayer]:
     """The timed layers of a network; those that repeat are one row, with their mean time: they say no more than one."""
     found: dict[tuple[str, tuple[float, ...], tuple[float, ...]], list[float]] = {}
     for layer in cost.layers:
         if layer.name in node_us:
             found.setdefault((group_of(layer), costs_of(layer), features_of(layer, cost)), []).append(node_us[layer.name])
-    return [Row(*row, us=max(LEAST_US, fmean(times)), count=len(times)) for row, times in found.items()]
+    return [TimedLayer(*row, us=max(LEAST_US, fmean(times)), count=len(times)) for row, times in found.items()]
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class KindModel:
         return np.asarray(base + correction, dtype=np.float64)
 
 
-def fit_kind(rows: Sequence[Row], lengths: Lengths | None = None) -> KindModel:
+def fit_kind(rows: Sequence[TimedLayer], lengths: Lengths | None = None) -> KindModel:
     """Fit one kind's model; ``lengths`` from an earlier fit of the same kind save most of the time."""
     costs, features = np.array([row.costs for row in rows]), np.array([row.features for row in rows])
     times = np.array([row.us for row in rows])
@@ -173,21 +173,21 @@ def _lengths(features: Numbers, left: Numbers, tick: Numbers) -> Lengths:
     return np.asarray(found.k1.k2.length_scale), float(np.sqrt(found.k1.k1.constant_value)), float(np.sqrt(found.k2.noise_level))
 
 
-def thin(rows: Sequence[Row], most: int = MOST_ROWS) -> list[Row]:
+def thin(rows: Sequence[TimedLayer], most: int = MOST_ROWS) -> list[TimedLayer]:
     """At most so many rows, spread over all of them."""
     if len(rows) <= most:
         return list(rows)
     return [rows[int(index)] for index in np.random.default_rng(0).permutation(len(rows))[:most]]
 
 
-def fit_layers(rows: Sequence[Row], known: Mapping[str, KindModel] | None = None) -> dict[str, KindModel]:
+def fit_layers(rows: Sequence[TimedLayer], known: Mapping[str, KindModel] | None = None) -> dict[str, KindModel]:
     """A model for each group with enough rows, and one for each kind, for groups that were never timed.
 
     Args:
         rows: timed layers.
         known: models of an earlier fit, whose length scales are kept.
     """
-    by_group: dict[str, list[Row]] = {}
+    by_group: dict[str, list[TimedLayer]] = {}
     for row in rows:
         by_group.setdefault(row.group.partition("/")[0], []).append(row)
         by_group.setdefault(row.group, []).append(row)

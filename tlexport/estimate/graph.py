@@ -19,7 +19,7 @@ from tlexport.onnx_model.structure import reads_of, sorted_nodes
 from tlexport.onnx_model.tensors import take_in
 from tlexport.storage.files import temporary_folder
 
-LARGE = 1_500_000_000  # bytes of weights, beyond which protobuf cannot hold the graph in one message
+MAX_BYTES = 1_500_000_000  # bytes of weights, beyond which protobuf cannot hold the graph in one message
 
 
 def read(path: Path, shapes: Mapping[str, Sequence[int]] | None = None) -> onnx.ModelProto:
@@ -45,8 +45,8 @@ def read_with(path: Path, shapes: Mapping[str, Sequence[int]], what: str) -> tup
     """
     found = read_external(path, what)
     model = found.model
-    if found.size_bytes > LARGE:
-        raise UsageError(f"{what} holds {found.size_bytes} bytes; up to {LARGE} can be estimated", f"measure it: tlx bench {what}")
+    if found.size_bytes > MAX_BYTES:
+        raise UsageError(f"{what} holds {found.size_bytes} bytes; up to {MAX_BYTES} can be estimated", f"measure it: tlx bench {what}")
     settled = _fix(found, shapes)
     take_in(model, path)
     if model.functions:
@@ -104,8 +104,8 @@ def fused(model: onnx.ModelProto, *, layout: bool, what: str = "the graph") -> o
     import onnxruntime as ort
     from onnxruntime.capi import onnxruntime_pybind11_state as native
 
-    if model.ByteSize() > LARGE:
-        raise UsageError(f"the graph holds {model.ByteSize()} bytes; up to {LARGE} can be estimated")
+    if model.ByteSize() > MAX_BYTES:
+        raise UsageError(f"the graph holds {model.ByteSize()} bytes; up to {MAX_BYTES} can be estimated")
     refused = (native.Fail, native.InvalidArgument, native.InvalidGraph, native.InvalidProtobuf, native.RuntimeException)
     with temporary_folder("tlx-estimate-") as folder:
         out = folder / "fused.onnx"

@@ -13,10 +13,10 @@ from tlexport.estimate.cost import GraphCost
 from tlexport.estimate.fit import (
     LEAST_US,
     OUTLIER,
-    WEIGHTED,
+    WEIGHTED_KINDS,
     KindModel,
     Numbers,
-    Row,
+    TimedLayer,
     costs_of,
     features_of,
     fit_layers,
@@ -37,7 +37,7 @@ COVERED = 0.8  # share of networks that the interval is to hold
 class Probe:
     """A timed network."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[TimedLayer, ...]
     nodes: int  # that run, free ones included
     whole_us: float
 
@@ -52,7 +52,7 @@ class Probe:
 
 
 @dataclass(frozen=True)
-class Prediction:
+class LayerTimePrediction:
     """A network's time on a device."""
 
     p50_ms: float
@@ -128,9 +128,9 @@ def _left_out(probes: Sequence[Probe], kinds: Mapping[str, KindModel]) -> Number
     return sums
 
 
-def _sum(rows: Sequence[Row], kinds: Mapping[str, KindModel]) -> float:
+def _sum(rows: Sequence[TimedLayer], kinds: Mapping[str, KindModel]) -> float:
     """Time of all layers, µs, group by group."""
-    groups: dict[str, list[Row]] = {}
+    groups: dict[str, list[TimedLayer]] = {}
     for row in rows:
         groups.setdefault(row.group, []).append(row)
     total = 0.0
@@ -146,10 +146,10 @@ def _sum(rows: Sequence[Row], kinds: Mapping[str, KindModel]) -> float:
 def _model_for(group: str, kinds: Mapping[str, KindModel]) -> KindModel | None:
     """The model of a group, else that of its kind, else that of what moves bytes."""
     kind = group.partition("/")[0]
-    return kinds.get(group) or kinds.get(kind) or (kinds.get("elementwise") if kind not in WEIGHTED else kinds.get("conv"))
+    return kinds.get(group) or kinds.get(kind) or (kinds.get("elementwise") if kind not in WEIGHTED_KINDS else kinds.get("conv"))
 
 
-def predict(cost: GraphCost, nodes: int, model: DeviceModel) -> Prediction:
+def predict_from_layers(cost: GraphCost, nodes: int, model: DeviceModel) -> LayerTimePrediction:
     """Time of a network on the device.
 
     Args:
@@ -158,9 +158,9 @@ def predict(cost: GraphCost, nodes: int, model: DeviceModel) -> Prediction:
         model: of the device.
     """
     kinds = {group: KindModel.from_record(record) for group, record in model.kinds.items()}
-    rows = [Row(group_of(layer), costs_of(layer), features_of(layer, cost), 0.0) for layer in cost.layers]
+    rows = [TimedLayer(group_of(layer), costs_of(layer), features_of(layer, cost), 0.0) for layer in cost.layers]
     total = float(np.array([_sum(rows, kinds), nodes, 1.0]) @ np.array(model.whole)) / 1e3
     strange = [layer for layer in cost.layers if group_of(layer) not in kinds and layer.kind not in kinds]
     wider = 1 + len(strange) / max(1, len(cost.layers))
     unknown = tuple(sorted({layer.op for layer in strange} | set(cost.unknown)))
-    return Prediction(total, total * model.low / wider, total * model.high * wider, unknown)
+    return LayerTimePrediction(total, total * model.low / wider, total * model.high * wider, unknown)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import onnx
 
-from tlexport.estimate.operator_shapes import Tensor
+from tlexport.estimate.operator_shapes import TensorInfo
 
 STATES = 50_000  # sets of finished nodes looked at between two bottlenecks, before the order of the file is taken as it is
 VIEWS = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity")  # their output is their input's bytes, seen otherwise
@@ -22,7 +22,7 @@ class _Step:
     takes: frozenset[int]
 
 
-def peak_bytes(model: onnx.ModelProto, tensors: Mapping[str, Tensor]) -> int:
+def peak_bytes(model: onnx.ModelProto, tensors: Mapping[str, TensorInfo]) -> int:
     """Largest sum of live activations, bytes, over the best order in which the nodes can run.
 
     A tensor lives from the node that makes it to the last one that takes it; inputs and outputs of the graph count; while a
@@ -43,7 +43,7 @@ def peak_bytes(model: onnx.ModelProto, tensors: Mapping[str, Tensor]) -> int:
     return peak
 
 
-def _steps(model: onnx.ModelProto, tensors: Mapping[str, Tensor]) -> tuple[list[_Step], list[int], frozenset[int]]:
+def _steps(model: onnx.ModelProto, tensors: Mapping[str, TensorInfo]) -> tuple[list[_Step], list[int], frozenset[int]]:
     """The nodes in the order of the file, the bytes of each tensor, and the tensors that live to the end."""
     numbers: dict[str, int] = {}
     sizes: list[int] = []

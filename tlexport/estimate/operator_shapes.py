@@ -18,7 +18,7 @@ Attributes = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Tensor:
+class TensorInfo:
     """What is known of a tensor before anything runs."""
 
     shape: Shape
@@ -36,10 +36,10 @@ class Tensor:
         return bytes_of(self.elements, self.dtype)
 
 
-Given = Sequence[Tensor | None]
+Given = Sequence[TensorInfo | None]
 
 
-def need(given: Given, index: int) -> Tensor:
+def need(given: Given, index: int) -> TensorInfo:
     """The input at a place, which has to be there. Raises InvalidFile."""
     tensor = given[index] if index < len(given) else None
     if tensor is None:
@@ -47,10 +47,10 @@ def need(given: Given, index: int) -> Tensor:
     return tensor
 
 
-def like_first(given: Given, options: Attributes) -> Tensor:
+def like_first(given: Given, options: Attributes) -> TensorInfo:
     """The rule of an operator that keeps the shape and type of its first input. Raises InvalidFile: there is no input."""
     first = need(given, 0)
-    return Tensor(first.shape, first.dtype)
+    return TensorInfo(first.shape, first.dtype)
 
 
 def windows(shape: Shape, kernel: Sequence[int], options: Attributes, spatial: slice) -> Shape:
@@ -76,48 +76,48 @@ def _arranged(batch: int, channels: int, sizes: Shape, options: Attributes) -> S
     return (batch, *sizes, channels) if options.get("channels_last") else (batch, channels, *sizes)
 
 
-def _conv(x: Tensor, w: Tensor, options: Attributes, dtype: int) -> Tensor:
+def _conv(x: TensorInfo, w: TensorInfo, options: Attributes, dtype: int) -> TensorInfo:
     sizes = windows(x.shape, w.shape[2:], options, _spatial(options))
-    return Tensor(_arranged(x.shape[0], w.shape[0], sizes, options), dtype)
+    return TensorInfo(_arranged(x.shape[0], w.shape[0], sizes, options), dtype)
 
 
-def _pool(given: Given, options: Attributes) -> Tensor:
+def _pool(given: Given, options: Attributes) -> TensorInfo:
     x = need(given, 0)
     sizes = windows(x.shape, options["kernel_shape"], options, _spatial(options))
-    return Tensor(_arranged(x.shape[0], _channels(x, options), sizes, options), x.dtype)
+    return TensorInfo(_arranged(x.shape[0], _channels(x, options), sizes, options), x.dtype)
 
 
-def _channels(x: Tensor, options: Attributes) -> int:
+def _channels(x: TensorInfo, options: Attributes) -> int:
     return x.shape[-1] if options.get("channels_last") else x.shape[1]
 
 
-def _global_pool(given: Given, options: Attributes) -> Tensor:
+def _global_pool(given: Given, options: Attributes) -> TensorInfo:
     x = need(given, 0)
-    return Tensor(_arranged(x.shape[0], _channels(x, options), (1,) * (len(x.shape) - 2), options), x.dtype)
+    return TensorInfo(_arranged(x.shape[0], _channels(x, options), (1,) * (len(x.shape) - 2), options), x.dtype)
 
 
-def _broadcast(first: int, second: int) -> Callable[[Given, Attributes], Tensor]:
-    def rule(given: Given, options: Attributes) -> Tensor:
+def _broadcast(first: int, second: int) -> Callable[[Given, Attributes], TensorInfo]:
+    def rule(given: Given, options: Attributes) -> TensorInfo:
         a, b = need(given, first), need(given, second)
-        return Tensor(np.broadcast_shapes(a.shape, b.shape), a.dtype)
+        return TensorInfo(np.broadcast_shapes(a.shape, b.shape), a.dtype)
 
     return rule
 
 
-def _concat(given: Given, options: Attributes) -> Tensor:
+def _concat(given: Given, options: Attributes) -> TensorInfo:
     parts = [need(given, index) for index in range(2, len(given), 3)]
     axis = options["axis"]
     shape = list(parts[0].shape)
     shape[axis] = sum(part.shape[axis] for part in parts)
-    return Tensor(tuple(shape), parts[0].dtype)
+    return TensorInfo(tuple(shape), parts[0].dtype)
 
 
-def _gemm(given: Given, options: Attributes) -> Tensor:
+def _gemm(given: Given, options: Attributes) -> TensorInfo:
     a, b = need(given, 0), need(given, 3)
     quantized = given[8] if len(given) > 8 else None
     rows = a.shape[1] if options.get("transA") else a.shape[0]
     columns = b.shape[0] if options.get("transB") else b.shape[1]
-    return Tensor((rows, columns), quantized.dtype if quantized else onnx.TensorProto.FLOAT)
+    return TensorInfo((rows, columns), quantized.dtype if quantized else onnx.TensorProto.FLOAT)
 
 
 def factors(a: Shape, b: Shape, options: Attributes) -> tuple[Shape, Shape]:
@@ -134,31 +134,31 @@ def factors(a: Shape, b: Shape, options: Attributes) -> tuple[Shape, Shape]:
     return turned(a, "transBatchA", "transA"), turned(b, "transBatchB", "transB")
 
 
-def _matmul(given: Given, options: Attributes) -> Tensor:
+def _matmul(given: Given, options: Attributes) -> TensorInfo:
     a, b = factors(need(given, 0).shape, need(given, 1).shape, options)
-    return Tensor((*np.broadcast_shapes(a[:-2], b[:-2]), a[-2], b[-1]), need(given, 0).dtype)
+    return TensorInfo((*np.broadcast_shapes(a[:-2], b[:-2]), a[-2], b[-1]), need(given, 0).dtype)
 
 
-def _packed(given: Given, options: Attributes) -> Tensor:
-    return Tensor((*need(given, 0).shape[:-1], options["N"]), need(given, 0).dtype)
+def _packed(given: Given, options: Attributes) -> TensorInfo:
+    return TensorInfo((*need(given, 0).shape[:-1], options["N"]), need(given, 0).dtype)
 
 
-def _to_float(given: Given, options: Attributes) -> Tensor:
-    return Tensor(_matmul(given, options).shape, onnx.TensorProto.FLOAT)
+def _to_float(given: Given, options: Attributes) -> TensorInfo:
+    return TensorInfo(_matmul(given, options).shape, onnx.TensorProto.FLOAT)
 
 
-def _reorder_output(given: Given, options: Attributes) -> Tensor:
+def _reorder_output(given: Given, options: Attributes) -> TensorInfo:
     x = need(given, 0)
-    return Tensor(_arranged(x.shape[0], options["channels"], x.shape[2:], options), x.dtype)
+    return TensorInfo(_arranged(x.shape[0], options["channels"], x.shape[2:], options), x.dtype)
 
 
-def _reorder_input(given: Given, options: Attributes) -> Tensor:
+def _reorder_input(given: Given, options: Attributes) -> TensorInfo:
     x = need(given, 0)
-    return Tensor((x.shape[0], x.shape[-1], *x.shape[1:-1]) if options.get("channels_last") else x.shape, x.dtype)
+    return TensorInfo((x.shape[0], x.shape[-1], *x.shape[1:-1]) if options.get("channels_last") else x.shape, x.dtype)
 
 
 # operator -> its rule; an input that is left out is None
-RULES: dict[str, Callable[[Given, Attributes], Tensor]] = {
+RULES: dict[str, Callable[[Given, Attributes], TensorInfo]] = {
     "Conv": lambda given, options: _conv(need(given, 0), need(given, 1), options, need(given, 0).dtype),
     "FusedConv": lambda given, options: _conv(need(given, 0), need(given, 1), options, need(given, 0).dtype),
     "NhwcFusedConv": lambda given, options: _conv(need(given, 0), need(given, 1), {**options, "channels_last": 1}, need(given, 0).dtype),
@@ -181,6 +181,6 @@ RULES: dict[str, Callable[[Given, Attributes], Tensor]] = {
     "MatMulIntegerToFloat": _to_float,
     "ReorderOutput": _reorder_output,
     "ReorderInput": _reorder_input,
-    "QuantizeLinear": lambda given, options: Tensor(need(given, 0).shape, need(given, 2).dtype),
-    "DequantizeLinear": lambda given, options: Tensor(need(given, 0).shape, need(given, 1).dtype),
+    "QuantizeLinear": lambda given, options: TensorInfo(need(given, 0).shape, need(given, 2).dtype),
+    "DequantizeLinear": lambda given, options: TensorInfo(need(given, 0).shape, need(given, 1).dtype),
 }

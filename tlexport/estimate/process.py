@@ -22,7 +22,7 @@ from tlexport.device import lifeline
 from tlexport.errors import TlxError, Unsupported
 from tlexport.estimate.costed import Costs, Graph
 from tlexport.estimate.graph import read_with
-from tlexport.estimate.shapes import MEASURE
+from tlexport.estimate.shapes import BENCH_COMMAND
 from tlexport.onnx_model.precision import precision_of
 from tlexport.record import Record
 
@@ -67,7 +67,7 @@ def count(path: Path, shapes: dict[str, tuple[int, ...]]) -> Counted:
         raise death(f"estimating {path}", code, log) from None
     if isinstance(answer, Failure):
         error = answer.as_error()
-        error.hint = error.hint.replace(MEASURE, shlex.join(["tlx", "bench", str(path), *_options(shapes)]))
+        error.hint = error.hint.replace(BENCH_COMMAND, shlex.join(["tlx", "bench", str(path), *_options(shapes)]))
         raise error
     return answer
 

@@ -14,7 +14,7 @@ FIGURE = "hardware.fp32_tflops"  # what boards are ranked by: there are no price
 
 
 @dataclass(frozen=True)
-class Fit:
+class BudgetFit:
     """Whether a model keeps within limits on a board, and what it breaks."""
 
     likelihood: Likelihood
@@ -26,7 +26,7 @@ class Fit:
         return self.likelihood in ("yes", "probably")
 
 
-def fit(estimate: Estimate, limits: Limits) -> Fit:
+def fit_to_budget(estimate: Estimate, limits: Limits) -> BudgetFit:
     """Hold an estimate against limits.
 
     Size and memory of the tensors are exact: they decide alone where they are over. Latency has an interval: the model meets its
@@ -34,7 +34,7 @@ def fit(estimate: Estimate, limits: Limits) -> Fit:
     """
     exact = too_large("size", estimate.size_bytes, limits.size_bytes) + too_large(TENSORS, estimate.memory_bytes, limits.memory_bytes)
     likelihood: Likelihood = "no" if exact else _within(estimate, limits.latency_p95_ms)
-    return Fit(likelihood, (*exact, *too_slow(estimate, limits)))
+    return BudgetFit(likelihood, (*exact, *too_slow(estimate, limits)))
 
 
 def _within(estimate: Estimate, limit: float | None) -> Likelihood:
@@ -45,7 +45,7 @@ def _within(estimate: Estimate, limit: float | None) -> Likelihood:
     return "probably not" if estimate.low_ms <= limit else "no"
 
 
-def modesty(profile: Profile) -> tuple[bool, float, str]:
+def by_peak_rate(profile: Profile) -> tuple[bool, float, str]:
     """What boards are sorted by: peak rate in FP32, lowest first; a profile that does not know it comes after those that do."""
     peak = profile.hardware.fp32_tflops
     return peak is None, peak.value if peak else 0.0, profile.target

@@ -13,16 +13,16 @@ from onnx import helper, numpy_helper, shape_inference
 from onnx.reference import ReferenceEvaluator
 
 from tlexport.errors import InvalidFile, Unsupported
-from tlexport.estimate.operator_shapes import RULES, Tensor, like_first
+from tlexport.estimate.operator_shapes import RULES, TensorInfo, like_first
 from tlexport.onnx_model.names import printable
 from tlexport.onnx_model.structure import AGAIN, bodies_of, name_of
 from tlexport.onnx_model.tensors import BITS, type_name
 
-FEW = 1024  # numbers; no shape is longer
+MAX_SHAPE_ELEMENTS = 1024  # numbers; no shape is longer
 MOST_ELEMENTS = 2**40
-MEASURE = "tlx bench WHAT"  # in a hint; who has the model's name puts it in
-TYPES = "export the model with tensors of numbers alone"
-SMALLER = "export the model with smaller shapes"
+BENCH_COMMAND = "tlx bench WHAT"  # in a hint; who has the model's name puts it in
+NUMBERS_ONLY = "export the model with tensors of numbers alone"
+SMALLER_SHAPES = "export the model with smaller shapes"
 INTEGERS = (onnx.TensorProto.INT64, onnx.TensorProto.INT32, onnx.TensorProto.BOOL)
 
 
@@ -42,7 +42,7 @@ def attributes(node: onnx.NodeProto) -> dict[str, Any]:
     return {name: value.decode() if isinstance(value, bytes) else value for name, value in values.items()}
 
 
-def infer(model: onnx.ModelProto) -> dict[str, Tensor]:
+def infer(model: onnx.ModelProto) -> dict[str, TensorInfo]:
     """Every tensor of a graph whose inputs have fixed shapes.
 
     Standard operators are asked one by one (``onnx.shape_inference.infer_node_outputs``); ONNX Runtime's own follow the rules
@@ -52,15 +52,15 @@ def infer(model: onnx.ModelProto) -> dict[str, Tensor]:
         InvalidFile: a node contradicts its inputs.
         Unsupported: a result is not a tensor of a known size, or its shape depends on values.
     """
-    found: dict[str, Tensor] = {}
+    found: dict[str, TensorInfo] = {}
     data = {i.name: i for i in model.graph.initializer}
     for initializer in model.graph.initializer:
-        found[initializer.name] = Tensor(tuple(initializer.dims), initializer.data_type, constant=True)
+        found[initializer.name] = TensorInfo(tuple(initializer.dims), initializer.data_type, constant=True)
     for sparse in model.graph.sparse_initializer:
-        found[sparse.values.name] = Tensor(tuple(sparse.dims), sparse.values.data_type, constant=True)
+        found[sparse.values.name] = TensorInfo(tuple(sparse.dims), sparse.values.data_type, constant=True)
     for value in model.graph.input:
         kind = value.type.tensor_type
-        found.setdefault(value.name, Tensor(tuple(axis.dim_value for axis in kind.shape.dim), kind.elem_type))
+        found.setdefault(value.name, TensorInfo(tuple(axis.dim_value for axis in kind.shape.dim), kind.elem_type))
     for name, tensor in found.items():
         _expect_countable(tensor, f"'{printable(name)}'")
     opsets = list(model.opset_import)
@@ -69,7 +69,7 @@ def infer(model: onnx.ModelProto) -> dict[str, Tensor]:
             data[node.output[0]] = node.attribute[0].t
         if any(True for _ in bodies_of(node)):
             why = "the graph inside it runs as often as its data says"
-            raise Unsupported(f"there is no estimate: the work of {name_of(node)} is not counted: {why}", f"measure it: {MEASURE}")
+            raise Unsupported(f"there is no estimate: the work of {name_of(node)} is not counted: {why}", f"measure it: {BENCH_COMMAND}")
         standard = node.domain in ("", "ai.onnx") and onnx.defs.has(node.op_type)
         with of_node(node):
             outputs = _standard(node, found, data, opsets, model.ir_version) if standard else _contributed(node, found)
@@ -81,16 +81,16 @@ def infer(model: onnx.ModelProto) -> dict[str, Tensor]:
     return found
 
 
-def _expect_countable(tensor: Tensor, called: str) -> None:
+def _expect_countable(tensor: TensorInfo, called: str) -> None:
     """Raises Unsupported for elements without a size, and for more of them than any machine holds."""
     if tensor.dtype not in BITS:
-        raise Unsupported(f"there is no estimate: {called} is of type {type_name(tensor.dtype)}, whose size is not known", TYPES)
+        raise Unsupported(f"there is no estimate: {called} is of type {type_name(tensor.dtype)}, whose size is not known", NUMBERS_ONLY)
     if tensor.elements > MOST_ELEMENTS or any(axis < 0 for axis in tensor.shape):
-        raise Unsupported(f"there is no estimate: {called} has the shape {tensor.shape}: more than any machine holds", SMALLER)
+        raise Unsupported(f"there is no estimate: {called} has the shape {tensor.shape}: more than any machine holds", SMALLER_SHAPES)
 
 
 def _evaluated(
-    node: onnx.NodeProto, found: Mapping[str, Tensor], data: Mapping[str, onnx.TensorProto], opsets: list[onnx.OperatorSetIdProto]
+    node: onnx.NodeProto, found: Mapping[str, TensorInfo], data: Mapping[str, onnx.TensorProto], opsets: list[onnx.OperatorSetIdProto]
 ) -> dict[str, onnx.TensorProto]:
     """What a node makes of constants, where that may be a shape for a later node: whole numbers, and few."""
     if node.op_type == "Shape":
@@ -98,10 +98,10 @@ def _evaluated(
         options = attributes(node)
         return {node.output[0]: numpy_helper.from_array(shape[options.get("start", 0) : options.get("end")])}
     used = [name for name in node.input if name]
-    if any(name not in data or math.prod(data[name].dims) > FEW for name in used):
+    if any(name not in data or math.prod(data[name].dims) > MAX_SHAPE_ELEMENTS for name in used):
         return {}
     made = [name for name in node.output if name]
-    if any(found[name].dtype not in INTEGERS or found[name].elements > FEW for name in made):
+    if any(found[name].dtype not in INTEGERS or found[name].elements > MAX_SHAPE_ELEMENTS for name in made):
         return {}
     values = [helper.make_tensor_value_info(name, found[name].dtype, found[name].shape) for name in (*used, *made)]
     graph = helper.make_graph([node], "constant", values[: len(used)], values[len(used) :])
@@ -117,16 +117,16 @@ def _evaluated(
 
 def _standard(
     node: onnx.NodeProto,
-    found: Mapping[str, Tensor],
+    found: Mapping[str, TensorInfo],
     data: Mapping[str, onnx.TensorProto],
     opsets: list[onnx.OperatorSetIdProto],
     ir_version: int,
-) -> list[Tensor]:
+) -> list[TensorInfo]:
     version = next((o.version for o in opsets if o.domain in ("", "ai.onnx")), 1)
     schema = onnx.defs.get_schema(node.op_type, version)
     types = {name: helper.make_tensor_type_proto(found[name].dtype, found[name].shape) for name in node.input if name}
     # only what an operator could read as a shape: weights would be copied for nothing
-    small = {name: data[name] for name in node.input if name in data and math.prod(data[name].dims) <= FEW}
+    small = {name: data[name] for name in node.input if name in data and math.prod(data[name].dims) <= MAX_SHAPE_ELEMENTS}
     try:
         inferred = shape_inference.infer_node_outputs(schema, node, types, small, opset_imports=opsets, ir_version=ir_version)
     except (shape_inference.InferenceError, RuntimeError, ValueError) as error:
@@ -135,19 +135,19 @@ def _standard(
     tensors = []
     for name in node.output:
         if name in inferred and inferred[name].WhichOneof("value") not in (None, "tensor_type"):
-            raise Unsupported(f"there is no estimate: '{printable(name)}', which {name_of(node)} gives, is not a tensor", TYPES)
+            raise Unsupported(f"there is no estimate: '{printable(name)}', which {name_of(node)} gives, is not a tensor", NUMBERS_ONLY)
         kind = inferred[name].tensor_type if name in inferred else None
         if kind is None or not kind.HasField("shape") or any(not axis.HasField("dim_value") for axis in kind.shape.dim):
             if name:
                 why = f"the shape of '{printable(name)}', which {name_of(node)} gives, depends on values"
-                raise Unsupported(f"there is no estimate: {why}", f"measure it: {MEASURE}")
-            tensors.append(Tensor((), onnx.TensorProto.FLOAT))
+                raise Unsupported(f"there is no estimate: {why}", f"measure it: {BENCH_COMMAND}")
+            tensors.append(TensorInfo((), onnx.TensorProto.FLOAT))
             continue
-        tensors.append(Tensor(tuple(axis.dim_value for axis in kind.shape.dim), kind.elem_type, constant))
+        tensors.append(TensorInfo(tuple(axis.dim_value for axis in kind.shape.dim), kind.elem_type, constant))
     return tensors
 
 
-def _contributed(node: onnx.NodeProto, found: Mapping[str, Tensor]) -> list[Tensor]:
+def _contributed(node: onnx.NodeProto, found: Mapping[str, TensorInfo]) -> list[TensorInfo]:
     given = [found.get(name) for name in node.input]
     options = attributes(node)
     rule = RULES.get(node.op_type, like_first)

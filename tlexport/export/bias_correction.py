@@ -30,8 +30,8 @@ from tlexport.onnx_model.graph import constants, copy_of, without_unused
 from tlexport.ports import Pixels
 
 CORRECTED = {"Conv": [0, 2, 3], "Gemm": [0]}  # the weighted operators that have a bias, and the axes besides the channels'
-IMAGES = 64  # means settle with fewer images than the ends of ranges do: a convolution's are over all places too
-TOGETHER = 16 * 224**2  # pixels in one run: the more, the steadier its means; the activations of all of them are in memory
+CORRECTION_IMAGES = 64  # means settle with fewer images than the ends of ranges do: a convolution's are over all places too
+MAX_PIXELS_PER_RUN = 16 * 224**2  # pixels in one run: the more, the steadier its means; the activations of all of them are in memory
 PREFIX = "quantized/"  # of the quantized graph's names where both graphs are one
 AXES_ARE_AN_INPUT = 18  # of ReduceMean from this opset on; an attribute before
 
@@ -56,7 +56,7 @@ def bias_corrected(model: onnx.ModelProto, quantized: onnx.ModelProto, pixels: P
     """
     if len(pixels) == 0:
         raise UsageError("there are no images to correct biases with", "give training data with --data, or use --precision fp32")
-    shifts = _shifts(model, quantized, pixels[:IMAGES])
+    shifts = _shifts(model, quantized, pixels[:CORRECTION_IMAGES])
     corrected = copy_of(model)
     tensors = constants(corrected.graph)
     reads = Counter(name for node in corrected.graph.node for name in node.input)
@@ -84,7 +84,7 @@ def _shifts(model: onnx.ModelProto, quantized: onnx.ModelProto, pixels: Pixels) 
     session = ort.InferenceSession(both.SerializeToString(), options, providers=["CPUExecutionProvider"])
     image = session.get_inputs()[0]
     fed = pixels.astype(np.uint8 if image.type == "tensor(uint8)" else np.float32)
-    parts = np.array_split(fed, min(len(fed), math.ceil(fed[..., 0].size / TOGETHER)))
+    parts = np.array_split(fed, min(len(fed), math.ceil(fed[..., 0].size / MAX_PIXELS_PER_RUN)))
     found = [session.run(None, {image.name: part}) for part in parts]
     shares = [len(part) / len(fed) for part in parts]
     channels = _channels(onnx.shape_inference.infer_shapes(model).graph)

@@ -10,10 +10,10 @@ from tlexport.artifact import Calibration, Tried
 from tlexport.dataset import Dataset, Sample
 from tlexport.errors import UsageError
 
-IMAGES = 200  # ranges of small classifiers settle between 100 and 300 (NNCF's default is 300)
-CHOOSING = 200  # images that set no ranges, by which the method of calibration is chosen
-MOST_TRAINED = 2000  # images of each epoch of a training that follows, which is to be short
-FEW = 100  # below this the user is told
+CALIBRATION_IMAGES = 200  # ranges of small classifiers settle between 100 and 300 (NNCF's default is 300)
+SELECTION_IMAGES = 200  # images that set no ranges, by which the method of calibration is chosen
+MAX_TRAINING_IMAGES = 2000  # images of each epoch of a training that follows, which is to be short
+MIN_CALIBRATION_IMAGES = 100  # below this the user is told
 
 
 def calibration_sample(dataset: Dataset, count: int, seed: int) -> tuple[Sample, ...]:
@@ -48,14 +48,14 @@ def calibration_parts(dataset: Dataset, seed: int) -> tuple[tuple[Sample, ...], 
     Raises:
         UsageError: fewer training images than classes.
     """
-    drawn = calibration_sample(dataset, IMAGES + CHOOSING, seed)
-    if len(drawn) < 2 * FEW:
+    drawn = calibration_sample(dataset, CALIBRATION_IMAGES + SELECTION_IMAGES, seed)
+    if len(drawn) < 2 * MIN_CALIBRATION_IMAGES:
         return drawn, ()
     half = (len(drawn) + 1) // 2
     return drawn[:half], drawn[half:]
 
 
-def provenance(samples: Sequence[Sample], method: str, tried: tuple[Tried, ...] = ()) -> Calibration:
+def calibration_record(samples: Sequence[Sample], method: str, tried: tuple[Tried, ...] = ()) -> Calibration:
     """The record of a calibration: how, how many, and a hash over the images' hashes."""
     digest = hashlib.sha256("\n".join(sorted(sample.sha256 for sample in samples)).encode()).hexdigest()
     return Calibration(method=method, tried=tried, images=len(samples), sha256=digest)

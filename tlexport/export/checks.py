@@ -13,7 +13,7 @@ from tlexport.contract import TensorSpec
 from tlexport.errors import Unsupported, VerificationFailed
 from tlexport.ports import WEIGHTED
 
-STANDARD = ("", "ai.onnx")  # two names for ONNX's own domain
+ONNX_DOMAINS = ("", "ai.onnx")  # two names for ONNX's own domain
 SUM_TOLERANCE = 0.01  # of the probabilities of an image: FP16 has three digits, and classes may be many
 FP32_AGREEMENT = 1e-4  # largest difference in probability between torch and the FP32 graph
 
@@ -27,7 +27,7 @@ def check_graph(model: onnx.ModelProto, precision: str, inputs: Sequence[TensorS
         Unsupported: an operator that only some vendor's runtime may know.
         VerificationFailed: names what else is not so.
     """
-    foreign = {f"{node.domain}.{node.op_type}": node.name for node in model.graph.node if node.domain not in STANDARD}
+    foreign = {f"{node.domain}.{node.op_type}": node.name for node in model.graph.node if node.domain not in ONNX_DOMAINS}
     if foreign and precision == "fp32":
         found = ", ".join(f"{operator} (at {name})" for operator, name in foreign.items())
         raise Unsupported(

@@ -96,10 +96,10 @@ def _file(manifest: Manifest, model: Model) -> str:
     """An initializer of ``File``."""
     artifact = model.artifact
     for_tensorrt = manifest.profile.runtime == "tensorrt" and artifact.precision == "int8"
-    weights_alone = any(rung.kept and rung.rung == "weights alone" for rung in artifact.ladder)  # else dequantized at every run
+    weight_only = any(rung.kept and rung.rung == "weights alone" for rung in artifact.ladder)  # else dequantized at every run
     engine = f"{artifact.sha256[:32]}/{PurePosixPath(model.file).with_suffix('.engine')}"  # as device/runtimes/engine_cache.py has it
     names = [artifact.precision, model.file, engine, model.golden_outputs]
-    flags = [artifact.inputs[0].dtype == "float32", for_tensorrt or weights_alone, model.chosen]
+    flags = [artifact.inputs[0].dtype == "float32", for_tensorrt or weight_only, model.chosen]
     return "{" + ", ".join([*(f"{literal(name)}sv" for name in names), repr(model.tolerance), *(str(flag).lower() for flag in flags)]) + "}"
 
 

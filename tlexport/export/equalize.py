@@ -15,7 +15,7 @@ from onnx import numpy_helper
 
 from tlexport.onnx_model.graph import ChannelGroups, Channels, constants, copy_of, readers_of
 
-Values = npt.NDArray[np.float64]
+Float64Array = npt.NDArray[np.float64]
 
 SCALED = ("Conv", "Gemm")
 # f(s x) = s f(x) for every s > 0 of a channel; a clip at 6, a hard swish or a sigmoid is none, so that a chain ends there
@@ -53,7 +53,7 @@ def equalized(model: onnx.ModelProto) -> onnx.ModelProto:
     tensors = constants(model.graph)
     streams = list(_streams(model.graph))
     names = {name for stream in streams for node in (*stream.makers, *stream.readers) for name in node.input[1:] if name}
-    values: dict[str, Values] = {name: numpy_helper.to_array(tensors[name]).astype(np.float64) for name in names}
+    values: dict[str, Float64Array] = {name: numpy_helper.to_array(tensors[name]).astype(np.float64) for name in names}
     borders = [_Border(stream, values) for stream in streams]
     for _ in range(ROUNDS):
         if max([border.equalize() for border in borders], default=0.0) < SETTLED:
@@ -93,7 +93,7 @@ def _own_weights(node: onnx.NodeProto, known: Mapping[str, onnx.TensorProto], re
 class _Border:
     """What makes the channels of a stream, and what reads them: views of the layers' weights and biases, scaled in place."""
 
-    def __init__(self, stream: Channels, values: dict[str, Values]) -> None:
+    def __init__(self, stream: Channels, values: dict[str, Float64Array]) -> None:
         self.made = [_rows(node, values[node.input[1]]) for node in stream.makers]
         self.read = [_columns(node, values[node.input[1]], len(self.made[0])) for node in stream.readers]
         self.biases = [values[node.input[2]].reshape(-1) for node in stream.makers if len(node.input) > 2 and node.input[2]]
@@ -136,14 +136,14 @@ def _channels_made(node: onnx.NodeProto, known: Mapping[str, onnx.TensorProto]) 
     return int(weights[1] if node.op_type == "Gemm" and not _option(node, "transB", 0) else weights[0])
 
 
-def _rows(node: onnx.NodeProto, weights: Values) -> Values:
+def _rows(node: onnx.NodeProto, weights: Float64Array) -> Float64Array:
     """A view of a node's weights by what they make: (output channel, weight)."""
     if node.op_type == "Gemm" and not _option(node, "transB", 0):
         weights = weights.T
     return weights.reshape(len(weights), -1)
 
 
-def _columns(node: onnx.NodeProto, weights: Values, channels: int) -> Values:
+def _columns(node: onnx.NodeProto, weights: Float64Array, channels: int) -> Float64Array:
     """A view of a node's weights by what they read: (group, output channel of it, input channel of it, weight).
 
     A ``Gemm`` that reads a flattened (channel, height, width) has height times width weights for each channel.

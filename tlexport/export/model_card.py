@@ -9,7 +9,7 @@ from tlexport.bundle.manifest import MANIFEST, Manifest, Model, Terms
 from tlexport.units import format_bytes
 
 MOST_CLASSES = 50  # that are named
-WEIGHTS = {
+WEIGHT_SOURCES = {
     "imagenet": "torchvision's weights from ImageNet-1k",
     "embedded": "the weights that tlexport carries",
     "none": "random weights",
@@ -30,26 +30,29 @@ def model_card(manifest: Manifest) -> str:
         "Licence": _licence(m),
         "How to run": _run(m),
     }
-    parts = [f"# {plain(m.name)} for {plain(m.profile.title)}\n", f"Written by `tlx export` from `{MANIFEST}`, which holds every figure.\n"]
+    parts = [
+        f"# {escaped(m.name)} for {escaped(m.profile.title)}\n",
+        f"Written by `tlx export` from `{MANIFEST}`, which holds every figure.\n",
+    ]
     for title, lines in sections.items():
         parts += [f"\n## {title}\n\n", *(f"{line}\n" for line in lines)]
     return "\n".join(parts[:2]) + "".join(parts[2:])
 
 
-def plain(text: str) -> str:
+def escaped(text: str) -> str:
     """Text that Markdown shows as it is, inside a line or a cell of a table: no markup, no HTML, no link."""
-    escaped = re.sub(r"([\\`*_{}\[\]<>()#!|~&$@])", r"\\\1", " ".join(text.split()))
-    return re.sub(r"(?i):(?=//)|(?<=\bwww)\.", r"\\\g<0>", escaped)  # what some readers take for an address
+    shown = re.sub(r"([\\`*_{}\[\]<>()#!|~&$@])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"(?i):(?=//)|(?<=\bwww)\.", r"\\\g<0>", shown)  # what some readers take for an address
 
 
 def _details(m: Manifest) -> Iterator[str]:
     yield f"- An image classifier of {len(m.classes)} classes: RGB pixels in, one probability for each class out."
     if m.training:
-        yield f"- Network: {plain(m.training.backbone)}, fine-tuned ({m.training.strategy}) from {WEIGHTS[m.training.weights]}."
+        yield f"- Network: {escaped(m.training.backbone)}, fine-tuned ({m.training.strategy}) from {WEIGHT_SOURCES[m.training.weights]}."
     chosen = m.model()
     precisions = ", ".join(model.artifact.precision.upper() for model in m.models)
-    yield f"- Models here: {precisions}; chosen for the target: {chosen.artifact.precision.upper()} ({plain(chosen.reason)})."
-    yield f"- Made for {plain(m.profile.title)} (profile {plain(m.target)}), to be run by {plain(m.profile.runtime)}."
+    yield f"- Models here: {precisions}; chosen for the target: {chosen.artifact.precision.upper()} ({escaped(chosen.reason)})."
+    yield f"- Made for {escaped(m.profile.title)} (profile {escaped(m.target)}), to be run by {escaped(m.profile.runtime)}."
     p = m.preprocess
     yield (
         f"- Input: {p.size} x {p.size} pixels, {m.models[0].artifact.inputs[0].dtype}, 0 to 255; the shorter side of an image is resized "
@@ -58,11 +61,11 @@ def _details(m: Manifest) -> Iterator[str]:
     yield f"- Checkpoint: sha256 `{m.checkpoint_sha256[:16]}…`."
     if m.training:
         yield f"- Recipe: sha256 `{m.training.recipe_sha256[:16]}…`."
-    yield f"- Made with {', '.join(f'{plain(name)} {plain(version)}' for name, version in m.versions.items())}."
+    yield f"- Made with {', '.join(f'{escaped(name)} {escaped(version)}' for name, version in m.versions.items())}."
 
 
 def _use(m: Manifest) -> Iterator[str]:
-    shown = ", ".join(plain(name) for name in m.classes[:MOST_CLASSES])
+    shown = ", ".join(escaped(name) for name in m.classes[:MOST_CLASSES])
     more = f" and {len(m.classes) - MOST_CLASSES} more (`labels.txt`)" if len(m.classes) > MOST_CLASSES else ""
     yield f"Telling apart these classes in images like those it was trained on: {shown}{more}."
     yield ""
@@ -107,10 +110,10 @@ def _metrics(m: Manifest) -> Iterator[str]:
 
 def _latency(model: Model) -> str:
     if found := model.latency:
-        where = f", {plain(found.environment.cpu)}" if found.environment else ""
-        return f"measured: p50 {found.p50:.3f}, p95 {found.p95:.3f} ({plain(found.provider)}, {found.threads} CPU thread(s){where})"
+        where = f", {escaped(found.environment.cpu)}" if found.environment else ""
+        return f"measured: p50 {found.p50:.3f}, p95 {found.p95:.3f} ({escaped(found.provider)}, {found.threads} CPU thread(s){where})"
     if model.estimate:
-        return f"estimated: {plain(model.estimate.latency)}"
+        return f"estimated: {escaped(model.estimate.latency)}"
     return "not known"
 
 
@@ -118,27 +121,27 @@ def _budget(m: Manifest) -> Iterator[str]:
     """What the chosen model says to the profile's limits, and how quiet the machine was."""
     chosen = m.model()
     if chosen.over:
-        yield f"- Over the budget of {plain(m.target)}, which is a yardstick: {plain('; '.join(chosen.over))}."
+        yield f"- Over the budget of {escaped(m.target)}, which is a yardstick: {escaped('; '.join(chosen.over))}."
     else:
-        yield f"- {chosen.artifact.precision.upper()}: {plain(chosen.reason)}."
+        yield f"- {chosen.artifact.precision.upper()}: {escaped(chosen.reason)}."
     for doubt in chosen.doubts:
-        yield f"- Not certain: {plain(doubt)}."
+        yield f"- Not certain: {escaped(doubt)}."
     for model in m.models:
         if model.latency and (noise := model.latency.noise):
             times = f"{noise.repeats} times" if noise.repeats > 1 else "once"
-            state = f"noisy machine: {plain(noise.cause)}" if noise.verdict == "noisy" else "quiet machine"
+            state = f"noisy machine: {escaped(noise.cause)}" if noise.verdict == "noisy" else "quiet machine"
             yield f"- {model.artifact.precision.upper()} was measured {times}; {state}; the shortest run took {noise.shortest_ms:.3f} ms."
     for rejected in m.rejected:
-        yield f"- Rejected: {rejected.precision.upper()}, {plain(rejected.what)}: {plain(rejected.reason)}."
+        yield f"- Rejected: {rejected.precision.upper()}, {escaped(rejected.what)}: {escaped(rejected.reason)}."
 
 
 def _quantization(m: Manifest) -> Iterator[str]:
     for model in m.models:
         artifact = model.artifact
-        yield f"- {artifact.precision.upper()}: {plain(artifact.made_by)}."
+        yield f"- {artifact.precision.upper()}: {escaped(artifact.made_by)}."
         if calibration := artifact.calibration:
             yield (
-                f"  - Ranges by {plain(calibration.method)} on {calibration.images:,} training images "
+                f"  - Ranges by {escaped(calibration.method)} on {calibration.images:,} training images "
                 f"(their hashes: sha256 `{calibration.sha256[:16]}…`)."
             )
         for rung in artifact.ladder:
@@ -172,7 +175,7 @@ def _licence(m: Manifest) -> Iterator[str]:
 
 
 def _terms(terms: Terms) -> str:
-    return "; ".join(part for part in (terms.spdx and plain(terms.spdx), plain(terms.note)) if part) or "not known"
+    return "; ".join(part for part in (terms.spdx and escaped(terms.spdx), escaped(terms.note)) if part) or "not known"
 
 
 def _run(m: Manifest) -> Iterator[str]:

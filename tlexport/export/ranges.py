@@ -28,7 +28,7 @@ METHODS: tuple[Method, ...] = get_args(Method)
 Counts = npt.NDArray[np.float64]
 
 BINS = 2048  # of a histogram, from the least value to the largest
-LEVELS = 255  # steps of 8 bits
+INT8_STEPS = 255  # steps of 8 bits
 CLIPPED = 1e-4  # share of the values at each end, for percentile
 CANDIDATES = 48  # places that mse and entropy try for each end: the extreme, and ever smaller parts of it
 SMALLEST = 0.1  # part that is tried last
@@ -144,9 +144,9 @@ def _centres(counts: Counts, whole: Range) -> Counts:
 def _squared_error(counts: Counts, whole: Range, ends: Range) -> float:
     """Mean squared error of the values that a histogram holds, quantized between ``ends``: rounding within, clipping beyond."""
     values = _centres(counts, whole)
-    step = (ends[1] - ends[0]) / LEVELS
+    step = (ends[1] - ends[0]) / INT8_STEPS
     zero = round(-ends[0] / step)  # the level that stands for 0
-    told = (np.clip(np.round(values / step) + zero, 0, LEVELS) - zero) * step
+    told = (np.clip(np.round(values / step) + zero, 0, INT8_STEPS) - zero) * step
     return float((counts * (values - told) ** 2).sum() / counts.sum())
 
 
@@ -156,9 +156,9 @@ def _divergence(counts: Counts, whole: Range, ends: Range) -> float:
     inside = np.flatnonzero((values >= ends[0]) & (values <= ends[1]))
     first, last = inside[0], inside[-1]
     clipped = counts[first : last + 1].copy()
-    level = np.round((values[first : last + 1] - ends[0]) / (ends[1] - ends[0]) * LEVELS).astype(int)
+    level = np.round((values[first : last + 1] - ends[0]) / (ends[1] - ends[0]) * INT8_STEPS).astype(int)
     filled = (clipped > 0).astype(float)
-    per_level = np.bincount(level, clipped, LEVELS + 1) / np.maximum(np.bincount(level, filled, LEVELS + 1), 1)
+    per_level = np.bincount(level, clipped, INT8_STEPS + 1) / np.maximum(np.bincount(level, filled, INT8_STEPS + 1), 1)
     told = per_level[level] * filled
     clipped[0] += counts[:first].sum()  # what is clipped is told as the outermost value, which the levels know nothing of
     clipped[-1] += counts[last + 1 :].sum()

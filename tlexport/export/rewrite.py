@@ -12,7 +12,7 @@ from onnx import helper, numpy_helper
 from tlexport.errors import StepFailed
 from tlexport.onnx_model.graph import constants, copy_of, without_unused
 
-CONVOLUTIONS = ("Conv", "ConvTranspose")
+KERNEL_OPERATORS = ("Conv", "ConvTranspose")
 # ONNX's versioning table (docs/Versioning.md of onnx): the IR version released with each opset
 IR_VERSIONS = {13: 7, 14: 7, 15: 8, 16: 8, 17: 8, 18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11, 24: 12, 25: 13}
 
@@ -38,7 +38,7 @@ def with_kernel_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
     model = copy_of(model)
     known = constants(model.graph)
     for node in model.graph.node:
-        if node.op_type not in CONVOLUTIONS or node.input[1] not in known:
+        if node.op_type not in KERNEL_OPERATORS or node.input[1] not in known:
             continue
         if all(attribute.name != "kernel_shape" for attribute in node.attribute):
             node.attribute.append(helper.make_attribute("kernel_shape", list(known[node.input[1]].dims[2:])))

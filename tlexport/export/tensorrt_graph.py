@@ -10,8 +10,8 @@ from onnx import TensorProto
 
 from tlexport.onnx_model.graph import constants, readers_of
 
-PAIR = ("QuantizeLinear", "DequantizeLinear")
-FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
+QDQ_OPERATORS = ("QuantizeLinear", "DequantizeLinear")
+FLOAT_TYPES = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 Version = tuple[int, ...]
 
 
@@ -43,7 +43,7 @@ class RuledGraph:
     @property
     def pairs(self) -> Iterator[onnx.NodeProto]:
         """Every Q and DQ."""
-        return (node for node in self.nodes if node.op_type in PAIR)
+        return (node for node in self.nodes if node.op_type in QDQ_OPERATORS)
 
     def made_by(self, name: str, *kinds: str) -> bool:
         """Whether a tensor is given by a node of one of these kinds."""
@@ -68,4 +68,4 @@ def _given(node: onnx.NodeProto, types: Mapping[str, int]) -> int:
         return read[1]
     if node.op_type in ("Shape", "Size"):
         return TensorProto.INT64
-    return next((kind for kind in read if kind in FLOATS), next(iter(read), 0))
+    return next((kind for kind in read if kind in FLOAT_TYPES), next(iter(read), 0))

@@ -14,7 +14,7 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from tlexport.errors import VerificationFailed
-from tlexport.export.tensorrt_graph import FLOATS, RuledGraph, Version
+from tlexport.export.tensorrt_graph import FLOAT_TYPES, RuledGraph, Version
 from tlexport.hardware.profile import INT8_CONSTANTS
 from tlexport.ports import TYPED_SCALES
 
@@ -89,7 +89,7 @@ def _uint8_image_through_cast(graph: RuledGraph) -> Broken:
     for node in graph.nodes:
         read = [name for name in node.input if graph.types.get(name) == TensorProto.UINT8 and name not in graph.constants]
         to = next((attribute.i for attribute in node.attribute if attribute.name == "to"), None)
-        if read and (node.op_type != "Cast" or to not in FLOATS):
+        if read and (node.op_type != "Cast" or to not in FLOAT_TYPES):
             yield node, f"it reads {read[0]}, which is uint8; a Cast to a float must come first"
         if any(graph.types.get(name) == TensorProto.UINT8 and name not in graph.outputs for name in node.output):
             yield node, "it gives uint8 inside the graph"
@@ -98,7 +98,7 @@ def _uint8_image_through_cast(graph: RuledGraph) -> Broken:
 def _one_float_type(graph: RuledGraph) -> Broken:
     """A strongly typed network does not convert between FP16 and FP32 by itself."""
     for node in graph.nodes:
-        found = sorted({graph.types.get(name, 0) for name in node.input} & {*FLOATS})
+        found = sorted({graph.types.get(name, 0) for name in node.input} & {*FLOAT_TYPES})
         if len(found) > 1:
             yield node, f"its inputs are {' and '.join(TensorProto.DataType.Name(kind) for kind in found)}; one type is expected"
 

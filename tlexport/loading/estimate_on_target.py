@@ -23,7 +23,7 @@ Kind = Literal["calibrated", "published", "proxy"]
 
 
 @dataclass(frozen=True)
-class Foretold:
+class PredictedLatency:
     """A latency on one board, before corrections from real runs."""
 
     p50_ms: float
@@ -41,7 +41,7 @@ def expect_basis(target: Target, precision: Precision, threads: int) -> Calibrat
     Raises:
         Unsupported: the board does not support the precision, or there is no basis.
     """
-    from tlexport.estimate.boards import choose
+    from tlexport.estimate.boards import choose_rates
 
     profile = target.profile
     able = profile.precisions.value
@@ -51,7 +51,7 @@ def expect_basis(target: Target, precision: Precision, threads: int) -> Calibrat
         if entry.key == (profile.runtime, precision, threads):
             return entry
     try:
-        choose(profile, precision, threads)
+        choose_rates(profile, precision, threads)
     except Unsupported:
         raise _nothing(target, precision, threads) from None
     return None
@@ -78,43 +78,44 @@ def _threads(count: int) -> str:
     return f"{count} thread{'' if count == 1 else 's'}"
 
 
-def foretell(model: Estimable, target: Target, threads: int) -> Foretold:
+def predict_latency(model: Estimable, target: Target, threads: int) -> PredictedLatency:
     """Latency from the best available figures, without corrections from real runs. Raises as :func:`estimate`."""
     entry = expect_basis(target, model.precision, threads)
     graph = model.graph_for(target.profile)
     return _by_published(graph, target, model.precision, threads) if entry is None else _by_layers(graph, target, entry)
 
 
-def _by_layers(graph: Graph | Costs, target: Target, entry: CalibratedModel) -> Foretold:
+def _by_layers(graph: Graph | Costs, target: Target, entry: CalibratedModel) -> PredictedLatency:
     """From the layer times of a calibration."""
-    from tlexport.estimate.layer_times import predict
+    from tlexport.estimate.layer_times import predict_from_layers
 
     device = read_device_model(target.path, entry)
     # ONNX Runtime here cannot show the tensor layouts of another architecture
     cost, nodes = graph.native if device.environment.machine == platform.machine() else graph.portable
-    found = predict(cost, nodes, device)
+    found = predict_from_layers(cost, nodes, device)
     basis = (
         f"calibrated on {entry.cpu}, {entry.cores} cores, ONNX Runtime {entry.version} ({entry.date}): {entry.probes} networks timed, "
         f"median error {100 * entry.error:.1f} %, {100 * entry.within_10:.0f} % of them within 10 %"
     )
     strange = sum(layer.op in found.unknown for layer in cost.layers)
-    return Foretold(
+    return PredictedLatency(
         found.p50_ms, found.low_ms, found.high_ms, found.unknown, "calibrated", basis + _strange(found.unknown, strange), entry.sha256
     )
 
 
-def _by_published(graph: Graph | Costs, target: Target, precision: Precision, threads: int) -> Foretold:
+def _by_published(graph: Graph | Costs, target: Target, precision: Precision, threads: int) -> PredictedLatency:
     """From figures fitted to published latencies. Each layer without timing data widens the interval by its share."""
-    from tlexport.estimate.boards import choose, predict
+    from tlexport.estimate.boards import choose_rates, predict_from_rates
 
     cost = graph.plain
-    found, figures = predict(cost, target.profile, precision, threads), choose(target.profile, precision, threads)
+    found = predict_from_rates(cost, target.profile, precision, threads)
+    figures = choose_rates(target.profile, precision, threads)
     strange = sum(layer.op in cost.unknown for layer in cost.layers)
     wider = 1 + strange / max(1, len(cost.layers))
     low, high = found.low_ms / wider, found.high_ms * wider
     kind: Kind = "published" if figures.runtime == target.profile.runtime else "proxy"
     name = f"{figures.board} {figures.runtime} {figures.precision} {figures.threads or 'GPU'} {figures.date}"
-    return Foretold(found.p50_ms, low, high, cost.unknown, kind, found.basis + _strange(cost.unknown, strange), name)
+    return PredictedLatency(found.p50_ms, low, high, cost.unknown, kind, found.basis + _strange(cost.unknown, strange), name)
 
 
 def _strange(unknown: Sequence[str], layers: int) -> str:
@@ -138,7 +139,7 @@ def estimate(model: Estimable, target: Target, threads: int = 1) -> Estimate:
 
 def estimate_with_kind(model: Estimable, target: Target, threads: int) -> tuple[Estimate, Kind]:
     """As :func:`estimate`, with the kind of figures that the answer rests on."""
-    found = foretell(model, target, threads)
+    found = predict_latency(model, target, threads)
     graph, profile = model.graph_for(target.profile), target.profile
     cost, _ = graph.portable
     if not cost.layers:

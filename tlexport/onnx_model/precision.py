@@ -13,9 +13,9 @@ from tlexport.errors import Unsupported
 from tlexport.onnx_model.tensors import type_name
 
 # which input of a node holds its weights
-WEIGHTS = {"Conv": 1, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1, "FusedConv": 1, "FusedGemm": 1, "FusedMatMul": 1}
-WEIGHTS |= dict.fromkeys(("LSTM", "GRU", "RNN"), 1)
-INTEGER_WEIGHTS = {"ConvInteger": 1, "MatMulInteger": 1, "QLinearConv": 3, "QLinearMatMul": 3, "QGemm": 3}
+WEIGHT_INPUT = {"Conv": 1, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1, "FusedConv": 1, "FusedGemm": 1, "FusedMatMul": 1}
+WEIGHT_INPUT |= dict.fromkeys(("LSTM", "GRU", "RNN"), 1)
+INTEGER_WEIGHT_INPUT = {"ConvInteger": 1, "MatMulInteger": 1, "QLinearConv": 3, "QLinearMatMul": 3, "QGemm": 3}
 # what tensors go through before they are computed with
 PASSING = ("DequantizeLinear", "QuantizeLinear", "Identity", "Transpose", "Reshape", "Cast")
 
@@ -47,14 +47,14 @@ def precision_of(model: onnx.ModelProto, where: str) -> tuple[Precision, str]:
     kinds = {TensorProto.FLOAT: "fp32", TensorProto.FLOAT16: "fp16", TensorProto.INT8: "int8", TensorProto.UINT8: "int8"}
     counted: Counter[str] = Counter()
     for node in model.graph.node:
-        place = WEIGHTS.get(node.op_type) or INTEGER_WEIGHTS.get(node.op_type)
+        place = WEIGHT_INPUT.get(node.op_type) or INTEGER_WEIGHT_INPUT.get(node.op_type)
         if place is None or len(node.input) <= place:
             continue
         source, quantized = origin(node.input[place])
         if source not in constants:
             continue  # a product of two activations
         kind = kinds.get(constants[source])
-        if node.op_type in WEIGHTS and (quantized or kind == "int8"):
+        if node.op_type in WEIGHT_INPUT and (quantized or kind == "int8"):
             kind = "int8" if quantized and origin(node.input[0])[1] else "fp32"
         if kind is None:
             raise Unsupported(

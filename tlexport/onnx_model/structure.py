@@ -16,8 +16,8 @@ from tlexport.onnx_model.names import printable
 
 AGAIN = "export the model again"
 MOST_NODES = 1_000_000  # of a model whose functions are inlined: a few functions that call each other twice make more than any memory holds
-DEEPEST = 100  # calls of functions in each other
-STANDARD = ("", "ai.onnx", "ai.onnx.ml", "ai.onnx.preview.training")
+MAX_CALL_DEPTH = 100  # calls of functions in each other
+STANDARD_DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "ai.onnx.preview.training")
 REMARKS = ("doc_string", "producer_name", "producer_version")  # texts that no tool computes with
 _Nodes = Sequence[onnx.NodeProto]
 
@@ -95,13 +95,13 @@ def _check_calls(nodes: _Nodes, functions: Mapping[tuple[str, str], onnx.Functio
         total = 0
         for node in inner:
             key = node.domain, node.op_type
-            total += called(key) if key in functions else 1
+            total += inlined_size_of(key) if key in functions else 1
             total += sum(size(body.node) for body in bodies_of(node))
         return total
 
-    def called(key: tuple[str, str]) -> int:
-        if key in open_calls or len(open_calls) > DEEPEST:
-            why = "a function calls itself" if key in open_calls else f"functions call each other more than {DEEPEST} deep"
+    def inlined_size_of(key: tuple[str, str]) -> int:
+        if key in open_calls or len(open_calls) > MAX_CALL_DEPTH:
+            why = "a function calls itself" if key in open_calls else f"functions call each other more than {MAX_CALL_DEPTH} deep"
             path = " → ".join(printable(name) for _, name in (*open_calls[-6:], key))
             raise InvalidFile(f"{where} is not a valid ONNX model: {why}: {path}", AGAIN)
         if key not in sizes:
@@ -163,7 +163,7 @@ class _Checked:
             raise self._refuse(f"{name_of(node)} has no operator")
         if twice := _repeated([attribute.name for attribute in node.attribute]):
             raise self._refuse(f"{name_of(node)} has the attribute '{printable(twice)}' twice")
-        if (node.domain, node.op_type) in self._functions or node.domain not in STANDARD:
+        if (node.domain, node.op_type) in self._functions or node.domain not in STANDARD_DOMAINS:
             return
         domain = "" if node.domain == "ai.onnx" else node.domain
         version = self._versions.get(domain, self._versions.get("ai.onnx", 1) if not domain else 1)

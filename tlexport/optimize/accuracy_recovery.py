@@ -10,7 +10,7 @@ from tlexport.artifact import Mixed, Rung, RungName, Tried
 from tlexport.export.bias_correction import bias_corrected
 from tlexport.export.equalize import equalized
 from tlexport.export.ranges import METHODS, Method, Ranges
-from tlexport.optimize.mixed_precision import Judged, Nodes, back_to_float
+from tlexport.optimize.mixed_precision import Evaluated, Nodes, back_to_float
 from tlexport.ports import Pixels, Progress
 
 if TYPE_CHECKING:
@@ -18,119 +18,122 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Form:
+class QuantizationInput:
     """What an INT8 graph is made from."""
 
     graph: onnx.ModelProto  # FP32
     ranges: Ranges
     method: Method
-    kept: Nodes  # nodes that stay in float
-    weights_alone: bool = False  # INT8 weights, float activations
+    float_nodes: Nodes  # nodes that stay in float
+    weight_only: bool = False  # INT8 weights, float activations
 
 
 @dataclass(frozen=True)
-class Stand:
+class Attempt:
     """An INT8 graph, how it was made, and how good it is."""
 
     rung: RungName
-    form: Form
-    judged: Judged
+    form: QuantizationInput
+    evaluated: Evaluated
     mixed: Mixed | None = None
 
     @property
     def rank(self) -> tuple[float, float]:
         """Larger is better: accuracy, then how near its probabilities are to those of FP32."""
-        return self.judged.tried.top1, -self.judged.tried.divergence
+        return self.evaluated.tried.top1, -self.evaluated.tried.divergence
 
 
 @dataclass(frozen=True)
-class Climbed:
+class Recovery:
     """Where the climb ended: the best of all, what the methods of calibration gave, and every rung that was tried."""
 
-    best: Stand
+    best: Attempt
     tried: tuple[Tried, ...]
     rungs: tuple[Rung, ...]
 
 
 @dataclass(frozen=True)
-class Ladder:
+class AccuracyRecovery:
     """What the rungs need."""
 
     graph: onnx.ModelProto  # FP32
     ranges: Ranges  # of it, on the calibrating images
-    judge: Callable[[Form], Judged]  # makes the INT8 graph, and looks how good it is on training images that set no ranges
+    evaluate: Callable[[QuantizationInput], Evaluated]  # makes the INT8 graph and measures it on the selection images
     least_top1: float  # on these; the climb ends where it is reached
     calibrating: Pixels  # uint8 (image, height, width, channel): they set the ranges
-    retrained: (
-        Callable[[], onnx.ModelProto | None] | None
-    )  # the FP32 graph after quantization-aware training; None: not asked for, declined
-    can_weights_alone: bool  # the target's runtime computes in float with INT8 weights
+    retrain: Callable[[], onnx.ModelProto | None] | None  # the FP32 graph after quantization-aware training; None: not asked for, declined
+    supports_weight_only: bool  # the target's runtime computes in float with INT8 weights
     milliseconds: Callable[[onnx.ModelProto], float] | None  # where the target is this machine
     progress: Progress
 
-    def climb(self, kept: Nodes) -> Climbed:
+    def run(self, float_nodes: Nodes) -> Recovery:
         """The best INT8 graph; these nodes stay in float whatever else does."""
         with self.progress.task("quantizing to int8", len(METHODS)) as advance:
-            stands = []
+            attempts = []
             for method in METHODS:
-                stands.append(self._stand("calibration", Form(self.graph, self.ranges, method, kept)))
+                attempts.append(self._attempt("calibration", QuantizationInput(self.graph, self.ranges, method, float_nodes)))
                 advance(1, method)
-        tried = tuple(stand.judged.tried for stand in stands)
-        best = max(stands, key=lambda stand: stand.rank)
-        climbed = [best]
-        for rung in (self._corrected, self._in_float, self._trained, self._weights_alone):
-            if best.judged.tried.top1 >= self.least_top1:
+        tried = tuple(attempt.evaluated.tried for attempt in attempts)
+        best = max(attempts, key=lambda attempt: attempt.rank)
+        attempts = [best]
+        for rung in (self._corrected, self._in_float, self._trained, self._weight_only):
+            if best.evaluated.tried.top1 >= self.least_top1:
                 break
-            climbed += rung(best)
-            best = max(climbed, key=lambda stand: stand.rank)
-        return Climbed(best, tried, tuple(self._record(stand, stand is best) for stand in climbed))
+            attempts += rung(best)
+            best = max(attempts, key=lambda attempt: attempt.rank)
+        return Recovery(best, tried, tuple(self._record(attempt, attempt is best) for attempt in attempts))
 
-    def _stand(self, rung: RungName, form: Form) -> Stand:
-        return Stand(rung, form, self.judge(form))
+    def _attempt(self, rung: RungName, form: QuantizationInput) -> Attempt:
+        return Attempt(rung, form, self.evaluate(form))
 
-    def _corrected(self, best: Stand) -> Iterator[Stand]:
+    def _corrected(self, best: Attempt) -> Iterator[Attempt]:
         """Cross-layer equalization, bias correction, and both."""
         form = best.form
         with self.progress.task("equalizing and correcting biases", 3) as advance:
-            yield self._stand("bias correction", self._with_biases(form, best.judged.model))
+            yield self._attempt("bias correction", self._with_biases(form, best.evaluated.model))
             advance(1)
             even = equalized(form.graph)
             form = replace(form, graph=even, ranges=Ranges(even, self.calibrating))
-            yield (level := self._stand("equalization", form))
+            yield (level := self._attempt("equalization", form))
             advance(1)
-            yield self._stand("equalization and bias correction", self._with_biases(form, level.judged.model))
+            yield self._attempt("equalization and bias correction", self._with_biases(form, level.evaluated.model))
             advance(1)
 
-    def _with_biases(self, form: Form, quantized: onnx.ModelProto) -> Form:
+    def _with_biases(self, form: QuantizationInput, quantized: onnx.ModelProto) -> QuantizationInput:
         return replace(form, graph=bias_corrected(form.graph, quantized, self.calibrating))
 
-    def _in_float(self, best: Stand, rung: RungName = "blocks in float") -> Iterator[Stand]:
+    def _in_float(self, best: Attempt, rung: RungName = "blocks in float") -> Iterator[Attempt]:
         """Blocks back to float."""
         form = best.form
-        found = back_to_float(form.graph, lambda kept: self.judge(replace(form, kept=kept)), form.kept, self.least_top1, self.progress)
-        if found is not None:
-            judged, kept, mixed = found
-            yield Stand(rung, replace(form, kept=kept), judged, mixed)
 
-    def _trained(self, best: Stand) -> Iterator[Stand]:
+        def with_float(nodes: Nodes) -> Evaluated:
+            return self.evaluate(replace(form, float_nodes=nodes))
+
+        found = back_to_float(form.graph, with_float, form.float_nodes, self.least_top1, self.progress)
+        if found is not None:
+            evaluated, float_nodes, mixed = found
+            yield Attempt(rung, replace(form, float_nodes=float_nodes), evaluated, mixed)
+
+    def _trained(self, best: Attempt) -> Iterator[Attempt]:
         """Short quantization-aware training of all weights; where that is not enough either, blocks back to float after it."""
-        graph = self.retrained() if self.retrained else None
+        graph = self.retrain() if self.retrain else None
         if graph is None:
             return
-        form = Form(graph, Ranges(graph, self.calibrating), best.form.method, best.form.kept)
-        yield (stand := self._stand("quantization-aware training", form))
-        if stand.judged.tried.top1 < self.least_top1:
-            yield from self._in_float(stand, "blocks in float after quantization-aware training")
+        form = QuantizationInput(graph, Ranges(graph, self.calibrating), best.form.method, best.form.float_nodes)
+        yield (attempt := self._attempt("quantization-aware training", form))
+        if attempt.evaluated.tried.top1 < self.least_top1:
+            yield from self._in_float(attempt, "blocks in float after quantization-aware training")
 
-    def _weights_alone(self, best: Stand) -> Iterator[Stand]:
+    def _weight_only(self, best: Attempt) -> Iterator[Attempt]:
         """Float again, but for the file."""
-        if self.can_weights_alone:
-            yield self._stand("weights alone", Form(self.graph, self.ranges, best.form.method, frozenset(), weights_alone=True))
+        if self.supports_weight_only:
+            form = QuantizationInput(self.graph, self.ranges, best.form.method, frozenset(), weight_only=True)
+            yield self._attempt("weights alone", form)
 
-    def _record(self, stand: Stand, kept: bool) -> Rung:
-        tried, model = stand.judged.tried, stand.judged.model
+    def _record(self, attempt: Attempt, kept: bool) -> Rung:
+        tried, model = attempt.evaluated.tried, attempt.evaluated.model
         return Rung(
-            rung=stand.rung,
+            rung=attempt.rung,
             top1=tried.top1,
             divergence=tried.divergence,
             size_bytes=model.ByteSize(),

@@ -12,7 +12,7 @@ from tlexport.artifact import Precision
 from tlexport.bundle.manifest import Rejected
 from tlexport.contract import Preprocess
 from tlexport.errors import OverBudget
-from tlexport.export.calibration import MOST_TRAINED
+from tlexport.export.calibration import MAX_TRAINING_IMAGES
 from tlexport.network import Network
 from tlexport.optimize.candidates import Candidates, Made
 from tlexport.optimize.job import Job, Training
@@ -21,14 +21,14 @@ from tlexport.train.shrink import parameters, to_fit
 from tlexport.train.training_time import seconds_for
 from tlexport.units import format_bytes
 
-EPOCHS, FEWEST = 30, 5  # most and fewest epochs of the training that wins back what a smaller network lost
-SEEN = 8000  # images in all of them: with 1,400 digits five epochs gave what ten did
-ROOM = 0.985  # of the limit, which is aimed at: channels come and go in eights
-OVERHEAD = 0.1  # of the whole model's file: what does not shrink with the weights, to begin with
-TRIES = 4
-SMALLER = (0.875, 0.75, 0.625, 0.5)  # of the image's side: torchvision's networks lose a few points at the first ones
-WHOLE = "of the whole network"
-MULTIPLE = 16  # pixels: what the strides of most of these networks multiply to is 32
+MAX_EPOCHS, MIN_EPOCHS = 30, 5  # most and fewest epochs of the training that wins back what a smaller network lost
+TRAINING_IMAGES = 8000  # images in all of them: with 1,400 digits five epochs gave what ten did
+SIZE_MARGIN = 0.985  # of the limit, which is aimed at: channels come and go in eights
+FIXED_SHARE = 0.1  # of the whole model's file: what does not shrink with the weights, to begin with
+MAX_TRIES = 4
+SIDE_SHARES = (0.875, 0.75, 0.625, 0.5)  # of the image's side: torchvision's networks lose a few points at the first ones
+FULL_NETWORK = "of the whole network"
+SIDE_MULTIPLE = 16  # pixels: what the strides of most of these networks multiply to is 32
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Levers:
+class BudgetFallbacks:
     """What pulling one needs to know."""
 
     job: Job
@@ -59,7 +59,7 @@ class Levers:
         """For which the network may be changed, and which a changed one keeps."""
         return self.job.wishes.may_change(self.job.target.profile.budget)
 
-    def pull(self, found: Found) -> Found:
+    def apply(self, found: Found) -> Found:
         """Models of which one may fit; the same where one fits already, or where there is nothing to be done about what binds.
 
         For a limit of the profile alone a changed network is taken only where it keeps all of them.
@@ -78,7 +78,7 @@ class Levers:
             self._fits(m, self.limits) for m in self._eligible(changed)
         ):
             tried = [self._rejected(m, "of a smaller network") for m in changed.made if m.artifact.shrunk]
-            return replace(found, rejected=(*(r for r in changed.rejected if r.what != WHOLE), *tried))
+            return replace(found, rejected=(*(r for r in changed.rejected if r.what != FULL_NETWORK), *tried))
         return changed
 
     def drop(self, made: Made) -> float:
@@ -112,8 +112,8 @@ class Levers:
         except OverBudget as error:
             self.job.progress.note(f"{over}, and the network cannot be made so small: {error.message}")
             return found
-        images = min(MOST_TRAINED, len(candidates.source.dataset.part("train")))
-        epochs = min(EPOCHS, max(FEWEST, SEEN // images))
+        images = min(MAX_TRAINING_IMAGES, len(candidates.source.dataset.part("train")))
+        epochs = min(MAX_EPOCHS, max(MIN_EPOCHS, TRAINING_IMAGES // images))
         training = Training(
             "making the network smaller and training it again",
             f"{epochs} epochs on {images:,} images",
@@ -124,7 +124,7 @@ class Levers:
             return found
         made = candidates.shrunk(network, precision, epochs)
         others = [m for m in found.made if m.artifact.precision != precision]
-        rejected = self._rejected(smallest, WHOLE)
+        rejected = self._rejected(smallest, FULL_NETWORK)
         return replace(found, made=tuple(candidates.timed([*others, made])), rejected=(*found.rejected, rejected))
 
     def _of_size(self, candidates: Candidates, precision: Precision, limit: int) -> Network:
@@ -136,17 +136,17 @@ class Levers:
             OverBudget: it does not become so small, or no try comes to the size.
         """
         whole, size = parameters(candidates.network), candidates.size_bytes(candidates.network, precision)
-        points = [(0.0, OVERHEAD * size), (float(whole), float(size))]
-        for _ in range(TRIES):
+        points = [(0.0, FIXED_SHARE * size), (float(whole), float(size))]
+        for _ in range(MAX_TRIES):
             (low, at_low), (high, at_high) = points[-2:]
             slope = (at_high - at_low) / (high - low)
-            most = int(high + (ROOM * limit - at_high) / slope)
+            most = int(high + (SIZE_MARGIN * limit - at_high) / slope)
             network = to_fit(candidates.network, candidates.preprocess.size, max(1, most))
             reached = candidates.size_bytes(network, precision)
             if reached <= limit:
                 return network
             points = [points[1], (float(parameters(network)), float(reached))]
-        raise OverBudget(f"after {TRIES} tries its file has {format_bytes(reached)}")
+        raise OverBudget(f"after {MAX_TRIES} tries its file has {format_bytes(reached)}")
 
     def _smaller_images(self, found: Found, fastest: Made) -> Found:
         """The first smaller image size with which a model fits; where none does, the models as they were.
@@ -157,7 +157,7 @@ class Levers:
         slow = f"every model is too slow, the fastest is {fastest.artifact.precision} ({'; '.join(self._violations(fastest))})"
         rejected = list(found.rejected)
         rejected += [self._rejected(m, f"at {before.size} px") for m in found.made if m.artifact.shrunk is None]
-        sizes = {max(MULTIPLE, int(before.size * share) // MULTIPLE * MULTIPLE) for share in SMALLER}
+        sizes = {max(SIDE_MULTIPLE, int(before.size * share) // SIDE_MULTIPLE * SIDE_MULTIPLE) for share in SIDE_SHARES}
         for size in sorted(sizes, reverse=True):
             if size >= before.size or excess * (size / before.size) ** 2 > 1:
                 continue

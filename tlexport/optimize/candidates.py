@@ -19,7 +19,7 @@ from tlexport.contract import Preprocess, image_input, probabilities_output
 from tlexport.data.decode import decode_files
 from tlexport.dataset import Dataset, Sample
 from tlexport.errors import InvalidFile, TlxError, UsageError
-from tlexport.export.calibration import MOST_TRAINED, calibration_sample
+from tlexport.export.calibration import MAX_TRAINING_IMAGES, calibration_sample
 from tlexport.export.checks import check_fp32_agreement, check_graph, check_probabilities
 from tlexport.export.compact import compact
 from tlexport.export.tensorrt_rules import check_tensorrt
@@ -27,7 +27,7 @@ from tlexport.export.to_onnx import to_onnx
 from tlexport.network import Network, load_network
 from tlexport.optimize.cost_on_target import Expected, estimated, measured
 from tlexport.optimize.job import Job, Training
-from tlexport.optimize.pairwise_timing import QuickTiming
+from tlexport.optimize.pairwise_timing import PairwiseTiming
 from tlexport.optimize.quantize import Quantization, Quantized
 from tlexport.ports import Pixels, RunOptions, Runtime
 from tlexport.runtimes.torch import TorchRunner
@@ -187,7 +187,7 @@ class Candidates:
             epochs: of the training.
         """
         before = parameters(self.network)
-        samples = calibration_sample(self.source.dataset, MOST_TRAINED, self._seed)
+        samples = calibration_sample(self.source.dataset, MAX_TRAINING_IMAGES, self._seed)
         pixels, labels = self._pixels(samples), [sample.label for sample in samples]
         teacher = logits_of(self.network, self.preprocess, pixels)
         recover(network, self.preprocess, pixels, labels, teacher, epochs=epochs, lr=SHRUNK_LR, seed=self._seed, progress=self.progress)
@@ -219,7 +219,7 @@ class Candidates:
         timing = None
         if network is self.network and any(step.action == "measure" for step in self.job.steps):
             image = self.val_pixels[:1].astype(self.profile.input_dtype.value)
-            timing = QuickTiming(image, self.job.wishes.threads, self.folder)
+            timing = PairwiseTiming(image, self.job.wishes.threads, self.folder)
         drop = self.job.wishes.limits(self.profile.budget).drop_points
 
         def retrain(pixels: Pixels, labels: Sequence[int]) -> onnx.ModelProto | None:

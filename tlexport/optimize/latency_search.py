@@ -19,7 +19,7 @@ import numpy as np
 
 from tlexport.bench.environment import describe
 from tlexport.optimize.mixed_precision import Nodes, blocks_of
-from tlexport.optimize.pairwise_timing import QuickTiming
+from tlexport.optimize.pairwise_timing import PairwiseTiming
 from tlexport.ports import Progress, Task
 from tlexport.storage.cache import ArrayCache, cache_folder
 
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Choice:
+class Int8Config:
     """What an INT8 graph is made like."""
 
     variant: str  # of the quantizer
-    kept: Nodes  # stay in float
+    float_nodes: Nodes  # stay in float
 
 
-Quantize = Callable[[Choice], "onnx.ModelProto"]
+Quantize = Callable[[Int8Config], "onnx.ModelProto"]
 
 FASTER = 0.98  # a choice is kept where it takes at most this share of the time of the best so far, twice: noise is about as large
 SLOWER = 1.01  # a block stays in float where the model without it takes at least this share of its time with it, twice
@@ -46,8 +46,8 @@ SECONDS = 90.0  # for all; what was found until then is used
 
 
 def fastest(
-    graph: onnx.ModelProto, variants: Sequence[str], quantize: Quantize, how: str, timing: QuickTiming, progress: Progress
-) -> Choice:
+    graph: onnx.ModelProto, variants: Sequence[str], quantize: Quantize, how: str, timing: PairwiseTiming, progress: Progress
+) -> Int8Config:
     """What has the shortest latency here; where the machine was not quiet meanwhile, the first variant with nothing in float.
 
     Args:
@@ -62,8 +62,8 @@ def fastest(
     cache, key = ArrayCache(cache_folder() / "mixed"), _key(graph, f"{how}: {variants}", timing.threads)
     known = cache.get(key)  # (node + 1,): whether each is kept, and the place of the variant
     if known is not None and known.shape == (len(names) + 1,):
-        return Choice(variants[known[-1]], frozenset(name for name, kept in zip(names, known[:-1], strict=True) if kept))
-    plain = Choice(variants[0], frozenset())
+        return Int8Config(variants[known[-1]], frozenset(name for name, in_float in zip(names, known[:-1], strict=True) if in_float))
+    plain = Int8Config(variants[0], frozenset())
     search = _Search(quantize, timing, plain)
     blocks = list(blocks_of(graph).values())
     total = len(variants) + 2 * len(blocks)
@@ -76,7 +76,7 @@ def fastest(
         )
         return plain
     found = search.best
-    cache.keep(key, np.array([*(name in found.kept for name in names), variants.index(found.variant)], np.uint8))
+    cache.keep(key, np.array([*(name in found.float_nodes for name in names), variants.index(found.variant)], np.uint8))
     return found
 
 
@@ -99,7 +99,7 @@ def _key(graph: onnx.ModelProto, how: str, threads: int | None) -> dict[str, obj
 class _Search:
     """The best so far, and what is tried against it until the time is over."""
 
-    def __init__(self, quantize: Quantize, timing: QuickTiming, start: Choice) -> None:
+    def __init__(self, quantize: Quantize, timing: PairwiseTiming, start: Int8Config) -> None:
         self.best = start
         self._quantize, self._timing = quantize, timing
         self._runner = timing.open(quantize(start))
@@ -114,34 +114,35 @@ class _Search:
             self._look(replace(self.best, variant=variant))
             advance(1)
         for count in range(1, min(FIRST, len(blocks)) + 1):
-            self._try(replace(self.best, kept=frozenset().union(*blocks[:count])))
+            self._try(replace(self.best, float_nodes=frozenset().union(*blocks[:count])))
         advance(1)
         for block in blocks:
             # a block that is in float already is tried in INT8
-            self._try(replace(self.best, kept=self.best.kept - block if block <= self.best.kept else self.best.kept | block))
+            in_float = self.best.float_nodes
+            self._try(replace(self.best, float_nodes=in_float - block if block <= in_float else in_float | block))
             advance(1)
         for block in blocks:
-            if block <= self.best.kept:
-                self._doubt(replace(self.best, kept=self.best.kept - block))
+            if block <= self.best.float_nodes:
+                self._doubt(replace(self.best, float_nodes=self.best.float_nodes - block))
             advance(1)
         self._runner.__exit__(None, None, None)
 
-    def _look(self, candidate: Choice) -> None:
+    def _look(self, candidate: Int8Config) -> None:
         """Another variant becomes the best where it is faster; a network may have nothing that they differ in."""
         model = self._quantize(candidate)
         if model != self._quantize(self.best):
             self._meet(candidate, model, lambda ratios: statistics.median(islice(ratios, LOOKS)) < 1 / SLOWER)
 
-    def _try(self, candidate: Choice) -> None:
+    def _try(self, candidate: Int8Config) -> None:
         """It becomes the best where it is faster, both times."""
         if time.perf_counter() < self._end:
             self._meet(candidate, self._quantize(candidate), lambda ratios: all(ratio < FASTER for ratio in islice(ratios, TWICE)))
 
-    def _doubt(self, candidate: Choice) -> None:
+    def _doubt(self, candidate: Int8Config) -> None:
         """It becomes the best unless it is slower, both times."""
         self._meet(candidate, self._quantize(candidate), lambda ratios: not all(ratio >= SLOWER for ratio in islice(ratios, TWICE)))
 
-    def _meet(self, candidate: Choice, model: onnx.ModelProto, wins: Callable[[Iterator[float]], bool]) -> None:
+    def _meet(self, candidate: Int8Config, model: onnx.ModelProto, wins: Callable[[Iterator[float]], bool]) -> None:
         """A candidate is opened, and becomes the best where the ratios of its time to that of the best say so."""
         other = self._timing.open(model)
         if wins(self._timing.ratio(other, self._runner) for _ in repeat(None)):

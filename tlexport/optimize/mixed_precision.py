@@ -18,7 +18,7 @@ MOST = 0.5  # share of the blocks that may go back: beyond it the model is a flo
 
 
 @dataclass(frozen=True)
-class Judged:
+class Evaluated:
     """An INT8 graph with some nodes in float, and how good it is on training images kept for the choice."""
 
     model: onnx.ModelProto
@@ -38,13 +38,13 @@ def blocks_of(graph: onnx.ModelProto) -> dict[str, Nodes]:
 
 
 def back_to_float(
-    graph: onnx.ModelProto, judge: Callable[[Nodes], Judged], already: Nodes, least_top1: float, progress: Progress
-) -> tuple[Judged, Nodes, Mixed] | None:
+    graph: onnx.ModelProto, evaluate: Callable[[Nodes], Evaluated], already: Nodes, least_top1: float, progress: Progress
+) -> tuple[Evaluated, Nodes, Mixed] | None:
     """As few blocks in float as it takes.
 
     Args:
         graph: FP32.
-        judge: makes and judges the INT8 graph in which these nodes stay in float.
+        evaluate: makes and evaluates the INT8 graph in which these nodes stay in float.
         already: nodes that are in float for another reason.
         least_top1: what is to be reached.
         progress: where to tell what happens.
@@ -58,16 +58,20 @@ def back_to_float(
     with progress.task("ranking blocks by what INT8 does to them", len(blocks)) as advance:
         harm = {}
         for name, block in blocks.items():
-            harm[name] = judge(everything - block).tried.divergence  # this block alone in INT8
+            harm[name] = evaluate(everything - block).tried.divergence  # this block alone in INT8
             advance(1)
     ranking = tuple(Sensitivity(block=name, divergence=harm[name]) for name in sorted(harm, key=lambda name: -harm[name]))
     most = int(MOST * len(blocks))
     with progress.task("blocks back to float", most) as advance:
-        kept = already
+        float_nodes = already
         for count, worst in enumerate(ranking[:most], 1):
-            kept |= blocks[worst.block]
-            judged = judge(kept)
-            if judged.tried.top1 >= least_top1:
-                return judged, kept, Mixed(ranking=ranking, kept=tuple(found.block for found in ranking[:count]), top1=judged.tried.top1)
-            advance(1, f"top-1 {100 * judged.tried.top1:.2f} %")
+            float_nodes |= blocks[worst.block]
+            evaluated = evaluate(float_nodes)
+            if evaluated.tried.top1 >= least_top1:
+                return (
+                    evaluated,
+                    float_nodes,
+                    Mixed(ranking=ranking, kept=tuple(found.block for found in ranking[:count]), top1=evaluated.tried.top1),
+                )
+            advance(1, f"top-1 {100 * evaluated.tried.top1:.2f} %")
     return None

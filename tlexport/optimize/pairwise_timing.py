@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     import onnx
 
 HOPELESS = 1.03  # a model is given up where it takes more than this of the other's time after FEW rounds
-FEW, ROUNDS = 2, 6  # in which two are timed in turn
+MIN_ROUNDS, ROUNDS = 2, 6  # in which two are timed in turn
 SECONDS = 0.02  # of each in each round; and at least RUNS
 RUNS = 3
 HELD_UP = 0.9  # CPU time over time: a run computes all the while, so that less means that it had to wait for a core
 
 
 @dataclass
-class QuickTiming:
+class PairwiseTiming:
     """Runs graphs on one image.
 
     A model's time is its shortest run: whatever else the machine does only adds to it, and here two forms of one function are compared,
@@ -75,7 +75,7 @@ class QuickTiming:
     def _shortest(self, runners: Sequence[Runner]) -> list[int]:
         found = [self._visit(runner) for runner in runners]
         for done in range(1, ROUNDS):
-            if done >= FEW and found[0] > HOPELESS * found[-1]:
+            if done >= MIN_ROUNDS and found[0] > HOPELESS * found[-1]:
                 break
             found = [min(before, self._visit(runner)) for before, runner in zip(found, runners, strict=True)]
         return found

@@ -14,14 +14,20 @@ from tlexport import plugins
 from tlexport.accuracy import BATCH, Probabilities, probabilities, score
 from tlexport.artifact import Calibration, Mixed, Precision, Rung, Tried
 from tlexport.dataset import Dataset, Sample
-from tlexport.export.calibration import FEW, MOST_TRAINED, calibration_parts, calibration_sample, provenance
+from tlexport.export.calibration import (
+    MAX_TRAINING_IMAGES,
+    MIN_CALIBRATION_IMAGES,
+    calibration_parts,
+    calibration_record,
+    calibration_sample,
+)
 from tlexport.export.compact import compact
 from tlexport.export.ranges import Method, Ranges
 from tlexport.hardware.profile import Profile
-from tlexport.optimize.accuracy_recovery import Form, Ladder
-from tlexport.optimize.latency_search import Choice, fastest
-from tlexport.optimize.mixed_precision import Judged, Nodes
-from tlexport.optimize.pairwise_timing import QuickTiming
+from tlexport.optimize.accuracy_recovery import AccuracyRecovery, QuantizationInput
+from tlexport.optimize.latency_search import Int8Config, fastest
+from tlexport.optimize.mixed_precision import Evaluated, Nodes
+from tlexport.optimize.pairwise_timing import PairwiseTiming
 from tlexport.ports import Pixels, Progress, Quantizer, QuantizeRequest, RunOptions, Runtime, Silent
 
 if TYPE_CHECKING:
@@ -53,7 +59,7 @@ class Quantization:
         seed: of the draw of images.
         pixels: decodes samples.
         drop_points: of top-1 that INT8 may lose before the ladder is climbed.
-        folder: for files that are not kept.
+        folder: for files that are not float_nodes.
         progress: where to tell what happens.
         timing: where the target is this machine.
         retrain: quantization-aware training of the checkpoint; None: it was not asked for.
@@ -69,7 +75,7 @@ class Quantization:
         drop_points: float,
         folder: Path,
         progress: Progress,
-        timing: QuickTiming | None = None,
+        timing: PairwiseTiming | None = None,
         retrain: Retrain | None = None,
     ) -> None:
         self.graph, self.profile, self.progress, self._drop = graph, profile, progress, drop_points
@@ -88,9 +94,9 @@ class Quantization:
         if precision == "int8":
             return self._int8(quantizer, how + ("; weights in FP32 with Q/DQ pairs" if self.profile.float_weights else ""))
         with self.progress.task(f"quantizing to {precision}", 1) as advance:
-            model = quantizer.quantize(self._request(Form(self.graph, ranges, "minmax", frozenset())))
+            model = quantizer.quantize(self._request(QuantizationInput(self.graph, ranges, "minmax", frozenset())))
             advance(1)
-        return Quantized(model, how, provenance(self.calibrating, "minmax"))
+        return Quantized(model, how, calibration_record(self.calibrating, "minmax"))
 
     def read_images(self) -> None:
         """Decode the images that calibrate and judge. Raises InvalidFile where they are missing or have changed."""
@@ -101,7 +107,7 @@ class Quantization:
     def size_bytes(self, precision: Precision) -> int:
         """Of the graph in that precision, with no more in float than has to be."""
         quantizer = self._quantizer(precision)
-        model = quantizer.quantize(self._request(Form(self.graph, self._ranges, "minmax", frozenset())))
+        model = quantizer.quantize(self._request(QuantizationInput(self.graph, self._ranges, "minmax", frozenset())))
         return int((compact(model) if precision == "int8" else model).ByteSize())
 
     def _quantizer(self, precision: Precision) -> Quantizer:
@@ -110,67 +116,65 @@ class Quantization:
     def _name(self, precision: Precision) -> str:
         return self.profile.int8.quantizer if precision == "int8" and self.profile.int8 else precision
 
-    def _request(self, form: Form, variant: str = "") -> QuantizeRequest:
+    def _request(self, form: QuantizationInput, variant: str = "") -> QuantizeRequest:
         activations = self.profile.int8.activations if self.profile.int8 else "uint8"
         ranges = form.ranges.by(form.method)
-        return QuantizeRequest(form.graph, ranges, activations, form.kept, variant, self.profile.float_weights)
+        return QuantizeRequest(form.graph, ranges, activations, form.float_nodes, variant, self.profile.float_weights)
 
     def _int8(self, quantizer: Quantizer, how: str) -> Quantized:
         """The variant, and as few nodes in float, as is fastest here; where that loses more than it may, up the ladder."""
         fast = self._fastest(quantizer)
-        kept = fast.kept
+        float_nodes = fast.float_nodes
         how += f"; {fast.variant}" if fast.variant else ""
         if not self.choosing:
-            few = len(self.calibrating)
-            if few < FEW:
-                self.progress.note(f"only {few} training images to calibrate INT8 with; {FEW} or more give steadier ranges")
-            model = quantizer.quantize(self._request(Form(self.graph, self._ranges, "minmax", kept), fast.variant))
-            return Quantized(model, f"{how}; ranges by minmax{_in_float(kept)}", provenance(self.calibrating, "minmax"))
+            if len(self.calibrating) < MIN_CALIBRATION_IMAGES:
+                self.progress.note(_few_images(len(self.calibrating)))
+            model = quantizer.quantize(self._request(QuantizationInput(self.graph, self._ranges, "minmax", float_nodes), fast.variant))
+            return Quantized(model, f"{how}; ranges by minmax{_in_float(float_nodes)}", calibration_record(self.calibrating, "minmax"))
 
-        weights_alone = getattr(quantizer, "weights_alone", None)
+        weight_only = getattr(quantizer, "weight_only", None)
 
-        def judge(form: Form) -> Judged:
-            if form.weights_alone and weights_alone:
-                model = weights_alone(form.graph)
-            else:
-                model = quantizer.quantize(self._request(form, fast.variant))
-            return Judged(model, self._tried(form.method, model))
+        def evaluate(form: QuantizationInput) -> Evaluated:
+            as_weights = form.weight_only and weight_only
+            model = as_weights(form.graph) if as_weights else quantizer.quantize(self._request(form, fast.variant))
+            return Evaluated(model, self._tried(form.method, model))
 
         retrain = self._retrain
-        ladder = Ladder(
+        ladder = AccuracyRecovery(
             graph=self.graph,
             ranges=self._ranges,
-            judge=judge,
+            evaluate=evaluate,
             least_top1=self._top1(self._reference) - self._drop / 100,
             calibrating=self._calibration,
-            retrained=None if retrain is None else lambda: retrain(*self._retraining()),
-            can_weights_alone=weights_alone is not None,
+            retrain=None if retrain is None else lambda: retrain(*self._retraining()),
+            supports_weight_only=weight_only is not None,
             milliseconds=self._timing.milliseconds if self._timing else None,
             progress=self.progress,
         )
-        climbed = ladder.climb(kept)
+        climbed = ladder.run(float_nodes)
         best = climbed.best
-        how += f"; ranges by {best.form.method}{_in_float(best.form.kept)}"
+        how += f"; ranges by {best.form.method}{_in_float(best.form.float_nodes)}"
         if best.rung != "calibration":
             how += f"; {best.rung}"
-        record = provenance(self.calibrating, best.form.method, climbed.tried)
-        return Quantized(best.judged.model, how, record, best.mixed, climbed.rungs)
+        record = calibration_record(self.calibrating, best.form.method, climbed.tried)
+        return Quantized(best.evaluated.model, how, record, best.mixed, climbed.rungs)
 
-    def _fastest(self, quantizer: Quantizer) -> Choice:
+    def _fastest(self, quantizer: Quantizer) -> Int8Config:
         """What is fastest where this machine can tell."""
         variants: Sequence[str] = getattr(quantizer, "VARIANTS", ("",))
         if self._timing is None:
-            return Choice(variants[0], frozenset())
+            return Int8Config(variants[0], frozenset())
 
-        def quantize(choice: Choice) -> onnx.ModelProto:
-            return quantizer.quantize(self._request(Form(self.graph, self._ranges, "minmax", choice.kept), choice.variant))
+        def quantize(choice: Int8Config) -> onnx.ModelProto:
+            form = QuantizationInput(self.graph, self._ranges, "minmax", choice.float_nodes)
+            return quantizer.quantize(self._request(form, choice.variant))
 
         return fastest(self.graph, variants, quantize, quantizer.METHOD, self._timing, self.progress)
 
     def _retraining(self) -> tuple[Pixels, list[int]]:
         """Training images and labels, but for those that judge."""
         chosen = {sample.path for sample in self.choosing}
-        samples = [sample for sample in calibration_sample(self._dataset, MOST_TRAINED, self._seed) if sample.path not in chosen]
+        samples = [sample for sample in calibration_sample(self._dataset, MAX_TRAINING_IMAGES, self._seed) if sample.path not in chosen]
         return self._pixels(samples), [sample.label for sample in samples]
 
     @cached_property
@@ -209,5 +213,9 @@ class Quantization:
         return Tried(method=method, top1=self._top1(outputs), divergence=float((p * np.log(p / q)).sum(axis=1).mean()))
 
 
-def _in_float(kept: Nodes) -> str:
-    return f"; {len(kept)} nodes in float" if kept else ""
+def _in_float(float_nodes: Nodes) -> str:
+    return f"; {len(float_nodes)} nodes in float" if float_nodes else ""
+
+
+def _few_images(count: int) -> str:
+    return f"only {count} training images to calibrate INT8 with; {MIN_CALIBRATION_IMAGES} or more give steadier ranges"

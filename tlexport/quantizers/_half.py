@@ -16,8 +16,8 @@ LARGEST = float(np.finfo(np.float16).max)
 NORMAL = float(np.finfo(np.float16).smallest_normal)  # 2**-14; below, a value has fewer than 11 bits, and its reciprocal may overflow
 STEP = float(np.finfo(np.float16).smallest_subnormal)  # 2**-24
 NEAR = LARGEST / 2  # images that were not seen go further
-PAIR = ("QuantizeLinear", "DequantizeLinear")
-STARTS = (*WEIGHTED, *PAIR)
+QDQ_OPERATORS = ("QuantizeLinear", "DequantizeLinear")
+STARTS = (*WEIGHTED, *QDQ_OPERATORS)
 FACTORS = (*WEIGHTED, "Mul")  # multiply by a constant: where all of it is below NORMAL, rounding it changes the whole product
 
 
@@ -41,19 +41,19 @@ def _beside(model: onnx.ModelProto, tensors: set[str]) -> set[str]:
     return {node.output[0] for node in _inside(model) if tensors & {*node.input, *node.output}}
 
 
-def half(model: onnx.ModelProto, kept: Collection[str] = ()) -> onnx.ModelProto:
+def half(model: onnx.ModelProto, float_nodes: Collection[str] = ()) -> onnx.ModelProto:
     """FP32 graph, with or without Q/DQ pairs -> FP16 from the first weighted node up to the softmax; inputs and outputs keep their types.
 
     Args:
         model: is left as it is.
-        kept: first outputs of the nodes that stay in FP32 besides those at the borders.
+        float_nodes: first outputs of the nodes that stay in FP32 besides those at the borders.
 
     Raises:
         StepFailed: a weight is not finite or exceeds FP16's range, or an operator has no FP16 form.
     """
     result = onnx.shape_inference.infer_shapes(model)
     graph = result.graph
-    halved = {node.output[0] for node in _inside(result)} - set(kept)
+    halved = {node.output[0] for node in _inside(result)} - set(float_nodes)
     values = (*graph.value_info, *graph.input, *graph.output)
     floats = {value.name for value in values if value.type.tensor_type.elem_type == TensorProto.FLOAT}
     weights = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT}
@@ -88,7 +88,7 @@ def _inside(model: onnx.ModelProto) -> list[onnx.NodeProto]:
     nodes = list(model.graph.node)
     of_weights = {tensor.name for tensor in model.graph.initializer}
     for node in nodes:
-        if node.op_type in PAIR and node.input[0] in of_weights:
+        if node.op_type in QDQ_OPERATORS and node.input[0] in of_weights:
             of_weights.add(node.output[0])
     first = next((i for i, node in enumerate(nodes) if node.op_type in STARTS and node.output[0] not in of_weights), None)
     last = next((i for i, node in enumerate(nodes) if node.op_type == "Softmax" and node.output[0] == model.graph.output[0].name), None)

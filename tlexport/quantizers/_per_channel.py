@@ -18,7 +18,7 @@ from tlexport.quantizers._half import NORMAL, STEP
 LARGEST = 127  # weights are symmetric: -128 is not used
 BIAS_LIMIT = float(np.iinfo(np.int32).max) / 1.0001  # a bias is 32 bits in units of input scale times weight scale
 PARTS = ("quantized", "scale", "zero_point")
-Values = npt.NDArray[np.float32]
+Float32Array = npt.NDArray[np.float32]
 
 
 def per_channel(model: onnx.ModelProto, original: onnx.ModelProto, half_scales: bool = False) -> None:
@@ -49,7 +49,7 @@ def per_channel(model: onnx.ModelProto, original: onnx.ModelProto, half_scales: 
         _put(known, pair, _rounded(weight, scale, axis), scale, axis)
 
 
-def weights_alone(model: onnx.ModelProto) -> onnx.ModelProto:
+def weight_only(model: onnx.ModelProto) -> onnx.ModelProto:
     """FP32 graph -> the same with its weights in INT8, dequantized before they are used: a quarter of the file, computed in float.
 
     The weights of matrix products and convolutions alone; the given graph is left as it is.
@@ -78,7 +78,7 @@ def weights_alone(model: onnx.ModelProto) -> onnx.ModelProto:
     return without_unused(result)
 
 
-def _rounded(weight: Values, scale: Values, axis: int) -> npt.NDArray[np.int8]:
+def _rounded(weight: Float32Array, scale: Float32Array, axis: int) -> npt.NDArray[np.int8]:
     shape = [-1 if place == axis else 1 for place in range(weight.ndim)]
     return np.clip(np.round(weight / scale.reshape(shape)), -LARGEST, LARGEST).astype(np.int8)
 
@@ -91,14 +91,14 @@ def _axis(node: onnx.NodeProto, weight: npt.NDArray[np.generic]) -> int:
     return 0 if transposed else weight.ndim - 1
 
 
-def _scale(weight: Values, axis: int) -> Values:
+def _scale(weight: Float32Array, axis: int) -> Float32Array:
     """Of each channel, (channel,), as ONNX Runtime's quantizer has it: of a channel of zeros, 1."""
     largest = np.abs(weight).max(axis=tuple(place for place in range(weight.ndim) if place != axis))
     scale = (2.0 * largest.astype(np.float64) / (2 * LARGEST)).astype(np.float32)
     return np.where(scale < np.finfo(np.float32).tiny, np.float32(1), scale)
 
 
-def _in_half_steps(scale: Values) -> Values:
+def _in_half_steps(scale: Float32Array) -> Float32Array:
     """Scales below FP16's least normal number, rounded up to multiples of its step there: none becomes 0, and weights are rounded by the
     scale that the graph has. A weight keeps the resolution that it has in FP16, whose step there is the same.
     """
@@ -106,7 +106,7 @@ def _in_half_steps(scale: Values) -> Values:
     return np.where(scale < NORMAL, rounded, scale)
 
 
-def _put(known: dict[str, TensorProto], pair: onnx.NodeProto, quantized: npt.NDArray[np.generic], scale: Values, axis: int) -> None:
+def _put(known: dict[str, TensorProto], pair: onnx.NodeProto, quantized: npt.NDArray[np.generic], scale: Float32Array, axis: int) -> None:
     """Values, scales and zero points of what a node dequantizes."""
     contents = (quantized, scale.astype(np.float32), np.zeros(len(scale), quantized.dtype))
     for name, content in zip(pair.input, contents, strict=True):

@@ -92,4 +92,4 @@ def _begins_so(request: QuantizeRequest) -> bool:
     constant = all(name in known for node in chain for name in node.input[1:])
     values = {attribute.name: helper.get_attribute_value(attribute) for attribute in conv.attribute}
     plain = values.get("auto_pad", b"NOTSET") == b"NOTSET" and set(values.get("dilations", [1])) == {1} and values.get("group", 1) == 1
-    return constant and plain and conv.name not in request.kept and all(sides_of(graph))
+    return constant and plain and conv.name not in request.float_nodes and all(sides_of(graph))

@@ -48,7 +48,7 @@ def quantize_int8(
     activations: QuantType,
     operators: Collection[str],
     options: dict[str, Any],
-    kept: Collection[str] = (),
+    float_nodes: Collection[str] = (),
     half_scales: bool = False,
 ) -> onnx.ModelProto:
     """Static INT8 in QDQ form: weights per channel, activations per tensor.
@@ -58,7 +58,7 @@ def quantize_int8(
         activations: type of quantized activations.
         operators: what is quantized.
         options: of ONNX Runtime's quantizer.
-        kept: names of nodes that stay in float, besides those of the request and at the borders.
+        float_nodes: names of nodes that stay in float, besides those of the request and at the borders.
         half_scales: the scales of weights will be written in FP16.
 
     Raises:
@@ -68,7 +68,7 @@ def quantize_int8(
         values = onnx.numpy_helper.to_array(tensor)
         if values.dtype.kind == "f" and not np.isfinite(values).all():
             raise StepFailed(f"{tensor.name} holds values that are not finite", "train again with a lower --lr")
-    excluded = {*border_nodes(request.model), *request.kept, *kept}
+    excluded = {*border_nodes(request.model), *request.float_nodes, *float_nodes}
     model = onnx.shape_inference.infer_shapes(request.model)
     ranges = {name: tuple(np.float32(end) for end in ends) for name, ends in request.ranges.items()}
     with _quiet():

@@ -11,11 +11,11 @@ from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 from tlexport.ports import QuantizeRequest
 from tlexport.quantizers._cpu_form import normalise_in_one, pad_depthwise, swish_in_one
 from tlexport.quantizers._gates import gates_in_rows, integer_gates
-from tlexport.quantizers._per_channel import weights_alone
+from tlexport.quantizers._per_channel import weight_only
 from tlexport.quantizers._pixels import on_pixels, without_quantization
 from tlexport.quantizers._static import quantize_int8
 
-__all__ = ["METHOD", "PRECISION", "VARIANTS", "quantize", "weights_alone"]
+__all__ = ["METHOD", "PRECISION", "VARIANTS", "quantize", "weight_only"]
 
 PRECISION = "int8"
 OPERATORS = {*QLinearOpsRegistry, *QDQRegistry}  # everything that it has integer kernels for
@@ -31,7 +31,7 @@ def quantize(request: QuantizeRequest) -> onnx.ModelProto:
     unsigned = request.activations == "uint8"
     stem = on_pixels(request)
     has_quick_gelu = request.model.opset_import[0].version >= QUICK_GELU
-    in_float = request.kept if request.variant == VARIANTS[1] else None
+    in_float = request.float_nodes if request.variant == VARIANTS[1] else None
     padded = pad_depthwise(stem.model)
     formed = replace(stem, model=normalise_in_one(swish_in_one(padded, in_float) if has_quick_gelu else padded))
     activations, options = (QuantType.QUInt8, {}) if unsigned else (QuantType.QInt8, {"ActivationSymmetric": True})

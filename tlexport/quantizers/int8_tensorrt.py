@@ -45,11 +45,11 @@ def quantize(request: QuantizeRequest) -> onnx.ModelProto:
     typed = model.opset_import[0].version >= TYPED_SCALES
     in_fp32 = near_zero(model, request.ranges) if typed else set()
     if typed:
-        request = replace(request, kept=request.kept | _too_small(request, in_fp32))
+        request = replace(request, float_nodes=request.float_nodes | _too_small(request, in_fp32))
     makers = {name: node for node in model.graph.node for name in node.output}
-    straight = {node.name: name for node in model.graph.node if (name := _own_result(node, makers, request.kept))}
-    kept = [node.name for node in model.graph.node if _stays(node, makers, straight)]
-    quantized = _added_as_it_is(quantize_int8(request, QuantType.QInt8, QUANTIZED, OPTIONS, kept, half_scales=typed), straight)
+    straight = {node.name: name for node in model.graph.node if (name := _own_result(node, makers, request.float_nodes))}
+    float_nodes = [node.name for node in model.graph.node if _stays(node, makers, straight)]
+    quantized = _added_as_it_is(quantize_int8(request, QuantType.QInt8, QUANTIZED, OPTIONS, float_nodes, half_scales=typed), straight)
     if request.float_weights:
         quantized = _float_weights(quantized)
     return half(quantized, in_fp32 | near_overflow(model, request.ranges)) if typed else quantized
@@ -81,11 +81,11 @@ def _stays(node: onnx.NodeProto, makers: dict[str, onnx.NodeProto], straight: di
     return not gates or gates[0].input[0] in node.input
 
 
-def _own_result(node: onnx.NodeProto, makers: dict[str, onnx.NodeProto], kept: Collection[str]) -> str | None:
+def _own_result(node: onnx.NodeProto, makers: dict[str, onnx.NodeProto], float_nodes: Collection[str]) -> str | None:
     """What a residual sum is fused to: the input that comes straight from a convolution in INT8, the later one of two."""
     if node.op_type != "Add" or any(name not in makers for name in node.input):
         return None
-    results = [name for name in node.input if makers[name].op_type == "Conv" and makers[name].name not in kept]
+    results = [name for name in node.input if makers[name].op_type == "Conv" and makers[name].name not in float_nodes]
     return max(results, key=list(makers).index, default=None)
 
 

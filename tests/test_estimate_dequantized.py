@@ -12,8 +12,8 @@ from exports import exported, images, run
 
 from tlexport.estimate.boards import work
 from tlexport.estimate.cost import cost_of
+from tlexport.estimate.dequantized import in_fp32
 from tlexport.estimate.graph import fused, with_shapes
-from tlexport.estimate.plain import in_fp32
 from tlexport.export.ranges import Ranges
 from tlexport.onnx_model.graph import copy_of
 from tlexport.ports import QuantizeRequest

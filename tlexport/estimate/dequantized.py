@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tlexport.ports import Array
 
-FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16)
+FP32_OR_FP16 = (TensorProto.FLOAT, TensorProto.FLOAT16)
 INTEGERS = (TensorProto.UINT8, TensorProto.INT8)
 
 
@@ -71,7 +71,7 @@ def in_fp32(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _between_floats(node: onnx.NodeProto, types: Mapping[str, int]) -> bool:
-    return node.op_type == "Cast" and types.get(node.input[0]) in FLOATS and types.get(node.output[0]) in FLOATS
+    return node.op_type == "Cast" and types.get(node.input[0]) in FP32_OR_FP16 and types.get(node.output[0]) in FP32_OR_FP16
 
 
 def _dequantized(node: onnx.NodeProto, constants: Mapping[str, TensorProto]) -> Array:
