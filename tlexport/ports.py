@@ -136,7 +136,7 @@ class QuantizeRequest:
 class Quantizer(Protocol):
     """``tlexport/quantizers/<name>.py``.
 
-    Where its runtime can compute in float with INT8 weights, the module also holds ``weights_alone``: an FP32 graph in, that one out.
+    Where its runtime can compute in float with INT8 weights, the module also holds ``weight_only``: an FP32 graph in, that one out.
     Where it has forms of which the machine says which is quicker, it holds ``VARIANTS``: what the record calls them, and first the one
     that is taken where no machine can be asked.
     """
