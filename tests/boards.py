@@ -119,7 +119,7 @@ class Board:
     profile: str
     files: dict[str, str]
     told: dict[str, object]
-    watts: float  # what its sensors say
+    watts: float  # contents of its sensor files
     rail: str
 
 

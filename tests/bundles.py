@@ -138,7 +138,7 @@ def rewrite(bundle: Path, data: dict[str, Any]) -> None:
 
 
 def fix_hashes(bundle: Path) -> None:
-    """What a forger does who knows the manifest: every hash fits the files as they are now."""
+    """Update every hash in the manifest to the current files, as a forger would."""
     data = read(bundle)
     data["files"] = {name: sha256_of(bundle / name) for name in data["files"]}
     for model in data["models"]:

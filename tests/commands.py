@@ -27,7 +27,7 @@ def environment(**changes: str) -> dict[str, str]:
 
 
 def start(*arguments: str | Path, cwd: Path, **options: Any) -> subprocess.Popen[Any]:
-    """`tlx` in a process of its own; its streams are as `options` say."""
+    """`tlx` in a separate process, with the streams in `options`."""
     return subprocess.Popen([*PROGRAM, *map(str, arguments)], cwd=cwd, env=environment(), **options)
 
 

@@ -18,7 +18,7 @@ from tlexport.dataset import Part
 from tlexport.device.inputs.image import prepare
 from tlexport.hardware.target import resolve
 from tlexport.plan import Wishes
-from tlexport.runtimes.onnxruntime import ort  # through our module, which quietens what it says while it is imported
+from tlexport.runtimes.onnxruntime import ort  # through tlexport's module, which suppresses the output of its import
 
 
 def _kind(name: str) -> str:
@@ -37,7 +37,7 @@ PROFILES = _kinds()
 
 
 class Notes(ports.Silent):
-    """Keeps what the user would be told."""
+    """Records the notes for the user."""
 
     def __init__(self) -> None:
         self.texts: list[str] = []
@@ -48,7 +48,7 @@ class Notes(ports.Silent):
 
 @dataclass(frozen=True)
 class Made:
-    """A bundle, and what its export told."""
+    """A bundle, and the notes of its export."""
 
     path: Path
     manifest: Manifest

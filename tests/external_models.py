@@ -20,7 +20,7 @@ Ends = dict[str, str]  # command -> "0", or the exit code, the message and the h
 
 
 def ends(paths: Iterable[Path]) -> Iterator[tuple[Path, Ends]]:
-    """How both commands end on each file; a command that kills the process, or raises anything but our errors, ends with what it did."""
+    """Outcome of both commands on each file; a crash or an unexpected exception is reported as such."""
     waiting = list(paths)
     while waiting:
         child = subprocess.run(

@@ -22,7 +22,7 @@ def request_for(model: onnx.ModelProto, samples: Any, activations: Any = "int8")
 
 
 def small(opset: int = 17) -> onnx.ModelProto:
-    """A classifier of ours in small, for what needs no trained one: squeeze-and-excitation, depthwise, residual, linear."""
+    """A small untrained classifier with the usual blocks: squeeze-and-excitation, depthwise, residual, linear."""
     draw = np.random.default_rng(0)
     model = onnx.parser.parse_model(
         f"""<ir_version: 8, opset_import: ["": {opset}]>

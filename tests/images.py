@@ -68,7 +68,7 @@ def oriented(orientation: int) -> bytes:
 
 
 def oriented_jpeg(orientation: int) -> bytes:
-    """A JPEG of :func:`scene`, stored as it is, with an EXIF orientation."""
+    """A JPEG of :func:`scene`, unrotated, with an EXIF orientation."""
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
     return encoded(Image.fromarray(scene()), "JPEG", quality=95, exif=exif)

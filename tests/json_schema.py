@@ -18,7 +18,7 @@ TYPES: dict[str, tuple[type, ...]] = {
 
 
 def fits(value: Any, schema: Any, whole: Mapping[str, Any]) -> bool:
-    """Whether a value fits a JSON Schema; knows the keywords of ours, and no other goes by unnoticed."""
+    """Whether a value fits a JSON Schema. Supports the keywords of the project's schemas, and fails on any other."""
     checks = {
         "$ref": lambda ref: fits(value, whole["$defs"][ref.removeprefix("#/$defs/")], whole),
         "allOf": lambda all_: all(fits(value, one, whole) for one in all_),

@@ -45,16 +45,16 @@ unset PYTHONPATH
 exec /bin/sh -c "$SSH_ORIGINAL_COMMAND"
 """
 REAL = shlex.quote(sys.executable)
-# a Python that says it is an older one: after -c comes the program
+# a Python that reports an older version: the program follows -c
 OLD = f"""shift; program=$1; shift
 exec {REAL} -c "import platform; platform.python_version = lambda: '3.5.10'
 $program" "$@" """
-LIAR = 'exec /bin/cat "$TLX_BOARD/greeting"'  # says whatever a test has written there
+LIAR = 'exec /bin/cat "$TLX_BOARD/greeting"'  # prints the content of a file written by the test
 PYTHONS = {"board": f'exec {REAL} "$@"', "bare": None, "old": OLD, "without numpy": f'exec {REAL} -S "$@"', "liar": LIAR}
 
 
 def wait_until(done: Callable[[], Any]) -> Any:
-    """What `done` gives as soon as it is true of anything."""
+    """Wait until `done` returns a true value, and return it."""
     end = time.monotonic() + PATIENCE
     while not (found := done()):
         assert time.monotonic() < end, f"it did not come about: {done}"
@@ -87,7 +87,7 @@ class Board:
             "UserKnownHostsFile": f'"{folder / "known hosts"}"',
             "GlobalKnownHostsFile": "/dev/null",
             "StrictHostKeyChecking": "yes",
-            "BatchMode": "yes",  # nobody is there to answer
+            "BatchMode": "yes",  # no server is there to answer
         }
 
     def options(self, **changes: str) -> list[str]:
@@ -99,7 +99,7 @@ class Board:
         return tuple(f"{key}={value}" for key, value in (self.settings | changes).items())
 
     def journal(self) -> list[dict[str, Any]]:
-        """What the runner was asked, in order."""
+        """The requests that the runner received, in order."""
         file = self.folder / "journal"
         return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
 
@@ -114,7 +114,7 @@ class Board:
         return found
 
     def is_clean(self) -> bool:
-        """Nothing of ours is left."""
+        """Check that no file or process of tlexport remains."""
         return not list(self.temporary.iterdir())
 
     def forget(self) -> None:
@@ -139,7 +139,7 @@ class Sshd:
         (folder / "sshd_config").write_text(CONFIGURATION.format(folder=folder, port=self.port), encoding="utf-8")
 
     def write_known_hosts(self, public: Path, name: str = "known hosts") -> Path:
-        """A file that says which key the server has."""
+        """A known_hosts file with the server's key."""
         kind, key = public.read_text(encoding="utf-8").split()[:2]
         file = self.folder / name
         file.write_text(f"[127.0.0.1]:{self.port} {kind} {key}\n", encoding="utf-8")

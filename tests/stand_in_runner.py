@@ -80,7 +80,7 @@ def verify(manifest: "dict[str, object]", arguments: argparse.Namespace) -> obje
 
 
 def predict(manifest: "dict[str, object]", arguments: argparse.Namespace) -> object:
-    """The class that an image's bytes choose: whether it is the right image can be told, though nothing was recognised."""
+    """A class derived from the image's bytes, which identifies the image without recognising it."""
     classes = manifest["classes"]
     answers = []
     for image in arguments.images:
@@ -92,7 +92,7 @@ def predict(manifest: "dict[str, object]", arguments: argparse.Namespace) -> obj
 
 
 def bench(manifest: "dict[str, object]", arguments: argparse.Namespace) -> object:
-    """Times the hashing of each model, and says of itself what a board would."""
+    """Times the hashing of each model, and reports the environment of a board."""
     rows = []
     for model in manifest["models"]:
         if (

@@ -36,7 +36,7 @@ class Import(NamedTuple):
     """One imported module."""
 
     module: str  # dotted, absolute
-    top: bool  # at the top of the file, and not for type checkers alone
+    top: bool  # at the top of the file, and not only for type checkers
     line: int
 
 
@@ -57,7 +57,7 @@ UNITS = sorted({unit_of(module) for module in MODULES} - {""})
 
 @cache
 def imports_of(path: Path) -> tuple[Import, ...]:
-    """Every import in a file, also those inside functions and those for type checkers alone."""
+    """Every import in a file, including those inside functions and those for type checkers only."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     later = {
         inner
@@ -82,7 +82,7 @@ def imports_of(path: Path) -> tuple[Import, ...]:
 
 
 def below(module: str, leaf: str) -> bool:
-    """Whether a module is one of the package's files or folders, or lies in it."""
+    """Whether a module is one of the package's files or folders, or inside one."""
     return f"{module}.".startswith(f"tlexport.{leaf}.")
 
 
@@ -130,7 +130,7 @@ def test_imports_point_downward(path: Path) -> None:
             light = item.module in ("tlexport.device.board.description", "tlexport.device.errors", "tlexport.device.regular_file")
             assert level >= (1 if light else 2), where
         elif other and other != unit:
-            # files of levels 0 and 1 may import their like; the folders above never import each other
+            # files of levels 0 and 1 may import each other; the folders above never do
             assert levels()[other] < level or (levels()[other] == level <= 1), where
 
 
@@ -144,7 +144,7 @@ def in_circles(edges: dict[str, set[str]]) -> dict[str, set[str]]:
 
 
 def test_no_import_goes_in_a_circle() -> None:
-    """Neither between files nor between the package's files and folders; imports inside functions count too."""
+    """Neither between files nor between the package's files and folders, including imports inside functions."""
     files = {module: {item.module for item in ours(path) if item.module in MODULES} - {module} for module, path in MODULES.items()}
     assert in_circles(files) == {}
     units: dict[str, set[str]] = {unit: set() for unit in UNITS}
@@ -169,7 +169,7 @@ def test_the_leaves_do_import_them() -> None:
 
 
 def test_the_commands_load_none_of_them() -> None:
-    """What the sources say is true of the running program: all files of the command line, without running one."""
+    """The import rules also hold at run time: importing every file of the command line loads no heavy library."""
     commands = [module for module in MODULES if unit_of(module) == "cli"]
     code = f"import {', '.join(commands)}, json, sys; print(json.dumps([name.partition('.')[0] for name in sys.modules]))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment(), capture_output=True, check=True)
@@ -215,7 +215,7 @@ def test_no_input_is_checked_by_assert_and_nothing_untrusted_is_run(path: Path) 
 
 
 def test_tests_import_no_tests() -> None:
-    """What several test files share has a file of its own, so that each can be run, moved and split alone."""
+    """Code shared by several test files is in files of its own, so that each test file can run, move and split independently."""
     tests = sorted((ROOT / "tests").glob("test_*.py"))
     assert tests
     for path in tests:

@@ -16,7 +16,7 @@ SCRIPT = ROOT / "benchmarks" / "attack.py"
 SAMPLE = "archives,images,tables,profiles,measurements"
 
 
-@pytest.mark.slow  # trains and exports what it attacks, then starts some 40 commands
+@pytest.mark.slow  # trains and exports its targets, then starts some 40 commands
 def test_a_sample_of_every_hostile_file_is_refused_with_a_message(tmp_path: Path) -> None:
     command = [sys.executable, str(SCRIPT), "--groups", SAMPLE, "--tries", "4", "--seed", "7", "--out", str(tmp_path / "attack.json")]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True)

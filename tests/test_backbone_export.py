@@ -46,12 +46,12 @@ CLASSES = 5
 DEFAULT = Recipe().backbone
 SMALLEST = tuple(min(plugins.load("backbones", family).VARIANTS, key=parameters) for family in plugins.names("backbones"))
 HEAVY = tuple(backbone for backbone in SMALLEST if backbone not in light_variants())  # test_train.py trains the others
-OPSETS = (13, 17, 20)  # the least and the most that a profile asks for, and what lies between
+OPSETS = (13, 17, 20)  # the lowest and the highest opset in a profile, and one in between
 TENSORRT = {13: (8, 2, 1), 17: (8, 5, 2), 20: (10, 3, 0)}  # of the boards that ask for them
 
 
 def patches(count: int, side: int) -> npt.NDArray[np.uint8]:
-    """Images of random colours, sixteen a side, so that they differ from one another in every way that a network looks at."""
+    """Images of random colours, 16 x 16, so that their features differ clearly."""
     colours = np.random.default_rng(0).integers(0, 256, (count, 16, 16, 3), np.uint8)
     return colours.repeat(-(-side // 16), axis=1).repeat(-(-side // 16), axis=2)[:, :side, :side]
 
@@ -90,7 +90,7 @@ class Exported:
 
 @pytest.fixture(scope="module", params=EXPORTED)
 def exported(request: pytest.FixtureRequest) -> Exported:
-    """The exporter writes 18 where less is asked for, so that one run of it, which takes seconds, serves all that is lower."""
+    """The exporter writes opset 18 or higher, so one export, which takes seconds, serves every lower opset."""
     preprocess = preprocess_of(request.param, 64)
     pixels = patches(8, preprocess.size)
     network = settled(request.param, pixels, preprocess)
@@ -113,7 +113,7 @@ def test_every_opset_computes_what_torch_computes(exported: Exported, opset: int
 @pytest.mark.slow
 @pytest.mark.parametrize("opset", OPSETS)
 def test_nothing_in_a_graph_is_newer_than_its_opset(exported: Exported, opset: int) -> None:
-    """Neither operators nor their attributes: asked for an older opset, torch's exporter writes that number and keeps what is newer."""
+    """Neither operators nor attributes: torch's exporter only writes the older opset's number and keeps newer operators."""
     graph = exported.graphs[opset]
     onnx.checker.check_model(graph, full_check=True)
     assert [(entry.domain, entry.version) for entry in graph.opset_import] == [("", opset)]
@@ -138,7 +138,7 @@ def test_int8_for_tensorrt_keeps_its_rules(exported: Exported, opset: int) -> No
         if node.op_type == "Conv":
             assert [made_by[name] for name in node.input[:2]] == ["DequantizeLinear"] * 2, node.name
     np.testing.assert_allclose(run(quantized, exported.pixels, as_written=True).sum(axis=1), 1, atol=1e-3)
-    # but for rounding it is the network that it was: each node reads what it read, and no weight is further off than half a step
+    # equal up to rounding: each node has the same inputs, and no weight differs by more than half a step
     plain = in_fp32(quantized)
     same = {node.name: node for node in plain.graph.node}
     weights, rounded = ({tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer} for model in (graph, plain))

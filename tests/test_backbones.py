@@ -79,7 +79,7 @@ def features_of(case: Case) -> Tensor:
 def torchvisions_own(backbone: str) -> Any:
     options = traits_of(backbone).builder
     try:
-        with torch.device("meta"):  # names and shapes alone
+        with torch.device("meta"):  # names and shapes only
             return models.get_model(backbone, weights=None, num_classes=CLASSES, **options)
     except NotImplementedError:  # a RegNet computes its own widths with tensors
         return models.get_model(backbone, weights=None, num_classes=CLASSES, **options)
@@ -106,7 +106,7 @@ def test_the_stages_go_from_stem_to_head(case: Case) -> None:
     names = list(case.network.stages)
     assert tuple(names) == family_of(case.network.backbone).VARIANTS[case.network.backbone]
     assert (names[0], names[-1]) == ("stem", "head")
-    assert len(names) >= 4  # something lies between, for freezing to name
+    assert len(names) >= 4  # there are stages between them for --freeze
     assert not any(name.isdigit() for name in names)  # a number means a position
     heights = [output.shape[2] for output in case.outputs.values() if output.dim() == 4]
     assert heights == sorted(heights, reverse=True)

@@ -45,7 +45,7 @@ def classifier(tmp_path: Path) -> Path:
 
 
 class Recorder:
-    """A runner that does nothing but note what it is called with, and when."""
+    """A runner that only records its calls and their times."""
 
     inputs = (image_input(8, "uint8"),)
     outputs = ()
@@ -360,7 +360,7 @@ def test_interrupting_the_parent_ends_the_child(classifier: Path) -> None:
             while parent.poll() is None and not (children and children[0].cpu_times().user > 0.2):  # it is at work
                 time.sleep(0.02)
                 children = psutil.Process(parent.pid).children()
-            parent.send_signal(signal.SIGINT)  # to the parent alone, as a supervisor does; a terminal sends it to both
+            parent.send_signal(signal.SIGINT)  # to the parent only, as a supervisor does; a terminal sends it to both
             _, log = parent.communicate(timeout=30)
         finally:
             parent.kill()

@@ -96,7 +96,7 @@ def test_drift_within_a_measurement_widens_the_unpaired_interval() -> None:
     assert unpaired(steady, steady).high - unpaired(steady, steady).low < 0.01
     assert unpaired(steady, drifting).high - unpaired(steady, drifting).low > 0.2
     assert unpaired(steady, tuple(round(1.1 * ns) for ns in steady)).low > 1.08
-    assert unpaired((7,), (14,)).ratio == 2  # a single run each says what it says
+    assert unpaired((7,), (14,)).ratio == 2  # the ratio of two single runs
 
 
 # --- in processes -----------------------------------------------------------------------------------------------------------

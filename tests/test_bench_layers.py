@@ -62,8 +62,8 @@ def test_the_profile_is_of_nodes_as_they_were_fused(tmp_path: Path) -> None:
 def test_times_of_a_profile() -> None:
     runs = 8
     steady = [event("steady", 10) for _ in range(WARM_UP + runs)]
-    warming = [event("warming", 500 if place < WARM_UP else 20, "Gemm") for place in range(WARM_UP + runs)]  # the warm-up does not count
-    disturbed = [event("disturbed", 900 if place == WARM_UP + 2 else 30) for place in range(WARM_UP + runs)]  # nor does one odd run
+    warming = [event("warming", 500 if place < WARM_UP else 20, "Gemm") for place in range(WARM_UP + runs)]  # the warm-up is excluded
+    disturbed = [event("disturbed", 900 if place == WARM_UP + 2 else 30) for place in range(WARM_UP + runs)]  # and so is one outlier
     twice = [event("twice", 3) for _ in range(2 * (WARM_UP + runs))]  # in a loop of two
     others = [event("steady", 999, ending="_fence_before"), {"cat": "Session", "name": "model_run", "dur": 5}]
     found = read_events([*steady, *warming, *disturbed, *twice, *others], runs)
@@ -112,7 +112,7 @@ class _Kind(NamedTuple):
 
 
 class _Session:
-    """What device/runtimes/engine_run.py's session tells of an engine."""
+    """The layer times of an engine's session (device/runtimes/engine_run.py)."""
 
     def layer_times(self, runs: int) -> tuple[_Time, ...]:
         return (_Time("conv1 + relu1", 0.3), _Time("reformat", 0.1))

@@ -140,7 +140,7 @@ def test_bench_measures_every_model_of_a_file(tiny: Path, tmp_path: Path, capfd:
     assert ended.code == 0, ended.err
     said = json.loads(ended.out)
     assert [m["precision"] for m in said] == ["fp32", "fp16"]
-    assert all(Path(m["what"]).is_file() for m in said)  # where it ran, which `tlx profiles calibrate --from` looks for
+    assert all(Path(m["what"]).is_file() for m in said)  # where it ran, needed by `tlx profiles calibrate --from`
 
 
 def test_a_directory_is_opened_as_it_is(tiny: Path, tmp_path: Path) -> None:
@@ -185,7 +185,7 @@ def test_only_a_bundle_s_file_is_replaced(tiny: Path, tmp_path: Path) -> None:
             check_archive_place(tmp_path / name)
 
 
-# --- what a stranger may send -----------------------------------------------------------------------------------------
+# --- hostile archives -------------------------------------------------------------------------------------------------
 
 
 def zipped(path: Path, files: Mapping[str, bytes], change: Callable[[zipfile.ZipInfo], None] = lambda info: None) -> Path:

@@ -108,7 +108,7 @@ def test_a_damaged_bundles_own_program_ends_in_an_error_of_ours(tiny: Path, tmp_
     assert not marker.exists()
 
 
-# --- a model that is not what the manifest says -----------------------------------------------------------------------
+# --- a model that differs from the manifest ---------------------------------------------------------------------------
 
 
 def tensors(image: int = TensorProto.UINT8, size: int = SIZE, classes: int = 3, answer: int = TensorProto.FLOAT) -> onnx.ModelProto:

@@ -46,7 +46,7 @@ def archives(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def unpacked(content: bytes, kind: str) -> dict[str, bytes] | None:
-    """What an archive unpacks to; None where it is refused. Fails if anything beside the folder changes."""
+    """The unpacked content of an archive, or None if it is refused. Fails if anything outside the folder changes."""
     with tempfile.TemporaryDirectory() as place:
         root = Path(place)
         (root / "sentinel").write_text("untouched", encoding="utf-8")
@@ -83,7 +83,7 @@ TYPES = st.sampled_from([*tarfile.SUPPORTED_TYPES, b"\0", b"9", b"x"[:1]])
 def test_no_zip_gets_out_of_its_folder(files: list[tuple[str, bytes, int]]) -> None:
     content, files = io.BytesIO(), [(name.replace("\ud800", "?"), data, attributes) for name, data, attributes in files]
     with warnings.catch_warnings(), zipfile.ZipFile(content, "w") as archive:
-        warnings.simplefilter("ignore")  # it knows of duplicate names too
+        warnings.simplefilter("ignore")  # it detects duplicate names too
         for name, data, attributes in [(MANIFEST, b"{}", 0), *files]:
             info = zipfile.ZipInfo("x")
             info.filename = info.orig_filename = name
@@ -113,9 +113,9 @@ def test_no_tar_gets_out_of_its_folder(files: list[tuple[str, bytes, bytes, str,
 @EXAMPLES
 @given(seed=st.integers(0, 2**32))
 def test_damaged_archives(archives: Path, tiny: Path, kind: str, seed: int) -> None:
-    """Every file that the manifest has a hash of is as it was, or the archive is refused. The manifest itself is what a signature is for.
+    """Every file with a hash in the manifest is unchanged, or the archive is refused. Only the signature protects the manifest.
 
-    A tar is damaged below gzip, whose checksum would find everything at once.
+    A tar is damaged before compression, since gzip's checksum would detect every damage.
     """
     draw = random.Random(seed)
     packed = (archives / f"a.{kind}").read_bytes()

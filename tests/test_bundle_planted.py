@@ -46,7 +46,7 @@ def run_py(bundle: Path, *arguments: str, cwd: Path | None = None, **environment
 
 
 def bytecode(module: str, mode: py_compile.PycInvalidationMode) -> Callable[[Path], str]:
-    """Bytecode of other code than the source, which Python takes for the source's."""
+    """Bytecode that does not belong to the source, but that Python would use for it."""
 
     def plant(bundle: Path) -> str:
         source = bundle / f"tlx/{module}.py"

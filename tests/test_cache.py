@@ -155,7 +155,7 @@ def test_a_wrong_bound_is_an_error_of_a_command_and_none_of_its_help(
 
 
 def resident(path: Path) -> int:
-    """Bytes of a file's mapping that count as this process's memory."""
+    """Bytes of a file's mapping in this process's resident memory."""
     return sum(region.rss for region in psutil.Process().memory_maps() if region.path == str(path))
 
 

@@ -30,7 +30,7 @@ ELSEWHERE = '[match]\nmachine = "riscv64"\n'
 
 
 class Timing:
-    """Stands for minutes of timing; remembers what it was asked for."""
+    """Replaces minutes of timing; records its requests."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, tuple[int, ...], float]] = []
@@ -39,7 +39,7 @@ class Timing:
         self, profile: Profile, precision: str, threads: Sequence[int], seconds: float, progress: Progress
     ) -> tuple[DeviceModel, ...]:
         self.asked.append((precision, tuple(threads), seconds))
-        # the error tells this round from the next
+        # the error differs between rounds
         return tuple(device(precision, count, error=0.01 * len(self.asked)) for count in threads)
 
 

@@ -49,12 +49,12 @@ def edit(path: Path, **changes: object) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-# --- what it holds ----------------------------------------------------------------------------------------------------------
+# --- contents ---------------------------------------------------------------------------------------------------------------
 
 
 def test_a_checkpoint_holds_these_files_and_no_others(checkpoint: Path) -> None:
     assert {path.name for path in checkpoint.iterdir()} == FILES | {REPORT}
-    assert [path.name for path in checkpoint.parent.iterdir()] == [checkpoint.name]  # nothing temporary beside it
+    assert [path.name for path in checkpoint.parent.iterdir()] == [checkpoint.name]  # no temporary files beside it
 
 
 @pytest.mark.parametrize("name", ["curves.png", "confusion.png"])

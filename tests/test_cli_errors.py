@@ -41,7 +41,7 @@ RECIPES = {
 
 
 class Wrong(NamedTuple):
-    """A command line that must fail; {name} stands for a path in the fixture `places`."""
+    """A command line that must fail; {name} is replaced by a path in the fixture `places`."""
 
     line: str
     code: int
@@ -204,7 +204,7 @@ def places(digits: Path, checkpoint: Path, bundle: Path, tmp_path_factory: pytes
 
 @pytest.fixture(autouse=True)
 def work(places: Mapping[str, Path], monkeypatch: pytest.MonkeyPatch, caches: Path) -> Iterator[Path]:
-    """Stand in a directory, without a network; whatever a test does, nothing may be left there or changed in its inputs."""
+    """Run in a directory without network access; the test must leave no files there and must not change its inputs."""
     monkeypatch.chdir(places["work"])
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # the port on which nothing is sent back
     monkeypatch.setenv("no_proxy", "")

@@ -23,7 +23,7 @@ COMMANDS = commands()
 CLI = Path(tlexport.__file__).parent / "cli"
 HEAVY = ("torch", "torchvision", "onnx", "onnxruntime", "onnxscript", "matplotlib", "sklearn", "safetensors")
 SLOW = (*HEAVY, "rich", "pydantic", "numpy", "PIL")
-# runs a command line and then tells, as the last line of standard error, what was imported
+# runs a command line, then prints the imported modules as the last line of standard error
 LOADED = [
     sys.executable,
     "-P",

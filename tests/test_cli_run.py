@@ -327,7 +327,7 @@ class Training:
 
         self.reader, writer = pty.openpty()
         termios.tcsetwinsize(writer, (24, 80))
-        # a session of its own, so that a signal for it is not one for the tests
+        # a session of its own, so that its signals do not reach the tests
         self.child = start("finetune", data, *options, cwd=folder, stdout=subprocess.PIPE, stderr=writer, start_new_session=True)
         os.close(writer)
         self.seen = ""
@@ -341,7 +341,7 @@ class Training:
         os.close(self.reader)
 
     def wait_for(self, found: Callable[[str], object]) -> None:
-        """Read what it shows until something was seen."""
+        """Read the output until a text appears."""
         while not found(self.seen):
             more = self._read()
             assert more, f"it ended too early: {self.seen[-2000:]}"
@@ -349,7 +349,7 @@ class Training:
     def _read(self) -> str:
         try:
             more = os.read(self.reader, 65536).decode(errors="replace")
-        except OSError:  # how Linux says that nobody has the other end open any more
+        except OSError:  # Linux's error if the other end is closed
             more = ""
         self.seen += more
         return more
@@ -369,7 +369,7 @@ def has_trained(percent: int) -> Callable[[str], object]:
 
 
 def is_told(seen: str) -> object:
-    """Whether what a batch says stood beside the bar; the bar is drawn ten times a second, at times with what an epoch says."""
+    """Whether a batch's text appeared beside the bar; the bar is redrawn ten times a second, sometimes with an epoch's text."""
     return re.search(r"loss \d\.\d+, top-1 \d+\.\d %, \d+ img/s [^\r]*\d:\d\d:\d\d", seen)
 
 

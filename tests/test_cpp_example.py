@@ -188,7 +188,7 @@ def check_resize(program: Path, width: int, height: int, contract: tuple[int, in
     assert done.returncode == 0, done.stderr
     found = np.frombuffer(done.stdout, np.uint8).reshape(size, size, 3)
     assert np.array_equal(found, expected)
-    if np.prod(resized_size(width, height, resize)) < 1_000_000:  # Pillow makes all of it, not the square alone
+    if np.prod(resized_size(width, height, resize)) < 1_000_000:  # Pillow processes the whole image, not only the square
         assert np.array_equal(found, resize_and_crop(Image.fromarray(pixels), resize, size, interpolation))
 
 
@@ -206,7 +206,7 @@ CONTRACTS = st.tuples(st.integers(1, 96), st.integers(0, 40), st.sampled_from(["
 @example(1, 700, (33, 40, "bicubic"), 1)
 @example(65535, 1, (8, 2048, "bilinear"), 1)  # too narrow
 @example(64, 64, (64, 64, "bicubic"), 1)  # already right
-@example(64, 201, (63, 64, "bicubic"), 1)  # one direction alone, and a half in the corner
+@example(64, 201, (63, 64, "bicubic"), 1)  # one direction only, and a half in the corner
 @example(1919, 1081, (224, 256, "bicubic"), 1)
 @example(1919, 1081, (224, 256, "bilinear"), 1)
 def test_random_images_are_resized_to_the_bit(program: Path, width: int, height: int, contract: tuple[int, int, str], seed: int) -> None:
@@ -250,7 +250,7 @@ def test_options_of_the_compiler_change_no_bit(made: Path, tmp_path: Path, optio
 
 
 def header_folder(name: str, *variables: str) -> Path:
-    """Where a vendor's header lies; skips where it is nowhere."""
+    """Folder of a vendor's header; skips the test if there is none."""
     homes = [Path(home) / "include" for variable in variables if (home := os.environ.get(variable))]
     system = [Path(prefix) / "include" for prefix in ("/usr", "/usr/local", "/usr/local/cuda")]
     nvidia = sorted(Path(sysconfig.get_path("purelib")).glob("nvidia/*/include"))
@@ -263,20 +263,20 @@ def header_folder(name: str, *variables: str) -> Path:
 
 
 def onnxruntime_library(folder: Path) -> Path:
-    """ONNX Runtime's library under the name that a linker looks for: that of ORT_HOME, else that of its Python package."""
+    """ONNX Runtime's library under the name that a linker expects: from ORT_HOME, else from the Python package."""
     import onnxruntime
 
     homes = [Path(home) / "lib" for home in [os.environ.get("ORT_HOME")] if home]
     for place in [*homes, Path(onnxruntime.__file__).parent / "capi"]:
         for library in sorted(place.glob("libonnxruntime.so*")):
-            for name in ("libonnxruntime.so", "libonnxruntime.so.1"):  # the second is what it calls itself
+            for name in ("libonnxruntime.so", "libonnxruntime.so.1"):  # the second is its soname
                 (folder / name).symlink_to(library.resolve())
             return folder / "libonnxruntime.so"
     pytest.skip("libonnxruntime.so is neither in ORT_HOME/lib nor in the Python package onnxruntime")
 
 
 def cmake_build(made: Path, build: Path, *options: str) -> str:
-    """What CMake said; the programs lie in ``build``."""
+    """CMake's output; the programs are in ``build``."""
     cmake = shutil.which("cmake")
     if cmake is None:
         pytest.skip("cmake is not here")

@@ -68,13 +68,13 @@ def test_gates_run_in_integers_and_answer_as_in_float(kind: str, activations: An
     model = classifier(KINDS[kind])
     quantized = int8_onnxruntime.quantize(QuantizeRequest(model, Ranges(model, PIXELS).whole, activations))
     onnx.checker.check_model(quantized, full_check=True)
-    if activations == "uint8":  # signed ones are fused on ARM alone
+    if activations == "uint8":  # signed ones are fused on Arm only
         runs = fused(quantized, tmp_path)
         assert not {"HardSigmoid", "HardSwish", "Conv", "Mul"} & set(runs[runs.index("QLinearConv") :])
         assert "QuantizeLinear" not in runs  # nor is the image quantized, which is uint8 already
     assert not {"HardSigmoid", "HardSwish"} & {node.op_type for node in quantized.graph.node}
     reference = run(model, PIXELS)
-    assert reference.std(axis=0).max() > 0.01  # the images are told apart
+    assert reference.std(axis=0).max() > 0.01  # the outputs differ between images
     np.testing.assert_allclose(run(quantized, PIXELS), reference, atol=0.02)
     np.testing.assert_allclose(run(quantized, PIXELS, as_written=True), reference, atol=0.02)
 
@@ -155,7 +155,7 @@ def test_a_gate_is_no_further_off_than_its_steps() -> None:
     [
         "y = HardSwish (x)",  # nothing is quantized
         "x1 = QuantizeLinear (x, s, z) x2 = DequantizeLinear (x1, s, z) y = HardSwish (x2)",  # its result is not
-        # the other reader wants the values themselves
+        # the other consumer needs the float values
         "x1 = QuantizeLinear (x, s, z) x2 = DequantizeLinear (x1, s, z) a = HardSigmoid (x2) b = QuantizeLinear (a, s, z)"
         " c = DequantizeLinear (b, s, z) y = Mul (c, x2)",
     ],

@@ -170,7 +170,7 @@ FILES: dict[str, Callable[[bytes], bytes]] = {
 
 
 def resume(run: Path, digits: Path, capfd: pytest.CaptureFixture[str]) -> str:
-    """What `--resume` says; it must name the file, and leave everything as it is."""
+    """Output of `--resume`, which must name the file and change nothing."""
     before = sha256_of(resume_folder(run) / STATE) if (resume_folder(run) / STATE).is_file() else ""
     ended = here(capfd, "finetune", digits, "--out", run, "--resume", "--device", "cpu", "--threads", "1", "--tracker", "none")
     assert (ended.code, ended.out) == (2, ""), ended.err

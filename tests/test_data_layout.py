@@ -20,7 +20,7 @@ Found = dict[tuple[str | None, str], int]
 
 
 def tree(*paths: str) -> Tree:
-    """A folder with these images; ``cat/3`` stands for three images in ``cat``; a path that ends in a slash is an empty folder."""
+    """A folder with these images; ``cat/3`` means three images in ``cat``; a path that ends in a slash is an empty folder."""
     files, folders = [], []
     for path in paths:
         *names, last = path.split("/")

@@ -18,7 +18,7 @@ from tlexport.bundle.manifest import read_manifest
 from tlexport.checkpoint import read_checkpoint
 from tlexport.hardware.machine import this_machine
 
-PLACE = "tlx-demo"  # where the demo writes unless it is told otherwise
+PLACE = "tlx-demo"  # the demo's default output folder
 ORDER = ["fp32", "fp16", "int8"]
 # the examples of these need what the demo leaves, and are quick
 ON_THE_DEMO = ("bench", "evaluate", "export", "predict", "verify")
@@ -29,7 +29,7 @@ class Demo(NamedTuple):
 
     work: Path  # where it ran
     ended: Ended
-    result: dict[str, Any]  # what it kept, which is what it answers with --json
+    result: dict[str, Any]  # its stored result, which is also its --json output
 
 
 @pytest.fixture(scope="module")

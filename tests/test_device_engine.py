@@ -126,7 +126,7 @@ def test_what_an_engine_belongs_to(here: Here) -> None:
     assert found == {"tensorrt": "10.3.0", "gpu": "Stand-in B", "compute_capability": "8.7", "driver": "12.6"}
 
 
-# --- what the builder is told -----------------------------------------------------------------------------------------
+# --- settings of the builder ------------------------------------------------------------------------------------------
 
 
 @every_version
@@ -328,7 +328,7 @@ def test_an_error_of_cuda_while_opening_leaves_nothing_behind(here: Here, gpu: D
         np.testing.assert_array_equal(session.run(pixels()), expected(pixels()))
 
 
-# --- where it is not installed ----------------------------------------------------------------------------------------
+# --- TensorRT not installed -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("call", ["describe", "build_engine", "open_engine"])
@@ -371,7 +371,7 @@ def test_node_names_without_the_onnx_package(tmp_path: Path) -> None:
     model = onnx.load_model(refused_file(tmp_path / "m.onnx"))
     assert [tuple(node) for node in read_nodes(tmp_path / "m.onnx")] == [(node.name, node.op_type) for node in model.graph.node]
     whole = (tmp_path / "m.onnx").read_bytes()
-    for length in range(len(whole)):  # whatever is cut off, it ends without an error
+    for length in range(len(whole)):  # any truncation ends without an error
         (tmp_path / "cut.onnx").write_bytes(whole[:length])
         assert len(read_nodes(tmp_path / "cut.onnx")) <= len(model.graph.node)
     assert read_nodes(tmp_path / "nowhere.onnx") == []

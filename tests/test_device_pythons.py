@@ -29,7 +29,7 @@ def pythons() -> dict[str, Path]:
 
 
 def cases() -> list[Any]:
-    """Each of them; the oldest as a skip where it is not there."""
+    """Every installed version; the oldest one as a skip if it is missing."""
     found = [pytest.param(path, id=version) for version, path in pythons().items()]
     if any(version.startswith("3.6.") for version in pythons()):
         return found

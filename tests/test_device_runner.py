@@ -82,7 +82,7 @@ def test_the_bundle_proves_itself_without_tlexport(copy: Path) -> None:
     assert (found["ok"], found["verdict"]) == (True, "ok")
     assert [check["name"] for check in found["checks"]] == [check.name for check in verify(copy, device="cpu")]
     assert "runs on onnxruntime, cpu" in done.err
-    assert run_py(copy, "verify", "--json").code == 0  # and leaves nothing beside the runner
+    assert run_py(copy, "verify", "--json").code == 0  # and no files beside the runner
 
 
 def test_an_image_on_standard_input(copy: Path) -> None:
@@ -384,7 +384,7 @@ def test_a_bundle_for_tensorrt_is_not_silently_run_by_another(checkpoint: Path, 
 
 
 class Gpu:
-    """What libcudart says of a GPU; there is none here."""
+    """libcudart's description of a GPU, for a machine without one."""
 
     def device_name(self, index: int) -> str:
         return f"Orin {index}"
@@ -399,7 +399,7 @@ class Gpu:
 def test_an_engine_is_built_once_and_again_where_it_no_longer_fits(
     checkpoint: Path, tmp_path: Path, ask: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With a stand-in for trtexec, and what a GPU says of itself; all that is between them is the runner's."""
+    """With a stand-in for trtexec and a GPU's description; everything between them is the real runner."""
     made = Path(shutil.copytree(exported(checkpoint, "jetson-orin-nano").path, tmp_path / "bundle"))
     monkeypatch.setattr(cuda, "open_cuda", Gpu)
     monkeypatch.setenv("TRTEXEC", str(trtexec_files.program(tmp_path / "old", (10, 3, 0))))
@@ -420,7 +420,7 @@ def test_an_engine_is_built_once_and_again_where_it_no_longer_fits(
     assert found["build"]["built"]
     assert "10.3.0" in found["build"]["reason"]
     assert (third.code, found["verify"]["verdict"], found["bench"]) == (VerificationFailed.exit_code, "wrong runtime", None)
-    done = ask("verify", "--json", folder=made)  # the stand-in's answers are not the network's
+    done = ask("verify", "--json", folder=made)  # the stand-in's outputs differ from the network's
     assert (done.code, json.loads(done.out)["verdict"]) == (VerificationFailed.exit_code, "wrong runtime")
     assert ask("bench", "--batch", "2", folder=made).code == Unsupported.exit_code
 

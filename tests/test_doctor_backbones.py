@@ -76,7 +76,7 @@ def test_doctor_as_text(findings: dict[str, dict[str, Any]], capfd: pytest.Captu
 
 
 def test_doctor_tells_of_a_library_that_cannot_be_loaded(tmp_path: Path) -> None:
-    """A torch that is installed, but lacks a library of the system, as it is after a half-done upgrade."""
+    """An installed torch that lacks a system library, as after an incomplete upgrade."""
     (tmp_path / "torch.py").write_text('raise ImportError("libcudnn.so.9: cannot open shared object file", name="torch")\n')
     ended = process("doctor", "--json", cwd=tmp_path, env={"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])})
     assert ended.code == 3
@@ -99,7 +99,7 @@ STUBS = {
 def test_doctor_sees_through_a_stub_of_tensorrt(
     program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """The package on the index installs a module alone; so would any folder of that name."""
+    """A module named tensorrt is not enough: the package index has a stub of that name."""
     (tmp_path / "tensorrt.py").write_text(program)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "tensorrt", raising=False)

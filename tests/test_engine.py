@@ -51,7 +51,7 @@ def test_a_profile_s_tensorrt_that_is_too_old_is_named() -> None:
 @pytest.mark.parametrize("opset", [13, 17, 18, 19, 20])
 @pytest.mark.parametrize("text", VERSIONS)
 def test_a_precision_is_allowed_where_it_is_wanted_and_nowhere_else(text: str, opset: int) -> None:
-    """A builder that may use lower precision than asked for does; one that may not ignores what the graph is for."""
+    """A builder uses a lower precision if a flag allows it, and ignores the graph's precision if none does."""
     version = parse_version(text)
     flags = {precision: set(precision_flags(version, precision, opset)) for precision in PRECISIONS}
     assert not flags["fp32"] & {"fp16", "int8"}

@@ -77,7 +77,7 @@ def test_an_option_more_or_less_differs(engine: Path, options: dict[str, Any]) -
     ("version", "same"), [("10.3.0", True), ("10.3.0.30", True), ("10.3.0.26", False), ("10.3", False), ("10.3.1", False)]
 )
 def test_versions_agree_as_far_as_both_tell(engine: Path, version: str, same: bool) -> None:
-    """trtexec of 10.3 knows three numbers, the Python module four; two are too few to go by."""
+    """trtexec 10.3 has a version of three numbers, the Python module of four; two are not enough to compare."""
     assert (why_stale(engine, KEY._replace(tensorrt=version)) == "") == same
 
 

@@ -23,7 +23,7 @@ from tlexport.quantizers import int8_onnxruntime, int8_tensorrt
 Tensor = npt.NDArray[np.float32]
 C = 6  # channels of every border below
 
-# what leads to the border, what lies in it, and what reads it
+# producers, members and consumers of a chain
 CHAINS = {
     "nothing between": "a = Conv (x, w4, b) y = Conv (a, w6)",
     "depthwise": "a = Conv (x, w4, b) r = Relu (a) y = Conv <group=6> (r, wd)",
@@ -188,7 +188,7 @@ def test_channels_that_are_never_used_stay_small() -> None:
     values = {name: numbers(model)[name].copy() for name in ("wd", "w6", "b")}
     values["b"] = np.abs(values["b"])
     values["wd"][0] = values["b"][0] = 0  # always 0
-    values["w6"][:, 1] = 0  # nobody reads it
+    values["w6"][:, 1] = 0  # without a consumer
     values["wd"][2] *= 1e-3  # the same for all images: what is left is the bias
     for name, array in values.items():
         constants(model.graph)[name].CopyFrom(numpy_helper.from_array(array, name))

@@ -123,8 +123,8 @@ def test_the_precisions_of_a_bundle_hold_the_same_work(real: dict[str, GraphCost
     for precision, found in real.items():
         amounts = work(found)
         for kind in ("conv3x3", "conv", "pointwise", "depthwise"):
-            # INT8 for ONNX Runtime has channels of zeros more where depthwise convolutions want multiples of 16, and the filters
-            # of the first convolution, 3 x 3 with a stride of 2, are filled up to 4 x 4 where it is not left in float
+            # INT8 for ONNX Runtime pads depthwise convolutions with zero channels to multiples of 16, and the filters of the first
+            # convolution, 3 x 3 with a stride of 2, to 4 x 4 unless it stays in float
             most = (1.04 * (16 / 9 if kind == "conv" else 1)) if precision == "int8" else 1
             assert whole.get(kind, 0) <= amounts.get(kind, 0) <= most * whole.get(kind, 0), (precision, kind)
         assert 0.9 < amounts["weights"] / whole["weights"] < 1.1
@@ -267,7 +267,7 @@ def test_the_fit_finds_known_figures_again(seed: int) -> None:
     assert np.abs(errors).max() < 0.05
     found = np.log([fitted.of(unit) for unit in units]) - np.log(ns)
     share = model.table(rows, amounts)[:, None, :] * ns[None] / 1e6
-    matters = (share / share.sum(-1, keepdims=True)).mean((0, 1)) > 0.1  # what takes a tenth of the time can be told
+    matters = (share / share.sum(-1, keepdims=True)).mean((0, 1)) > 0.1  # layers with a tenth of the time are distinguishable
     assert np.abs(found[:, matters]).mean() < 0.15
 
 
@@ -338,7 +338,7 @@ def test_left_out_networks_are_predicted_as_well_as_promised() -> None:
 
 
 def test_figures_are_lent_only_where_both_compute_in_the_precision(real: dict[str, GraphCost]) -> None:
-    """The N5105 has no 8-bit arithmetic to speak of: what was published for it in INT8 says nothing of an N100."""
+    """The N5105 has no fast 8-bit arithmetic: its published INT8 latencies do not transfer to an N100."""
     lent = script("board_figures").RELATIVES
     profile = load_profile("intel-n100")
     assert lent[profile.name] == "intel-n5105" and "int8" in profile.precisions.value

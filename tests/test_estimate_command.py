@@ -42,14 +42,14 @@ def answered(capfd: pytest.CaptureFixture[str], *arguments: str | Path) -> Any:
 
 
 def refused(capfd: pytest.CaptureFixture[str], code: int, *arguments: str | Path) -> str:
-    """What is said on standard error, where there is nothing on standard output."""
+    """Standard error of a command without standard output."""
     ended = here(capfd, "estimate", *arguments)
     assert (ended.code, ended.out) == (code, ""), ended.err
     return ended.err
 
 
 def by_hand(path: Path, shapes: dict[str, tuple[int, ...]] | None = None) -> float:
-    """What the made-up device takes for a graph, ms."""
+    """Latency of a graph on the synthetic device, ms."""
     cost = cost_of(fused(read(path, shapes), layout=True))
     return (US_PER_RUN + len(cost.layers) * US_PER_LAYER + cost.macs / 1e6 * US_PER_MMACS) / 1e3
 

@@ -119,9 +119,9 @@ def weighted(cost: GraphCost) -> int:
 
 
 def most_zeros(plain: GraphCost) -> float:
-    """MACs that an INT8 form for CPUs multiplies by zeros, at most; how many depends on what it leaves in float.
+    """Upper bound of the MACs with zeros in an INT8 form for CPUs; the exact number depends on its float blocks.
 
-    The first convolution's filters are filled up to whole strides; channels to multiples of 16, so that depthwise convolutions are quick.
+    The first convolution's filters are padded to whole strides, and channels to multiples of 16 for depthwise convolutions.
     """
     first = next(layer for layer in plain.layers if layer.macs)
     side = math.isqrt(first.kernel)
@@ -140,7 +140,7 @@ def test_fusing_keeps_the_macs_and_leaves_nothing_unknown(seed: int) -> None:
 
 
 def test_shapes_are_those_that_onnx_runtime_computes() -> None:
-    """The rules for ONNX Runtime's own operators, in every family: the output of the fused graph is what running it gives."""
+    """The rules for ONNX Runtime's own operators, in every family: the shapes of a fused graph equal those of a run."""
     import onnxruntime as ort
 
     for seed in range(10):

@@ -33,8 +33,8 @@ def work_of(model: onnx.ModelProto, *, after_the_first: bool) -> dict[str, float
 @pytest.mark.parametrize("precision", LOWER)
 @pytest.mark.parametrize("target", TARGETS)
 def test_the_work_is_that_of_fp32(checkpoint: Path, target: str, precision: str) -> None:
-    """Whatever the form of the graph: as many layers, MACs, weights and activations; but for the channels of zeros that INT8 for ONNX
-    Runtime has more, and what it makes of the pixels and of the convolution that reads them."""
+    """Every form of the graph has the same layers, MACs, weights and activations, except for the zero channels of INT8 for ONNX
+    Runtime, and its handling of the pixels and the convolution that reads them."""
     padded = (target, precision) == ("cpu-x86", "int8")
     expected, found = (work_of(exported(checkpoint, target).graph(name), after_the_first=padded) for name in ("fp32", precision))
     assert found == pytest.approx(expected, rel=0.04 if padded else 1e-9)

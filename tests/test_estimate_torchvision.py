@@ -13,12 +13,12 @@ from torchvision import models
 
 from tlexport.estimate.cost import cost_of
 
-NOT_EXPORTED = {"inception_v3": "AuxLogits"}  # counted in the published parameters, and used in training alone
+NOT_EXPORTED = {"inception_v3": "AuxLogits"}  # included in the published parameters, but used in training only
 
 
 @pytest.fixture(scope="module")
 def uninitialized() -> Iterator[None]:
-    """Weights are not drawn: nothing here depends on them, and drawing billions takes minutes."""
+    """Weights are not initialised: the tests do not depend on them, and drawing billions takes minutes."""
     with pytest.MonkeyPatch.context() as patch:
         for name in dir(nn.init):
             if name.endswith("_") and not name.startswith("_"):
@@ -52,7 +52,7 @@ def shell(net: nn.Module, side: int) -> onnx.ModelProto:
 
 
 @pytest.mark.slow  # tracing all of torchvision's classifiers takes minutes
-@pytest.mark.filterwarnings("ignore")  # the exporter that traces is deprecated, and says so in many ways
+@pytest.mark.filterwarnings("ignore")  # the tracing exporter is deprecated and emits many warnings
 @pytest.mark.usefixtures("uninitialized")
 @pytest.mark.parametrize("name", models.list_models(module=models))
 def test_macs_and_parameters_are_torchvisions_own(name: str) -> None:
@@ -60,7 +60,7 @@ def test_macs_and_parameters_are_torchvisions_own(name: str) -> None:
     net = network(name)
     cost = cost_of(shell(net, int(weights.transforms().crop_size[0])))
     aux = sum(p.numel() for p in net.get_submodule(NOT_EXPORTED[name]).parameters()) if name in NOT_EXPORTED else 0
-    # Swin v2's tables of coordinates are constants of its graph like weights; what is computed from them once is no cost of a run
+    # Swin v2's coordinate tables are graph constants like weights; values computed from them once do not add to the cost of a run
     swin = name.startswith("swin_v2")
     assert cost.parameters + aux == pytest.approx(weights.meta["num_params"], rel=1e-3 if swin else 0)
     assert cost.macs / 1e9 == pytest.approx(weights.meta["_ops"], rel=4e-3 if swin else 0, abs=1e-3)

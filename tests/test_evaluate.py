@@ -63,7 +63,7 @@ def test_it_is_said_when_training_images_are_among_them(checkpoint: Path, digits
 
 @pytest.fixture
 def held_out(checkpoint: Path, tmp_path: Path) -> Path:
-    """The validation images alone, elsewhere and under other names, and only some of their classes."""
+    """Only the validation images, in another place with other names, and only some of the classes."""
     dataset = read_dataset(checkpoint)
     for number, sample in enumerate(dataset.part("val")):
         if dataset.classes[sample.label] in ("7", "3", "5"):

@@ -46,7 +46,7 @@ def val(checkpoint: Path) -> tuple[Any, list[int]]:
 
 @pytest.fixture(scope="module")
 def reference(checkpoint: Path, val: tuple[Any, list[int]]) -> Any:
-    """Probabilities (image, class) from torchvision's own network and normalisation: nothing of ours but the weights."""
+    """Probabilities (image, class) from torchvision's network and normalisation, with the checkpoint's weights."""
     record = read_checkpoint(checkpoint)
     net = models.get_model(record.recipe.backbone, weights=None, num_classes=len(record.classes))
     net.load_state_dict(load_file(checkpoint / "model.safetensors"))
@@ -57,7 +57,7 @@ def reference(checkpoint: Path, val: tuple[Any, list[int]]) -> Any:
 
 
 def outputs(made: Made, model: Model, pixels: Any) -> Any:
-    """Of a model, without our runner. A TensorRT INT8 graph is computed as it is written."""
+    """Probabilities of a model, without tlexport's runner. Q/DQ pairs of a TensorRT INT8 graph are computed as written."""
     as_written = made.manifest.profile.runtime == "tensorrt" and model.artifact.precision == "int8"
     return run(made.graph(model.artifact.precision), pixels, as_written=as_written)
 
@@ -205,7 +205,7 @@ def test_latency_is_measured_on_the_target_and_elsewhere_estimated_where_it_can_
             assert told is not None
             assert (told["kind"], told["p95"], model.estimate.target) == ("estimated", None, made.manifest.target)
             assert model.estimate.size_bytes == model.artifact.size_bytes
-            # the weights alone are nearly the file; where it holds INT8 weights as floats, the engine's are a quarter of it
+            # weights are almost the whole file; if INT8 weights are stored as floats, the engine's are a quarter of it
             share = 0.2 if model.artifact.precision == "int8" and target.profile.float_weights else 0.8
             assert model.estimate.memory_bytes > share * model.artifact.size_bytes
 
@@ -264,7 +264,7 @@ def test_one_checkpoint_gives_the_same_bytes(again: tuple[Made, Made, Path]) -> 
 def test_an_older_bundle_is_replaced_whole(again: tuple[Made, Made, Path]) -> None:
     _, second, copy = again
     assert not list(second.path.rglob("*.engine"))
-    assert {path.name for path in second.path.parent.iterdir()} == {copy.name, "moved", "bundle"}  # and nothing is left beside it
+    assert {path.name for path in second.path.parent.iterdir()} == {copy.name, "moved", "bundle"}  # and no files beside it
 
 
 def test_the_checkpoint_is_left_alone(again: tuple[Made, Made, Path], checkpoint: Path) -> None:

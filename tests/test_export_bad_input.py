@@ -26,11 +26,11 @@ SPOILED = "features.1.block.0.1.running_var"
 
 
 class Bad(NamedTuple):
-    """An export that must fail; {name} stands for a path in the fixture `spoiled`."""
+    """An export that must fail; {name} is replaced by a path in the fixture `spoiled`."""
 
     line: str
     code: int
-    message: tuple[str, ...]  # what it names
+    message: tuple[str, ...]  # expected in the message
     hint: str
 
 
@@ -63,7 +63,7 @@ def spoiled(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
 
 
 def sign(path: Path) -> None:
-    """Make the record that of the weights which lie beside it now."""
+    """Update the record to the weights beside it."""
     record = json.loads((path / RECORD).read_text(encoding="utf-8")) | {"weights_sha256": sha256_of(path / WEIGHTS)}
     (path / RECORD).write_text(json.dumps(record), encoding="utf-8")
     read_checkpoint(path)
@@ -135,7 +135,7 @@ def test_an_operator_that_no_runtime_has_to_know_is_refused(
     assert not list(tmp_path.iterdir())
 
 
-# --- what looks wrong and is not --------------------------------------------------------------------------------------
+# --- unusual but valid inputs -----------------------------------------------------------------------------------------
 
 
 def test_nothing_may_be_lost(checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

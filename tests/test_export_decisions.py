@@ -28,7 +28,7 @@ from tlexport.plan import Wishes
 from tlexport.quantizers import fp16
 
 QUIET = [100, 101, 99, 100, 102] * 20  # hundredths of the time that a run takes
-BUSY = [100, 110, 150, 100, 900] * 20  # beside other programs
+BUSY = [100, 110, 150, 100, 900] * 20  # other programs share the cores
 
 
 def small(**budget: str) -> Target:
@@ -40,7 +40,7 @@ def small(**budget: str) -> Target:
 
 
 def timings(*rounds: list[int], ms: Callable[[int], float] = lambda side: 10.0) -> Callable[[Sequence[BenchRequest]], list[Measurement]]:
-    """Measurements as of a machine whose runs scatter so, one list for each time that it is asked; the last one for all further times."""
+    """Measurements of a machine with this scatter, one list for each timing; the last one repeats."""
     left = list(rounds)
 
     def measure(requests: Sequence[BenchRequest]) -> list[Measurement]:
@@ -223,7 +223,7 @@ def test_a_model_that_crashes_only_while_it_is_timed_is_rejected_alone(checkpoin
     assert "crashed (SIGSEGV)" in rejected.reason
     with pytest.raises(Unsupported, match="crashed"):
         export(checkpoint, small(), Wishes(precision="fp16"), tmp_path / "asked for", measure=measure)
-    crashing = "fp32"  # what the others are held against
+    crashing = "fp32"  # the reference for the others
     with pytest.raises(Unsupported, match="crashed"):
         export(checkpoint, small(), Wishes(), tmp_path / "reference", measure=measure)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle"]
@@ -275,7 +275,7 @@ def test_a_training_is_asked_about_on_a_terminal(typed: bytes, words: tuple[str,
         while typed and b"Begin?" not in seen:
             seen += os.read(reader, 4096)
         if typed == b"\x03":
-            child.send_signal(2)  # the terminal is nobody's controlling one, so it sends no signal
+            child.send_signal(2)  # it is no process's controlling terminal, so it sends no signal
         elif typed:
             os.write(reader, typed)
         out = child.communicate(timeout=60)[0].decode()

@@ -85,7 +85,7 @@ def with_figures(name: str, here: bool, latency: tuple[BoardRates, ...]) -> Targ
 @pytest.mark.parametrize("here", [True, False])
 @pytest.mark.parametrize("limit", ["latency", "memory"])
 def test_a_limit_that_can_neither_be_measured_nor_estimated_is_refused(profile: str, here: bool, limit: str) -> None:
-    """Neither silently dropped, nor held against figures of another machine or another runtime."""
+    """The limit is neither dropped silently nor compared with figures of another machine or runtime."""
     target = with_figures(profile, here, ())
     wishes = Wishes(max_latency_ms=5.0) if limit == "latency" else Wishes(max_memory_bytes=50_000_000)
     if here and target.profile.runtime == "onnxruntime":

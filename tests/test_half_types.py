@@ -51,7 +51,7 @@ def test_pixels_are_normalised_in_fp32(quantize: Quantize, opset: int) -> None:
 
 
 def test_scales_of_channels_that_are_next_to_nothing() -> None:
-    """Channels of the first weight that are 0, or that FP16 takes for 0 or holds in a few steps, beside ordinary ones."""
+    """Channels of the first weight that are 0, or that FP16 rounds to 0 or to a few steps, beside normal ones."""
     sizes = np.ones((16, 1, 1, 1))
     sizes[:4, 0, 0, 0] = 0, 1e-12, 1e-6, 1e-4
     model = scaled(w1=sizes)

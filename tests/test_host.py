@@ -43,7 +43,7 @@ def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ssh_server.Sshd]:
 
 @pytest.fixture
 def board(sshd: ssh_server.Sshd) -> Iterator[ssh_server.Board]:
-    """The one that has everything. After every test, whatever happened in it, nothing may be left there."""
+    """A fully equipped board. After every test, no files may remain on it."""
     board = sshd.boards["board"]
     board.forget()
     yield board
@@ -57,7 +57,7 @@ def sent(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def words(board: ssh_server.Board, verb: str) -> list[str]:
-    """What the runner was asked to do, where it was asked once."""
+    """The single request to the runner."""
     [entry] = [entry for entry in board.journal() if entry["verb"] == verb]
     asked: list[str] = entry["asked"]
     return asked
@@ -82,7 +82,7 @@ def test_bench_brings_back_what_the_board_measured(
         assert row["host"] == board.host
         assert row["what"] == str(sent / model.file)
         assert row["environment"]["cpu"] == "the board's own processor"
-        assert row["board"] == {"module": "a stand-in"}  # what only the board knows is kept
+        assert row["board"] == {"module": "a stand-in"}  # the board's own values are kept
         assert (row["threads"], row["batch"], row["latency_ms"]["n"]) == (3, 2, 5)
         assert (
             row["latency_ms"]["mean_low"] <= row["latency_ms"]["mean"] <= row["latency_ms"]["mean_high"]
@@ -112,7 +112,7 @@ def test_only_what_the_bundle_needs_is_sent(sent: Path, tmp_path: Path, board: s
     copy = Path(shutil.copytree(sent, tmp_path / "bundle"))
     (copy / "notes.txt").write_text("mine", encoding="utf-8")
     (copy / "labels.txt").unlink()
-    (copy / "labels.txt").symlink_to("/etc/passwd")  # neither what lies elsewhere
+    (copy / "labels.txt").symlink_to("/etc/passwd")  # nor files from other places
     here(capfd, "verify", copy, *board.options())
     [entry] = board.journal()
     expected = {MANIFEST, *read_manifest(sent).files} - {"labels.txt"}
@@ -188,7 +188,7 @@ def test_the_budget_is_held_against_the_board(
         copy = changed(Path(shutil.copytree(sent, tmp_path / str(code))), budget=limits)
         ended = here(capfd, "bench", copy, *board.options(), *QUICK, "--check", "--json")
         assert ended.code == code, ended.err
-        assert json.loads(ended.out)  # what was measured is shown, whatever it is
+        assert json.loads(ended.out)  # every measurement is shown
 
 
 @needs_sshd
@@ -298,7 +298,7 @@ def test_nobody_listens(sent: Path, board: ssh_server.Board, capfd: pytest.Captu
     ended = here(capfd, "bench", sent, *board.options(Port="1"), *QUICK)
     assert (ended.code, ended.out) == (1, "")
     assert "exit code is 255" in ended.err and "Connection refused" in ended.err
-    assert f"{board.host} true" in ended.err  # how to try it alone
+    assert f"{board.host} true" in ended.err  # how to run it alone
 
 
 @needs_sshd

@@ -59,7 +59,7 @@ def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ssh_server.Sshd]:
 
 
 def verified(capfd: pytest.CaptureFixture[str], bundle: Path, board: ssh_server.Board, said: str) -> None:
-    """`tlx verify` fails in the way that is said, in few words, and nothing reaches the terminal that steers it."""
+    """`tlx verify` fails with the expected message, in few words, without terminal control sequences."""
     ended = here(capfd, "verify", bundle, *board.options())
     assert (ended.code, ended.out) == (1, "")
     assert re.search(said, ended.err), ended.err[-2000:]

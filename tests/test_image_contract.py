@@ -169,7 +169,7 @@ def _cmyk(values: np.ndarray) -> Image.Image:
 def test_a_cmyk_jpeg_is_not_inverted() -> None:
     smooth = Image.fromarray(SCENE).resize((8, 8)).resize((64, 64), Image.Resampling.BICUBIC).convert("CMYK")
     decoded = pixels(images.encoded(smooth, "JPEG", quality=98, subsampling=0))
-    assert np.abs(decoded - np.asarray(smooth.convert("RGB"))).max() <= 12  # compression alone; inverted it is over 100
+    assert np.abs(decoded - np.asarray(smooth.convert("RGB"))).max() <= 12  # error of the compression; inverted, it is over 100
 
 
 # ---- what is refused ---------------------------------------------------------------------------------------------------------

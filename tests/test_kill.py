@@ -42,7 +42,7 @@ def in_a_process(work: Callable[[], object]) -> int:
 
 
 def at_write(number: int, folder: Path, action: Callable[[], object]) -> list[int]:
-    """Do something before the so many-th change of the file system within a folder; the count so far. A process keeps its hook."""
+    """Call a hook before the given change number to the file system within a folder; returns the count. A process keeps its hook."""
     count = [0]
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:

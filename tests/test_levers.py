@@ -26,7 +26,7 @@ BOARD = "raspberry-pi-5"  # is not here: latencies are estimated, so that what f
 
 @pytest.fixture(scope="module")
 def smaller(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Exported, list[str], int]:
-    """An export to half the size of INT8, with what it told, and the limit."""
+    """An export to half the size of INT8, with its notes and the limit."""
     limit = exported(checkpoint, BOARD).manifest.model("int8").size_bytes // 2
     notes = Notes()
     with pytest.MonkeyPatch.context() as patch:
@@ -88,7 +88,7 @@ def test_images_are_made_smaller_where_the_latency_asks_for_it(checkpoint: Path,
     assert made.preprocess == chosen.artifact.preprocess
     assert chosen.artifact.inputs[0].shape == ("batch", made.preprocess.size, made.preprocess.size, 3)
     assert {found.what for found in made.rejected} >= {f"at {size} px"}
-    assert made.checkpoint_top1 == before.checkpoint_top1  # a drop is what the whole image would have given less this
+    assert made.checkpoint_top1 == before.checkpoint_top1  # the drop is relative to the whole image
     assert all(check.ok for check in verify(tmp_path / "bundle"))
 
 

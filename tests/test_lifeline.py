@@ -32,7 +32,7 @@ TRTEXEC = "from tlexport.device import trtexec\ntrtexec.run(sys.argv[1], ['600']
 
 @pytest.fixture
 def endless(tmp_path: Path) -> BenchRequest:
-    """A measurement that goes on until it is ended."""
+    """A measurement that runs until it is killed."""
     shape = ["batch", 4]
     graph = helper.make_graph(
         [helper.make_node("Relu", ["x"], ["y"])],

@@ -121,7 +121,7 @@ def test_impossible_values_are_refused_by_name(key: str, value: object) -> None:
 
 
 def test_a_measurement_of_before_is_read() -> None:
-    """JSON that knows of none of the later keys."""
+    """JSON without the keys of later versions."""
     later = {"mode", "first_inference_ns", "gpu_memory_bytes", "inputs", "stages", "placement", "layers", "watch"}
     data = of([MS, 2 * MS]).model_dump(mode="json")
     assert later < data.keys()

@@ -28,7 +28,7 @@ BLOCKS = list(blocks_of(small()).values())
 
 @dataclass
 class Opened:
-    """What a clock would be asked about."""
+    """An opened graph with a known cost."""
 
     cost: float
     luck: list[float]
@@ -43,7 +43,7 @@ class Opened:
 
 @dataclass
 class Clock:
-    """Tells the cost of a choice, which is known: that of each block, and that of each border between INT8 and float."""
+    """Returns known costs: one per block, and one per border between INT8 and float."""
 
     in_float: list[float]
     border: float
@@ -93,7 +93,7 @@ def test_what_is_slow_in_int8_stays_in_float() -> None:
 
 
 def test_borders_count() -> None:
-    """A block in the middle that is a little faster in float is not worth two conversions; two at the input together are worth one."""
+    """A block in the middle that gains less than two conversions stays in INT8; two at the input together go to float."""
     middle = [2.0] * len(BLOCKS)
     middle[2] = 0.8
     assert search(Clock(middle, 0.3)) == frozenset()
@@ -140,7 +140,7 @@ def test_what_was_timed_on_a_busy_machine_is_neither_used_nor_remembered() -> No
 
 
 def test_runs_that_wait_for_a_core_are_called_disturbed(tmp_path: Path) -> None:
-    """One that sleeps has no core, as one has none whose turn it is not."""
+    """A sleeping process has no core, like one that waits for its turn."""
 
     class Sleeper:
         inputs = (image_input(8, "float32"),)

@@ -18,7 +18,7 @@ KINDS = ("/dev/zero", "fifo", "folder")
 
 
 def put(path: Path, kind: str) -> Path:
-    """Something that is no regular file, in place of what lies there."""
+    """Replace a file with one that is not regular."""
     path.unlink(missing_ok=True)
     if kind == "fifo":
         os.mkfifo(path)
@@ -36,7 +36,7 @@ def test_a_file_of_a_checkpoint(checkpoint: Path, tmp_path: Path, name: str, kin
     put(copy / name, kind)
     out = tmp_path / "out"
     commands: list[list[str | Path]] = [["export", copy, "--target", "cpu-x86", "--precision", "fp32", "--out", out]]
-    if name != "dataset.json":  # which is for training and export alone
+    if name != "dataset.json":  # used by training and export only
         commands += [["predict", copy, "image.png", "--device", "cpu"], ["evaluate", copy, tmp_path, "--device", "cpu"]]
     for command in commands:
         ended = here(capfd, *command)

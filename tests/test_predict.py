@@ -22,7 +22,7 @@ def files(checkpoint: Path) -> list[Path]:
 
 
 def accuracy(predictions: list[Prediction]) -> float:
-    """Share of images whose class is the name of the folder they lie in."""
+    """Share of images whose class is the name of their folder."""
     return sum(p.name == p.path.parent.name for p in predictions) / len(predictions)
 
 

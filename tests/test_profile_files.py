@@ -29,7 +29,7 @@ FACT = 'source = "the test that wrote it"\nstatus = "assumed"\n'
 
 @pytest.fixture(autouse=True)
 def _nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each test stands in an empty directory of its own and sees the shipped profiles alone."""
+    """Each test runs in an empty directory and sees only the shipped profiles."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("TLX_PROFILES", raising=False)
 

@@ -56,13 +56,13 @@ BOARDS = {
 
 @pytest.fixture(autouse=True)
 def _nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each test stands in an empty directory of its own and sees the shipped profiles alone."""
+    """Each test runs in an empty directory and sees only the shipped profiles."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("TLX_PROFILES", raising=False)
 
 
 def board(root: Path, model: str, compatible: str = "") -> Path:
-    """A copy of the part of a board's file system that tells what it is."""
+    """A copy of the system files that identify a board."""
     folder = root / "proc/device-tree"
     folder.mkdir(parents=True)
     (folder / "model").write_bytes(model.encode() + b"\0")
@@ -71,7 +71,7 @@ def board(root: Path, model: str, compatible: str = "") -> Path:
 
 
 def whole(name: str) -> dict[str, Any]:
-    """A shipped profile as plain data, with what it extends."""
+    """A shipped profile as plain data, including inherited keys."""
     return json.loads(load_profile(str(SHIPPED / f"{name}.toml")).model_dump_json(exclude_none=True))  # type: ignore[no-any-return]
 
 
@@ -178,7 +178,7 @@ def test_a_jetson_asks_for_nothing_its_tensorrt_or_gpu_lacks(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "tensorrt", "opset", "input_dtype", "precisions"),
-    [  # TensorRT of the JetPack that is last for the board, and what docs/operators.md of onnx/onnx-tensorrt says of that TensorRT
+    [  # TensorRT of the board's last JetPack, and onnx/onnx-tensorrt's docs/operators.md for that version
         ("jetson-nano", "8.2.1", 13, "float32", ("fp32", "fp16")),
         ("jetson-tx2", "8.2.1", 13, "float32", ("fp32", "fp16")),
         ("jetson-agx-xavier", "8.5.2", 17, "float32", ("fp32", "fp16", "int8")),

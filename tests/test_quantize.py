@@ -147,7 +147,7 @@ def sabotaged(graph: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
         if maker is None or maker.op_type != "Conv" or len(maker.input) < 3 or weights[reader.input[1]].dims[0] < 32:
             continue
         if weights[reader.input[1]].dims[1] != 1 or reader.input[1] == maker.input[1]:
-            continue  # wanted: a depthwise one, whose first filter reads the first channel alone
+            continue  # the test needs a depthwise one, whose first filter reads only the first channel
         for node, factor in ((maker, 1000.0), (reader, 0.001)):
             for name in node.input[1:3] if node is maker else node.input[1:2]:
                 values = onnx.numpy_helper.to_array(weights[name]).copy()
@@ -159,7 +159,7 @@ def sabotaged(graph: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
 
 @pytest.mark.parametrize("name", WITH_INT8.values(), ids=WITH_INT8)
 def test_the_ladder_is_climbed_until_int8_loses_no_more_than_it_may(checkpoint: Path, many: Dataset, name: str, tmp_path: Path) -> None:
-    """What is wrong here is what equalization is for: the rungs above are not tried."""
+    """Equalization repairs this fault, so later steps are not tried."""
     profile, images = resolve(name).profile, Images(many, checkpoint)
     graph, _ = sabotaged(exported(checkpoint, name).graph("fp32"))
     whole = Quantization(graph, profile, many, 0, images, 100.0, tmp_path, Silent()).quantized("int8")
@@ -181,7 +181,7 @@ def test_the_ladder_is_climbed_until_int8_loses_no_more_than_it_may(checkpoint: 
 
 
 def test_every_rung_is_tried_where_none_is_enough() -> None:
-    """The judge alone is stood in for: nothing is good enough for it, and weights alone are the best."""
+    """Only the judge is replaced: no model is good enough for it, and INT8 weights only are the best."""
     graph, retrained = small(), small()
     ranges = Ranges(graph, noise(4))
 

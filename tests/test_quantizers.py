@@ -50,7 +50,7 @@ def quantizer(request: pytest.FixtureRequest) -> Quantizer:
 
 @pytest.fixture(scope="module")
 def made(fp32: onnx.ModelProto, train: Any) -> dict[str, onnx.ModelProto]:
-    """What each quantizer makes of the trained classifier; that it left its input alone is checked on the way."""
+    """The output of each quantizer for the trained classifier; also checks that its input is unchanged."""
     models = {}
     before = fp32.SerializeToString(deterministic=True)
     request = request_for(fp32, train)
@@ -87,7 +87,7 @@ def test_declares_what_it_makes(quantizer: Quantizer, quantized: onnx.ModelProto
 def test_keeps_inputs_outputs_and_opset(quantized: onnx.ModelProto, fp32: onnx.ModelProto) -> None:
     assert list(quantized.graph.input) == list(fp32.graph.input)
     assert list(quantized.graph.output) == list(fp32.graph.output)
-    # standard operators alone: other runtimes do not know those of one vendor
+    # standard operators only: other runtimes lack vendor-specific ones
     assert [(entry.domain, entry.version) for entry in quantized.opset_import] == [("", fp32.opset_import[0].version)]
     assert {node.domain for node in quantized.graph.node} <= {"", "ai.onnx"}
 
@@ -110,7 +110,7 @@ def test_every_variant_computes_the_same_but_for_rounding(quantizer: Any) -> Non
     whole = quantizer.quantize(request)
     for place, variant in enumerate(getattr(quantizer, "VARIANTS", ())):
         made = quantizer.quantize(replace(request, variant=variant))
-        assert place or made == whole  # the first is what is taken unless another is asked for
+        assert place or made == whole  # the first is the default
         np.testing.assert_allclose(run(made, noise(4), as_written=True), run(whole, noise(4), as_written=True), atol=0.02)
 
 
@@ -301,7 +301,7 @@ def test_tensorrt_quantizes_no_output(tensorrt: onnx.ModelProto) -> None:
 
 @pytest.mark.parametrize("opset", [17, 20])
 def test_tensorrt_form_at_the_opsets_of_its_boards(opset: int) -> None:
-    """A scale may be FP16 from opset 19 on, and a strongly typed network takes the type of what it dequantizes from it."""
+    """A scale may be FP16 from opset 19 on, and a strongly typed network takes the type of a dequantized value from its scale."""
     model = int8_tensorrt.quantize(request_for(small(opset), noise(4)))
     check_tensorrt(model)
     onnx.checker.check_model(model, full_check=True)
@@ -315,7 +315,7 @@ def test_tensorrt_form_at_the_opsets_of_its_boards(opset: int) -> None:
 
 
 def test_tensorrt_squeeze_and_excitation_and_skips_are_as_its_fusions_want_them(tensorrt: onnx.ModelProto) -> None:
-    """Both factors of the product are quantized, the gate's own nodes are not; of a residual sum the skip alone is."""
+    """Both factors of the product are quantized, but not the gate's own nodes; of a residual sum, only the skip is quantized."""
     made_by = producers(tensorrt)
     pooled = [node for node in tensorrt.graph.node if node.op_type == "GlobalAveragePool"]
     assert len(pooled) == 10  # nine blocks with one, and the last pool
@@ -341,7 +341,7 @@ def test_onnxruntime_activations_are_as_the_processor_wants_them(activations: st
     known = constants(model)
     zeros = [known[node.input[2]] for node in model.graph.node if node.op_type == "QuantizeLinear"]
     assert {zero.dtype for zero in zeros} == {np.dtype(dtype)}
-    assert any(zero.any() for zero in zeros) == (activations == "uint8")  # ARM's kernels are quick for symmetric activations alone
+    assert any(zero.any() for zero in zeros) == (activations == "uint8")  # Arm's kernels are fast for symmetric activations only
     weights = [known[node.input[0]] for node in model.graph.node if node.op_type == "DequantizeLinear" and node.input[0] in known]
     assert {value.dtype for value in weights if value.ndim > 1} == {np.dtype(np.int8)}
     np.testing.assert_allclose(run(model, noise(8)), run(small(), noise(8)), atol=0.1)

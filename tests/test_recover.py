@@ -31,7 +31,7 @@ from tlexport.train.recover import LR, logits_of, quantization_aware, recover
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-FEW = 24  # images, where little training shows what is asked
+FEW = 24  # images on which a short training shows the effect
 
 
 class Digits:
@@ -146,7 +146,7 @@ def test_what_was_cut_away_is_learned_again_from_the_teacher(digits_and_network:
             if isinstance(module, nn.Conv2d) and module.groups == 1 and module.out_channels > 40:
                 module.weight[::6] = 0
     before = divergence(exact, torch.softmax(logits_of(network, digits.preprocess, digits.held_out), 1))
-    wrong = (digits.labels + 1) % 10  # what the images are, the teacher alone can tell
+    wrong = (digits.labels + 1) % 10  # only the teacher determines the labels
     recover(network, digits.preprocess, digits.pixels, wrong, teacher, epochs=3, lr=3e-4, seed=0, progress=Silent())
     after = torch.softmax(logits_of(network, digits.preprocess, digits.held_out), 1)
     assert divergence(exact, after) < 0.5 * before

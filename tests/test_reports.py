@@ -98,7 +98,7 @@ def test_a_page_can_be_read_aloud(name: str) -> None:
     tags = [tag for tag, _ in page.tags]
     assert [tags[place + 1] for place, tag in enumerate(tags) if tag == "table"] == ["caption"] * tags.count("table")
     assert all("scope" in heading for heading in page.all("th"))
-    assert tags.count("table") > tags.count("figure")  # each plot has one beside it
+    assert tags.count("table") > tags.count("figure")  # each plot has a table
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -120,7 +120,7 @@ def test_plots_have_the_colours_of_the_page_and_text_that_is_text(name: str) -> 
         assert "width=" not in svg.partition(">")[0]  # it is as wide as there is room
 
 
-# --- names of strangers ---------------------------------------------------------------------------------------------------------
+# --- hostile names --------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["bench-hostile", "compare-hostile", "finetune-hostile"])

@@ -79,10 +79,10 @@ HIDDEN = """() => [...document.querySelectorAll('main *')].filter(element => {
 
 
 class Opened(NamedTuple):
-    """A page, and what it did beside being shown."""
+    """A page, with its requests and messages."""
 
     page: Page
-    complaints: list[str]  # what the console said, errors, dialogs
+    complaints: list[str]  # console messages, errors, dialogs
     asked: list[str]  # addresses
 
 

@@ -21,7 +21,7 @@ FILTERS = sorted(resize.RADIUS)
 
 
 def pixels_of(width: int, height: int, seed: int, harsh: bool = False) -> np.ndarray:
-    """Noise: a filter that is wrong anywhere shows; ``harsh``: black and white alone, where bicubic overshoots and is clipped."""
+    """Noise, which reveals any error in a filter; ``harsh``: only black and white, where bicubic overshoots and is clipped."""
     noise = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     return (noise > 127).astype(np.uint8) * 255 if harsh else noise
 

@@ -102,7 +102,7 @@ def test_a_run_is_not_continued_as_another(digits: Path, tmp_path: Path) -> None
     with pytest.raises(InvalidFile, match="damaged"):
         finetune(str(digits), recipe, out, device="cpu", threads=1, resume=True)
     quick = SIMPLE.model_copy(update={"epochs": 2})
-    with pytest.raises(UsageError, match="was interrupted") as caught:  # nobody's state is removed without being asked
+    with pytest.raises(UsageError, match="was interrupted") as caught:  # no state is removed without a request
         finetune(str(digits), quick, out, device="cpu", threads=1)
     assert f"--out {out} --resume" in caught.value.hint
     assert "--restart" in caught.value.hint

@@ -163,7 +163,7 @@ def test_options_that_cannot_be(options: RunOptions, classifier: Path) -> None:
 
 
 def test_simulated_quantization_computes_in_float(tmp_path: Path) -> None:
-    """255 x 127 x 70000 is more than the int32 accumulator of an integer kernel holds, and no matter in float."""
+    """255 x 127 x 70000 overflows the int32 accumulator of an integer kernel, but not a float."""
     text = """
     <ir_version: 8, opset_import: ["": 17]>
     dot (float[1,70000] x) => (float[1,1] y) <float one = {1.0}, uint8 zero = {0}, float step = {10000000.0}> {
@@ -338,7 +338,7 @@ except TlxError as error:
 
 
 def opened_elsewhere(path: Path, device: str, name: str = "onnxruntime", **environment: str) -> tuple[dict[str, Any], str]:
-    """What opening a model in a fresh process says, and what that process wrote to standard error."""
+    """Output of opening a model in a new process, and that process's standard error."""
     search_path = os.pathsep.join([str(Path(plugins.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
     command = [sys.executable, "-c", OPEN, str(path), device, name]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | {"PYTHONPATH": search_path} | environment)

@@ -30,7 +30,7 @@ def gpu(tmp_path_factory: pytest.TempPathFactory) -> Device:
 
 @pytest.fixture
 def imported_anew(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """Whatever TensorRT an earlier test had is forgotten, and afterwards this one's."""
+    """Unload the TensorRT of an earlier test, and afterwards this test's."""
     for leaf in LEAVES:
         monkeypatch.setitem(sys.modules, f"tlexport.device.runtimes.{leaf}", None)  # so that it is put back
         monkeypatch.delitem(sys.modules, f"tlexport.device.runtimes.{leaf}")

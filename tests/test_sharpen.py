@@ -66,7 +66,7 @@ def sharpen(capfd: pytest.CaptureFixture[str], *arguments: str | Path) -> Any:
     return json.loads(ended.out)
 
 
-# --- what runs say ----------------------------------------------------------------------------------------------------
+# --- corrections ------------------------------------------------------------------------------------------------------
 
 
 def test_runs_correct_the_estimates_of_their_board(capfd: pytest.CaptureFixture[str]) -> None:
@@ -144,7 +144,7 @@ def test_what_bench_prints_of_a_bundle_comes_back(bundle: Path, capfd: pytest.Ca
         assert found == pytest.approx(math.sqrt(plain * measured["latency_ms"]["p50"]), rel=1e-2)
 
 
-# --- what they do not say ---------------------------------------------------------------------------------------------
+# --- refused measurements ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ WITH_HIDDEN = ["mobilenet_v3_small", pytest.param("vgg11_bn", marks=pytest.mark.
 
 @dataclass(frozen=True)
 class Case:
-    """A random network that lets images through, and what it computes for some."""
+    """A random network that preserves activations, and its outputs for some images."""
 
     network: Network
     size: int

@@ -70,7 +70,7 @@ def test_a_signature_is_packed_too(signed: Path, keys: tuple[Path, Path], tmp_pa
 
 
 def test_openssl_reads_the_keys_and_the_signature(tmp_path: Path) -> None:
-    """Keys as the documents say to make them, and a signature that any program can check."""
+    """Keys made as in the documents, and a signature that any program can check."""
     openssl = shutil.which("openssl")
     if openssl is None:
         pytest.skip("there is no openssl command here")

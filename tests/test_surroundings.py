@@ -29,7 +29,7 @@ LONG = "$(printf %05000d 0)"
 
 
 class Case(NamedTuple):
-    """A line for the shell, in which TLX stands for the program, and how it ends."""
+    """A shell command, with TLX for the program, and its outcome."""
 
     line: str
     code: int
@@ -164,7 +164,7 @@ BUGS = [
 
 @pytest.mark.parametrize(("fault", "kind", "said"), FAULTS, ids=[str(fault)[:40] for fault, *_ in FAULTS])
 def test_a_fault_of_the_machine_is_an_error_with_a_hint(fault: BaseException, kind: type[TlxError], said: str) -> None:
-    """Alone, and as the cause of what a library raised instead."""
+    """Directly, and as the cause of a library's exception."""
     outer = ValueError("writing failed")
     outer.__cause__ = fault
     for error in (as_error(fault), as_error(outer)):

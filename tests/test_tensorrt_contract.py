@@ -99,7 +99,7 @@ class Way:
             engine.build_engine(refused_file(self.folder / "refused.onnx"), plan, RECIPE, self.said.append)
 
 
-# --- what the bindings say --------------------------------------------------------------------------------------------
+# --- signatures of the bindings ---------------------------------------------------------------------------------------
 
 
 def test_the_signatures_are_those_of_the_version(api: dict[str, Any], request: pytest.FixtureRequest) -> None:
@@ -153,7 +153,7 @@ class Mistake(NamedTuple):
     file: str
     text: str
     instead: str
-    named: str  # in what is said of it
+    named: str  # expected in the report of the mistake
     typed: bool = True  # mypy sees it too
 
 
@@ -203,7 +203,7 @@ def test_a_planted_mistake_is_caught(bindings: Bindings, name: str, gpu: Device,
 
 
 def mypy(api: dict[str, Any], folder: Path, replaced: Any = ()) -> list[str]:
-    """What mypy finds in the device's files with the version's signatures; what it says of these themselves, overlaps, is left out."""
+    """mypy's errors in the device's files with the version's signatures, except errors in the signatures themselves (overlaps)."""
     if importlib.util.find_spec("mypy") is None:
         pytest.skip("mypy is not installed: pip install 'tlexport[dev]'")
     package = copy_device(folder / "checked", replaced)
@@ -217,7 +217,7 @@ def mypy(api: dict[str, Any], folder: Path, replaced: Any = ()) -> list[str]:
         f"--cache-dir={folder.parent / 'mypy'}",
         "--follow-imports=silent",
     ]
-    # a base class that is looked up by name has no type; what our ignores are for in the project does not matter here
+    # a base class looked up by name has no type; the project's own ignores do not apply here
     command += ["--allow-subclassing-any", "--no-warn-unused-ignores", *(str(package / file) for file in CHECKED)]
     done = subprocess.run(command, cwd=folder, env=os.environ | {"MYPYPATH": str(stubs)}, capture_output=True, text=True, check=False)
     assert done.returncode in (0, 1), done.stdout + done.stderr

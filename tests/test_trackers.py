@@ -49,7 +49,7 @@ def test_mlflow_is_told(digits: Path, tmp_path: Path) -> None:
     from mlflow.tracking import MlflowClient
 
     history = finetuned(digits, tmp_path, "--tracker", "mlflow")
-    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")  # where MLflow keeps them when it is told nothing
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")  # MLflow's default location
     (run,) = client.search_runs(["0"])
     assert run.info.run_name == "one"
     assert run.data.params["backbone"] == "mobilenet_v3_small"

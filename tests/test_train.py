@@ -57,7 +57,7 @@ QUICK: dict[str, Any] = {"weights": "embedded", "image_size": SIDE, "val_fractio
 
 
 class Watching:
-    """A Progress that keeps what it is told, and does something of its own when a training bar has moved so many times."""
+    """A Progress that records its notes, and calls a hook when a training bar has moved a given number of times."""
 
     def __init__(self, moves: int = 0, action: Callable[[], None] = lambda: None) -> None:
         self.notes: list[str] = []
@@ -286,7 +286,7 @@ def test_a_seed_fixes_every_bit(digits: Path, tmp_path: Path) -> None:
     recipe = Recipe(strategy="partial", augment="light", epochs=2, batch_size=64, seed=3, **QUICK)
     weights, metrics, parts = [], [], []
     for number, seed in enumerate((3, 3, 4)):
-        torch.manual_seed(100 + number)  # what happened before must not matter
+        torch.manual_seed(100 + number)  # earlier tests must not affect the result
         path = tmp_path / str(number)
         trained = finetune(str(digits), recipe.model_copy(update={"seed": seed}), path, device="cpu", threads=1)
         weights.append((path / WEIGHTS).read_bytes())
@@ -434,7 +434,7 @@ def test_mixing_blends_inputs_and_targets_by_the_same_shares(seed: int, shape: t
     assert sorted(mix.partner.tolist()) == list(range(12))
     blended = mix.blend(targets)
     torch.testing.assert_close(blended.sum(1), torch.ones(12))
-    # the mean of a mixed row is what its targets say that it holds
+    # the mean of a mixed row is given by its targets
     torch.testing.assert_close(mixed.flatten(1).mean(1), blended @ torch.arange(12.0), rtol=1e-4, atol=1e-3)
 
 
@@ -660,7 +660,7 @@ def test_an_interrupt_leaves_a_checkpoint_that_can_be_used(digits: Path, tmp_pat
 
 
 def test_an_interrupt_between_two_epochs_finds_history_and_weights_in_step(images: tuple[Images, Images]) -> None:
-    """The trackers, which may take their time over a network, are told of an epoch that counts already."""
+    """The trackers, which may be slow, receive an epoch after it has been saved."""
     network, recipe = network_of("mobilenet_v3_small"), Recipe(epochs=5, **QUICK)
     trainer = Trainer(network, PREPROCESS, recipe, CPU, Watching(), Workers(), ArrayCache(None))
     nowhere = Saver(Path("unused"), enabled=False)

@@ -78,7 +78,7 @@ def test_fp32_is_not_rounded_to_tf32(version: Version, precision: str) -> None:
 @versions
 @pytest.mark.parametrize("transfers", [False, True])
 def test_all_versions_measure_the_same_thing(version: Version, transfers: bool) -> None:
-    """What is said, with what the version does unsaid, is a graph, busy waiting, and the copies that were asked for."""
+    """The options that the version does not set by default: graph capture, busy waiting, and the requested copies."""
     given = set(options(bench_command(version, "m.engine", RECIPE, "t.json", "p.json", transfers=transfers)))
     turned = version >= (11,)
     assert turned or "useCudaGraph" in given
@@ -201,7 +201,7 @@ def test_another_gpu_is_chosen_for_all_of_it(monkeypatch: pytest.MonkeyPatch, fo
 @posix
 @versions
 def test_a_version_is_asked_for_without_a_gpu(monkeypatch: pytest.MonkeyPatch, folder: Path, version: Version) -> None:
-    monkeypatch.setenv("FAKE", "fail")  # whatever needs one fails
+    monkeypatch.setenv("FAKE", "fail")  # every command that needs one fails
     assert trtexec.ask_version(str(use(monkeypatch, folder, version))) == version
 
 

@@ -172,7 +172,7 @@ def test_an_end_without_a_word_is_refused(status: int, words: str) -> None:
     with pytest.raises(DeviceError, match=words):
         require("", (), status)
     with pytest.raises(DeviceError, match="trtexec failed"):
-        require(built((10, 3, 0)), BUILT, status)  # whatever the log says
+        require(built((10, 3, 0)), BUILT, status)  # for any log
 
 
 @given(
@@ -232,7 +232,7 @@ def test_layer_times_with_names_that_are_not_escaped(version: Version) -> None:
     assert all((layer.median_ms is None) == (version < (8, 5)) for layer in found)
     assert sum(layer.percent for layer in found) == pytest.approx(100, abs=0.01)
     with pytest.raises(json.JSONDecodeError):
-        json.loads(fake.profile_file(version))  # that is why it is not read as JSON
+        json.loads(fake.profile_file(version))  # therefore it is not read as JSON
 
 
 names = st.text(st.characters(exclude_categories=("Cc", "Cs", "Zl", "Zp")), max_size=40)

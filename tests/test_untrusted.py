@@ -185,7 +185,7 @@ def test_what_is_valid_is_read(tmp_path: Path) -> None:
     assert read_torch(path, "weights")["a"].tolist() == [1, 1]
 
 
-# A text cut into statements: each is what the parser makes of it alone, and together they are the text.
+# A text split into statements: the parser's result for each, which together give the text.
 values = st.sampled_from(
     ['"a # ]"', "'\"'", '"""\n[x]\n\\""" """', "'''\n#\n'''", "[\n1, # ]\n2]", "{a = [1]}", "1", '"\\""', '""""a"""""']
 )
@@ -207,7 +207,7 @@ def test_a_long_list_costs_no_more_than_its_length() -> None:
 
 
 def test_records_are_read_by_them(bundle: Path, tmp_path: Path) -> None:
-    """Files beside a record that is read: here the manifest, through its record."""
+    """Files beside a record: here the manifest, through its record."""
     from tlexport.bundle.manifest import read_manifest
 
     text = (bundle / MANIFEST).read_text(encoding="utf-8")
@@ -241,7 +241,7 @@ def test_nobody_else_parses() -> None:
             "cli/profiles.py",
             "api/calibrate_profile.py",
         ):
-            continue  # device/ stands alone; the last three have a load_file of their own
+            continue  # device/ is standalone; the last three have a load_file of their own
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and ast.unparse(node.func) in PARSERS:
                 found.add(name)

@@ -20,7 +20,7 @@ from tlexport.bundle.manifest import LABELS, MANIFEST, MODEL_CARD
 from tlexport.device.golden import Check
 from tlexport.errors import TlxError, Unsupported
 
-# the files of a bundle for ONNX Runtime, in kinds; held against a real one below
+# the kinds of files in a bundle for ONNX Runtime; compared with a real one below
 FILES = ["model.fp32.onnx", "model.fp16.onnx", "model.int8.onnx", LABELS, MODEL_CARD, "golden/inputs.npy"]
 FILES += [f"golden/outputs.{precision}.npy" for precision in ("fp32", "fp16", "int8")]
 FILES += [f"golden/{number:02}.png" for number in range(8)]
@@ -55,7 +55,7 @@ def test_an_untouched_bundle_passes(bundle: Path) -> None:
 
 
 def test_a_bundle_for_another_board_passes_here(checkpoint: Path) -> None:
-    """Its TensorRT INT8 graph is computed as it is written."""
+    """Q/DQ pairs of a TensorRT INT8 graph are computed as written."""
     made = exported(checkpoint, "jetson-orin-nano")
     checks = verify(made.path, device="cpu")
     assert all(check.ok for check in checks)

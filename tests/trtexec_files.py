@@ -44,7 +44,7 @@ OPTIONS: dict[str, tuple[Version, Version]] = {
     "iterations": (EVER, NEVER),
     "duration": (EVER, NEVER),
     "warmUp": (EVER, NEVER),
-    "useCudaGraph": (EVER, (11,)),  # 11 still takes these four, warns, and says that they will be gone
+    "useCudaGraph": (EVER, (11,)),  # 11 still accepts these four, with a deprecation warning
     "useSpinWait": (EVER, (11,)),
     "noDataTransfers": (EVER, (11,)),
     "separateProfileRun": (EVER, (11,)),
