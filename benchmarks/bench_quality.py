@@ -43,7 +43,7 @@ from tlexport.child import command, environment
 from tlexport.device.timing import time_runs
 from tlexport.loading.bench_request import BenchSettings, requests_for
 from tlexport.measurement import Interval
-from tlexport.ports import RunOptions, Runtime, Silent
+from tlexport.ports import RunOptions, Silent
 
 RESULT = Path(__file__).parent / "results" / "bench_quality.json"
 WITHIN = 0.03  # relative, of medians: for repeatability and agreement
@@ -68,7 +68,7 @@ def raw_loop(request: BenchRequest) -> float:
 def _raw(request: BenchRequest) -> float:
     """The bare loop: an ONNX Runtime session with default settings and the same inputs in turn."""
     session = raw_session(request)
-    runtime = cast(Runtime, plugins.load("runtimes", request.runtime))
+    runtime = plugins.runtime(request.runtime)
     with runtime.open_model(request.path, run_options(request, runtime)) as runner:
         feeds, _ = feeds_for(request, runner.inputs)
     samples: list[int] = []
@@ -128,7 +128,7 @@ def overhead(request: BenchRequest, blocks: int) -> dict[str, Any]:
     The overhead does not depend on the model, so it is measured with a nearly empty one: blocks of a bare loop and of measured runs in
     turn.
     """
-    runtime, runs, added = cast(Runtime, plugins.load("runtimes", request.runtime)), 5000, []
+    runtime, runs, added = plugins.runtime(request.runtime), 5000, []
     with tempfile.TemporaryDirectory(prefix="tlx-quality-") as folder:
         path = Path(folder) / "nothing.onnx"
         path.write_bytes(onnx.parser.parse_model(NOTHING).SerializeToString())

@@ -15,7 +15,7 @@ import json
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -29,7 +29,7 @@ from tlexport.estimate.layer_times import predict_from_layers
 from tlexport.estimate.timing import VISITS
 from tlexport.hardware.device_model import DeviceModel
 from tlexport.hardware.target import load_profile
-from tlexport.ports import RunOptions, Runtime
+from tlexport.ports import RunOptions
 
 RESULT = Path(__file__).parent / "results" / "estimate.json"
 
@@ -54,7 +54,7 @@ def predictions(files: dict[str, Path], models: Sequence[DeviceModel]) -> dict[s
 
 def measured(path: Path, threads: Sequence[int]) -> dict[int, float]:
     """Median latency in ms per number of threads: the fastest of three visits in turn, as in calibration."""
-    runtime = cast(Runtime, plugins.load("runtimes", "onnxruntime"))
+    runtime = plugins.runtime("onnxruntime")
     with contextlib.ExitStack() as stack:
         runners = {count: stack.enter_context(runtime.open_model(path, RunOptions(threads=count, batch=1))) for count in threads}
         draw = np.random.default_rng(0)

@@ -46,7 +46,7 @@ def measure(path: Path, device: str, batch: int, size: int, seconds: float) -> d
     """Measure one model at one batch size."""
     image = np.random.default_rng(1).integers(0, 256, (batch, size, size, 3), np.uint8)
     try:
-        with plugins.load("runtimes", "onnxruntime").open_model(path, RunOptions(device=device, batch=batch)) as runner:
+        with plugins.runtime("onnxruntime").open_model(path, RunOptions(device=device, batch=batch)) as runner:
             feed = {runner.inputs[0].name: image}
             _, samples = time_runs(runner.run, [feed], 50, seconds, 10_000, 2.0)
             p95 = sorted(samples)[int(0.95 * (len(samples) - 1))]

@@ -42,7 +42,7 @@ WHAT = (
 
 def smallest(family: str) -> str:
     """Variant with the fewest parameters (torchvision's figure)."""
-    variants: tuple[str, ...] = plugins.load("backbones", family).VARIANTS
+    variants: tuple[str, ...] = plugins.backbone(family).VARIANTS
     return min(variants, key=lambda name: min(weights.meta["num_params"] for weights in models.get_model_weights(name)))
 
 

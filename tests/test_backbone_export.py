@@ -44,7 +44,7 @@ pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]
 
 CLASSES = 5
 DEFAULT = Recipe().backbone
-SMALLEST = tuple(min(plugins.load("backbones", family).VARIANTS, key=parameters) for family in plugins.names("backbones"))
+SMALLEST = tuple(min(plugins.backbone(family).VARIANTS, key=parameters) for family in plugins.names("backbones"))
 HEAVY = tuple(backbone for backbone in SMALLEST if backbone not in light_variants())  # test_train.py trains the others
 OPSETS = (13, 17, 20)  # the lowest and the highest opset in a profile, and one in between
 TENSORRT = {13: (8, 2, 1), 17: (8, 5, 2), 20: (10, 3, 0)}  # of the boards that ask for them

@@ -181,7 +181,7 @@ def test_a_description_says_what_the_network_is(backbone: str) -> None:
     detail = describe_backbone(backbone)
     network = build(backbone, 1000)
     assert detail.parameters == sum(stage.parameters for stage in detail.stages) == sum(p.numel() for p in network.parameters())
-    assert backbone in plugins.load("backbones", detail.family).VARIANTS
+    assert backbone in plugins.backbone(detail.family).VARIANTS
     assert [stage.name for stage in detail.stages] == list(network.stages)
     assert detail.stages[-1].output == "1000"
     sides = [int(stage.output.split("x")[1]) for stage in detail.stages if "x" in stage.output]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any, Self
 
 import onnx.parser
 import pytest
@@ -14,6 +15,7 @@ from tlexport.bench import process
 from tlexport.bench.layers import SLOWEST, WARM_UP, engine_profile, prove, read_events
 from tlexport.bench.process import measure
 from tlexport.errors import Unsupported
+from tlexport.ports import LayerTime
 
 
 @pytest.fixture
@@ -101,33 +103,26 @@ def test_layers_that_nobody_tells_are_refused_before_anything_is_opened(classifi
         measure(request(classifier, device="cuda:0", layers=True))
 
 
-class _Time(NamedTuple):
-    name: str
-    ms: float
-
-
-class _Kind(NamedTuple):
-    name: str
-    kind: str
-
-
-class _Session:
-    """The layer times of an engine's session (device/runtimes/engine_run.py)."""
-
-    def layer_times(self, runs: int) -> tuple[_Time, ...]:
-        return (_Time("conv1 + relu1", 0.3), _Time("reformat", 0.1))
-
-    def layers(self) -> Any:
-        return type("Layers", (), {"layers": (_Kind("conv1 + relu1", "CaskConvolution"),)})
-
-
 class _Engine:
+    """A runner that times its layers."""
+
     provider = "TensorRT 10.3"
-    session = _Session()
+    inputs = outputs = ()
+
+    def run(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
+        return {}
+
+    def layer_times(self, runs: int) -> tuple[LayerTime, ...]:
+        return (LayerTime("conv1 + relu1", "CaskConvolution", 0.3), LayerTime("reformat", "", 0.1))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None: ...
 
 
 def test_layers_of_an_engine() -> None:
-    found = engine_profile(_Engine(), 5)  # type: ignore[arg-type]
+    found = engine_profile(_Engine(), 5)
     assert found is not None
     assert [(layer.name, layer.kind, layer.provider) for layer in found.slowest] == [
         ("conv1 + relu1", "CaskConvolution", "TensorRT 10.3"),

@@ -21,7 +21,7 @@ from tlexport.ports import QuantizeRequest, RunOptions
 from tlexport.quantizers import int8_onnxruntime, int8_tensorrt
 from tlexport.quantizers._gates import gates_in_rows, integer_gates
 from tlexport.quantizers._static import border_nodes, quantize_int8
-from tlexport.runtimes.onnxruntime import _weights_alone, open_model, ort
+from tlexport.runtimes.onnxruntime import _weight_only, open_model, ort
 
 PIXELS = np.random.default_rng(1).integers(0, 256, (6, 8, 8, 3)).astype(np.uint8)
 WEIGHTS = {"w1": (16, 3, 3, 3), "b1": (16,), "w2": (16, 16, 1, 1), "b2": (16,), "w3": (16, 5), "b3": (5,)}
@@ -214,6 +214,6 @@ def test_weights_alone_are_a_quarter_of_the_file_and_compute_in_float(tmp_path: 
     for name, graph, alone in (("stored", stored, True), ("fused", fused_graph, False), ("float", model, False)):
         path = tmp_path / f"{name}.onnx"
         path.write_bytes(graph.SerializeToString())
-        assert _weights_alone(path) == alone  # then they are dequantized when the model is opened, and not at every run
+        assert _weight_only(path) == alone  # then they are dequantized when the model is opened, and not at every run
         with open_model(path, RunOptions(threads=1)) as runner:
             np.testing.assert_allclose(runner.run({"image": PIXELS})["probabilities"], run(graph, PIXELS, as_written=alone), atol=1e-5)

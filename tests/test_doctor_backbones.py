@@ -61,7 +61,7 @@ def test_doctor_knows_this_machine(findings: dict[str, dict[str, Any]]) -> None:
     assert findings["profiles of this machine"]["ok"] == bool(here_)
     assert all(name in findings["profiles of this machine"]["detail"] for name in here_)
     for runtime in plugins.names("runtimes"):
-        module, finding = plugins.load("runtimes", runtime), findings[f"runtime {runtime}"]
+        module, finding = plugins.runtime(runtime), findings[f"runtime {runtime}"]
         assert not finding["ok"] or all(form in finding["detail"] for form in module.FORMATS)
     assert findings["runtime torch"]["ok"] and findings["runtime onnxruntime"]["ok"]
     assert not findings["runtime tensorrt"]["ok"] or (findings["tensorrt"]["ok"] and findings["cuda"]["ok"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import onnx
 import pytest
@@ -19,7 +19,7 @@ from tlexport.bundle.manifest import read_manifest
 from tlexport.checkpoint import DATASET, RECORD, WEIGHTS, read_checkpoint, read_dataset
 from tlexport.export.checks import check_graph
 from tlexport.export.ranges import Ranges
-from tlexport.ports import Quantizer, QuantizeRequest
+from tlexport.ports import QuantizeRequest
 from tlexport.storage.files import sha256_of
 
 SPOILED = "features.1.block.0.1.running_var"
@@ -111,7 +111,7 @@ def with_operator(model: onnx.ModelProto, operator: str, domain: str = "") -> on
 @pytest.mark.parametrize("name", plugins.names("quantizers"))
 def test_what_a_quantizer_does_not_know_stays_as_it_is(name: str, checkpoint: Path, bundle: Path) -> None:
     model = with_operator(onnx.load(bundle / "model.fp32.onnx"), "Abs")
-    quantizer = cast(Quantizer, plugins.load("quantizers", name))
+    quantizer = plugins.quantizer(name)
     quantized = quantizer.quantize(QuantizeRequest(model, Ranges(model, images(checkpoint, "train")[0]).whole, "int8"))
     assert [node.op_type for node in quantized.graph.node if node.name == "more"] == ["Abs"]
     record = read_manifest(bundle).model("fp32").artifact

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import onnx
@@ -27,7 +26,7 @@ from tlexport.hardware.target import resolve
 from tlexport.optimize.accuracy_recovery import AccuracyRecovery, QuantizationInput
 from tlexport.optimize.mixed_precision import Evaluated, back_to_float, blocks_of
 from tlexport.optimize.quantize import Quantization
-from tlexport.ports import Pixels, Quantizer, QuantizeRequest, Silent
+from tlexport.ports import Pixels, QuantizeRequest, Silent
 from tlexport.storage.cache import cache_folder
 from tlexport.storage.files import sha256_of
 
@@ -81,7 +80,7 @@ def test_the_method_that_serves_best_is_kept(checkpoint: Path, many: Dataset, na
     assert made.calibration.method == best.method
     # the figures, once more by another way
     assert profile.int8 is not None
-    quantizer = cast(Quantizer, plugins.load("quantizers", profile.int8.quantizer))
+    quantizer = plugins.quantizer(profile.int8.quantizer)
     ranges, pixels = Ranges(found.graph, images(found.calibrating)), images(found.choosing)
     labels = [sample.label for sample in found.choosing]
     reference = run(found.graph, pixels).astype(np.float64)
@@ -210,7 +209,7 @@ def test_blocks_that_int8_harms_go_back_to_float(checkpoint: Path, many: Dataset
     profile, images = resolve(name).profile, Images(many, checkpoint)
     graph, broken = sabotaged(exported(checkpoint, name).graph("fp32"))
     assert profile.int8 is not None
-    quantizer, activations = cast(Quantizer, plugins.load("quantizers", profile.int8.quantizer)), profile.int8.activations
+    quantizer, activations = plugins.quantizer(profile.int8.quantizer), profile.int8.activations
     train, val = images(many.part("train")), images(many.part("val"))
     np.testing.assert_allclose(run(graph, val), run(exported(checkpoint, name).graph("fp32"), val), atol=1e-3)
     ranges, reference = Ranges(graph, train).whole, run(graph, val)

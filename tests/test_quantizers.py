@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import onnx
@@ -45,7 +45,7 @@ def val(checkpoint: Path) -> Any:
 
 @pytest.fixture(params=NAMES)
 def quantizer(request: pytest.FixtureRequest) -> Quantizer:
-    return cast(Quantizer, plugins.load("quantizers", request.param))
+    return plugins.quantizer(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def made(fp32: onnx.ModelProto, train: Any) -> dict[str, onnx.ModelProto]:
     request = request_for(fp32, train)
     ranges = dict(request.ranges)
     for name in NAMES:
-        quantizer = cast(Quantizer, plugins.load("quantizers", name))
+        quantizer = plugins.quantizer(name)
         models[name] = quantizer.quantize(request)
         assert models[name] is not fp32
         assert fp32.SerializeToString(deterministic=True) == before, name
@@ -108,7 +108,7 @@ def test_answers_as_before_on_real_digits(quantized: onnx.ModelProto, fp32: onnx
 def test_every_variant_computes_the_same_but_for_rounding(quantizer: Any) -> None:
     request = request_for(small(), noise(4))
     whole = quantizer.quantize(request)
-    for place, variant in enumerate(getattr(quantizer, "VARIANTS", ())):
+    for place, variant in enumerate(quantizer.VARIANTS):
         made = quantizer.quantize(replace(request, variant=variant))
         assert place or made == whole  # the first is the default
         np.testing.assert_allclose(run(made, noise(4), as_written=True), run(whole, noise(4), as_written=True), atol=0.02)
@@ -148,9 +148,9 @@ def test_a_graph_without_weights_is_refused(quantizer: Quantizer) -> None:
         quantizer.quantize(QuantizeRequest(model, {}, "int8"))
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if cast(Quantizer, plugins.load("quantizers", name)).PRECISION == "int8"])
+@pytest.mark.parametrize("name", [name for name in NAMES if plugins.quantizer(name).PRECISION == "int8"])
 def test_the_images_set_the_ranges(name: str) -> None:
-    quantizer = cast(Quantizer, plugins.load("quantizers", name))
+    quantizer = plugins.quantizer(name)
     bright, dark = (scales(quantizer.quantize(request_for(small(), noise(4, largest)))) for largest in (256, 32))
     assert len(bright) == len(dark) > 3
     assert bright != dark

@@ -330,7 +330,7 @@ from tlexport.errors import TlxError
 from tlexport import plugins
 from tlexport.ports import RunOptions
 try:
-    with plugins.load("runtimes", sys.argv[3]).open_model(Path(sys.argv[1]), RunOptions(device=sys.argv[2])) as runner:
+    with plugins.runtime(sys.argv[3]).open_model(Path(sys.argv[1]), RunOptions(device=sys.argv[2])) as runner:
         print(json.dumps({"provider": runner.provider}))
 except TlxError as error:
     print(json.dumps({"kind": type(error).__name__, "message": error.message, "hint": error.hint, "exit_code": error.exit_code}))
@@ -417,7 +417,7 @@ def test_a_missing_library_is_a_missing_dependency() -> None:
     code = (
         "import sys; sys.modules['onnxruntime'] = None\n"
         "from tlexport import plugins\nfrom tlexport.errors import MissingDependency\n"
-        "try: plugins.load('runtimes', 'onnxruntime')\n"
+        "try: plugins.runtime('onnxruntime')\n"
         "except MissingDependency as error: print(error.exit_code, error.message, error.hint, sep='|')\n"
     )
     search_path = os.pathsep.join([str(Path(plugins.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])

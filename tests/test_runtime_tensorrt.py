@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tensorrt_api.behaviour import World, header, loose_module
+from tensorrt_api.behaviour import LAYERS, World, header, loose_module
 from tensorrt_api.cudart import COMPILER, Device, compile_cudart
 from tensorrt_api.device import RECIPE, expected, onnx_file, pixels
 
@@ -16,7 +16,7 @@ from tlexport import plugins
 from tlexport.contract import TensorSpec
 from tlexport.device.runtimes import cuda
 from tlexport.errors import InvalidFile, MissingDependency, StepFailed, TlxError, Unsupported, UsageError
-from tlexport.ports import RunOptions
+from tlexport.ports import LayerTimer, RunOptions
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C compiler on this machine to make the stand-in of CUDA's runtime with")
 GPU = RunOptions("cuda:0")
@@ -55,7 +55,7 @@ def engine(world: World, tmp_path: Path) -> Path:
     return tmp_path / "model.engine"
 
 
-runtime = plugins.load("runtimes", "tensorrt")
+runtime = plugins.runtime("tensorrt")
 
 
 def refused(kind: type[TlxError], path: Path, options: RunOptions = GPU) -> TlxError:
@@ -78,6 +78,8 @@ def test_an_engine_is_a_runner(engine: Path, gpu: Device) -> None:
             runner.run({"image": pixels(2)})
         with pytest.raises(Unsupported, match="found picture"):
             runner.run({"picture": pixels()})
+        assert isinstance(runner, LayerTimer)
+        assert {layer.name: layer.ms for layer in runner.layer_times(3)} == LAYERS
         gpu.fail("cudaGraphLaunch", 2)
         with pytest.raises(StepFailed, match="out of memory"):
             runner.run({"image": pixels()})

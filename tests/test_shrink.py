@@ -24,7 +24,7 @@ from tlexport.train import shrink
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 CLASSES = 7
-FAMILIES = [min(plugins.load("backbones", family).VARIANTS, key=parameters) for family in plugins.names("backbones")]
+FAMILIES = [min(plugins.backbone(family).VARIANTS, key=parameters) for family in plugins.names("backbones")]
 # what differs most: squeeze-and-excitation after depthwise convolutions, shuffled channels, concatenated ones
 QUICK = ("mobilenet_v3_small", "shufflenet_v2_x0_5", "squeezenet1_1")
 PRUNED = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES]

@@ -19,7 +19,7 @@ def parameters(backbone: str) -> int:
 
 def light_variants() -> tuple[str, ...]:
     """The smallest variant of each family that has one of less than :data:`LIGHT` parameters."""
-    smallest = (min(plugins.load("backbones", family).VARIANTS, key=parameters) for family in plugins.names("backbones"))
+    smallest = (min(plugins.backbone(family).VARIANTS, key=parameters) for family in plugins.names("backbones"))
     return tuple(variant for variant in smallest if parameters(variant) < LIGHT)
 
 

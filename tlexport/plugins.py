@@ -1,17 +1,18 @@
-"""Plug-ins are files: ``names(kind)`` lists a folder without importing it, ``load(kind, name)`` imports one file of it."""
+"""Plug-ins are files: ``names(kind)`` lists the files of a folder; ``runtime``, ``quantizer`` and ``backbone`` import one of them."""
 
 from __future__ import annotations
 
 import importlib
 from pathlib import Path
 from types import ModuleType
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
-from tlexport.errors import MissingDependency, UsageError
-from tlexport.ports import Backbone, Traits
+from tlexport.errors import MissingDependency, StepFailed, UsageError
+from tlexport.ports import Backbone, Quantizer, Runtime, Traits
 from tlexport.record import nearest
 
 Kind = Literal["backbones", "quantizers", "runtimes"]
+PROTOCOLS: dict[Kind, Any] = {"backbones": Backbone, "quantizers": Quantizer, "runtimes": Runtime}
 
 
 def names(kind: Kind) -> tuple[str, ...]:
@@ -20,13 +21,43 @@ def names(kind: Kind) -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in folder.glob("*.py") if not path.stem.startswith("_")))
 
 
+def runtime(name: str) -> Runtime:
+    """Import ``tlexport/runtimes/<name>.py``. Raises as :func:`load`."""
+    return cast(Runtime, load("runtimes", name))
+
+
+def quantizer(name: str) -> Quantizer:
+    """Import ``tlexport/quantizers/<name>.py``. Raises as :func:`load`."""
+    return cast(Quantizer, load("quantizers", name))
+
+
+def backbone(family: str) -> Backbone:
+    """Import ``tlexport/backbones/<family>.py``. Raises as :func:`load`."""
+    return cast(Backbone, load("backbones", family))
+
+
 def load(kind: Kind, name: str) -> ModuleType:
-    """Import one plug-in.
+    """Import one plug-in, and give it the protocol's default for each optional member that it does not define.
 
     Raises:
-        UsageError: there is no such file; names the nearest.
+        UsageError: there is no such file; the message names the nearest.
         MissingDependency: a library that it needs cannot be imported.
+        StepFailed: a required member of the protocol is missing.
     """
+    module, protocol = _import(kind, name), PROTOCOLS[kind]
+    members = [*protocol.__annotations__, *(member for member in vars(protocol) if not member.startswith("_"))]
+    for member in protocol.__annotations__:
+        if not hasattr(module, member) and member in vars(protocol):
+            setattr(module, member, vars(protocol)[member])
+    if missing := [member for member in dict.fromkeys(members) if not hasattr(module, member)]:
+        raise StepFailed(
+            f"the {kind[:-1]} {name!r} does not define {', '.join(missing)}, which a {protocol.__name__} requires",
+            f"see {protocol.__name__} in tlexport/ports.py, and docs/plugins.md",
+        )
+    return module
+
+
+def _import(kind: Kind, name: str) -> ModuleType:
     known = names(kind)
     if name not in known:
         raise UsageError(f"there is no {kind[:-1]} {name!r}{nearest(name, list(known))}", f"known: {', '.join(known)}")
@@ -34,7 +65,7 @@ def load(kind: Kind, name: str) -> ModuleType:
         return importlib.import_module(f"tlexport.{kind}.{name}")
     except ImportError as error:
         library = (error.name or "").partition(".")[0]
-        if library in ("", "tlexport"):  # not a library's absence, but a bug of ours
+        if library in ("", "tlexport"):  # a bug of this package, not a missing library
             raise
         raise MissingDependency(
             f"the {kind[:-1]} {name!r} needs the library {library!r}, which cannot be imported: {error}",
@@ -44,18 +75,18 @@ def load(kind: Kind, name: str) -> ModuleType:
 
 def backbone_names() -> tuple[str, ...]:
     """Every variant of every family, sorted."""
-    return tuple(sorted(variant for family in names("backbones") for variant in load("backbones", family).VARIANTS))
+    return tuple(sorted(variant for family in names("backbones") for variant in backbone(family).VARIANTS))
 
 
-def family_of(backbone: str) -> Backbone:
+def family_of(variant: str) -> Backbone:
     """The family module a variant belongs to. Raises UsageError, with the nearest name, for an unknown one."""
     for family in names("backbones"):
-        module = cast(Backbone, load("backbones", family))
-        if backbone in module.VARIANTS:
+        module = backbone(family)
+        if variant in module.VARIANTS:
             return module
-    raise UsageError(f"there is no backbone {backbone!r}{nearest(backbone, list(backbone_names()))}", "list them with: tlx backbones")
+    raise UsageError(f"there is no backbone {variant!r}{nearest(variant, list(backbone_names()))}", "list them with: tlx backbones")
 
 
-def traits_of(backbone: str) -> Traits:
+def traits_of(variant: str) -> Traits:
     """Builder options and limits of a variant's family. Raises UsageError for an unknown variant."""
-    return cast(Traits, getattr(family_of(backbone), "TRAITS", Traits()))
+    return family_of(variant).TRAITS

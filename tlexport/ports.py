@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, Self, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -60,6 +60,23 @@ class Runner(Protocol):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
 
 
+class LayerTime(NamedTuple):
+    """Duration of one layer in one run."""
+
+    name: str
+    kind: str  # the runtime's own name of the operation; empty if unknown
+    ms: float
+
+
+@runtime_checkable
+class LayerTimer(Runner, Protocol):
+    """A runner that can time its layers while the model is open."""
+
+    def layer_times(self, runs: int) -> tuple[LayerTime, ...]:
+        """Median time of each layer over ``runs`` runs on the input of the last run, in the order of execution."""
+        ...
+
+
 class Runtime(Protocol):
     """``tlexport/runtimes/<name>.py``."""
 
@@ -92,12 +109,10 @@ class Traits:
 
 
 class Backbone(Protocol):
-    """``tlexport/backbones/<family>.py``: one family of torchvision classifiers.
-
-    Where its networks or weights are not as usual, the module also holds ``TRAITS``, a :class:`Traits`.
-    """
+    """``tlexport/backbones/<family>.py``: one family of torchvision classifiers. Members with a default are optional."""
 
     VARIANTS: Mapping[str, tuple[str, ...]]  # torchvision's builder names, each with the names of its stages, which need no torch then
+    TRAITS: Traits = Traits()
 
     def stages(self, net: nn.Module) -> dict[str, nn.Module]:
         """The network cut into stages, from ``stem`` to ``head``, in order.
@@ -134,15 +149,14 @@ class QuantizeRequest:
 
 
 class Quantizer(Protocol):
-    """``tlexport/quantizers/<name>.py``.
-
-    Where its runtime can compute in float with INT8 weights, the module also holds ``weight_only``: an FP32 graph in, that one out.
-    Where it has forms of which the machine says which is quicker, it holds ``VARIANTS``: what the record calls them, and first the one
-    that is taken where no machine can be asked.
-    """
+    """``tlexport/quantizers/<name>.py``. Members with a default are optional."""
 
     PRECISION: str
     METHOD: str  # one line for the artifact's record
+    # names of alternative graphs whose speed depends on the machine, as the record states them; the first if none can be timed
+    VARIANTS: tuple[str, ...] = ("",)
+    # FP32 graph -> graph with INT8 weights and float arithmetic; None: the runtime does not support one
+    weight_only: Callable[[onnx.ModelProto], onnx.ModelProto] | None = None
 
     def quantize(self, request: QuantizeRequest) -> onnx.ModelProto:
         """The same function in lower precision, with the same inputs and outputs."""

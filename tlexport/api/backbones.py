@@ -53,7 +53,7 @@ def list_backbones() -> list[Backbone]:
     return [
         Backbone(variant, family, (EMBEDDED / f"{variant}.safetensors").is_file())
         for family in plugins.names("backbones")
-        for variant in plugins.load("backbones", family).VARIANTS
+        for variant in plugins.backbone(family).VARIANTS
     ]
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -27,7 +27,7 @@ from tlexport.hardware.device_model import DeviceModel
 from tlexport.hardware.profile import Profile
 from tlexport.hardware.profile_place import find_place
 from tlexport.hardware.target import is_here, shipped_here
-from tlexport.ports import Progress, Quantizer, QuantizeRequest, Silent
+from tlexport.ports import Progress, QuantizeRequest, Silent
 
 if TYPE_CHECKING:
     import onnx
@@ -168,7 +168,7 @@ def _in_precision(model: onnx.ModelProto, seed: int, profile: Profile, precision
     """A probe as exported for the profile."""
     if precision == "fp32" or profile.int8 is None:
         return model
-    quantizer = cast(Quantizer, plugins.load("quantizers", profile.int8.quantizer))
+    quantizer = plugins.quantizer(profile.int8.quantizer)
     shape = [axis.dim_value for axis in model.graph.input[0].type.tensor_type.shape.dim]
     samples = np.random.default_rng(seed).integers(0, 3, (1, *shape[1:]), dtype=np.uint8)
     return quantizer.quantize(QuantizeRequest(model, Ranges(model, samples).whole, profile.int8.activations))

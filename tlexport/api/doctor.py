@@ -8,14 +8,12 @@ import importlib.metadata
 import importlib.util
 import platform
 from dataclasses import asdict, dataclass
-from typing import cast
 
 from tlexport import __version__, plugins
 from tlexport.bench.environment import usable_cores
 from tlexport.device.board import description as board
 from tlexport.errors import TlxError
 from tlexport.hardware.target import profile_names, resolve
-from tlexport.ports import Runtime
 from tlexport.units import format_bytes
 
 
@@ -140,7 +138,7 @@ def _runtime(name: str) -> Finding:
     """Whether a runtime's library can be loaded. Another finding reports a library that is missing altogether."""
     needed = name in ("torch", "onnxruntime") and importlib.util.find_spec(name) is not None
     try:
-        runtime = cast(Runtime, plugins.load("runtimes", name))
+        runtime = plugins.runtime(name)
         if lacks := _lacks(name):
             return Finding(f"runtime {name}", False, f"cannot open a model here: {lacks}", needed=False)
         return Finding(f"runtime {name}", True, f"opens {' and '.join(runtime.FORMATS)}, --device auto is {runtime.auto_device()}")

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from tlexport.errors import Unsupported
 from tlexport.measurement import Layer, LayerProfile
-from tlexport.ports import Array, Runner, RunOptions, Runtime
+from tlexport.ports import Array, LayerTimer, Runner, RunOptions, Runtime
 from tlexport.storage.files import temporary_folder
 
 SLOWEST = 10  # layers that are told
@@ -81,11 +81,9 @@ def _ranked(found: Sequence[tuple[str, str, str, float]], runs: int) -> LayerPro
 
 def engine_profile(runner: Runner, runs: int) -> LayerProfile | None:
     """The layers of an open engine, by TensorRT's profiler, on what it was last run on; None where the runner has no such profiler."""
-    session = getattr(runner, "session", None)  # of the runtime tensorrt: device/runtimes/engine_run.py
-    if session is None or not hasattr(session, "layer_times"):
+    if not isinstance(runner, LayerTimer):
         return None
-    kinds = {layer.name: layer.kind for layer in session.layers().layers} if hasattr(session, "layers") else {}
-    found = [(layer.name, kinds.get(layer.name, ""), runner.provider, 1e3 * layer.ms) for layer in session.layer_times(runs)]
+    found = [(layer.name, layer.kind, runner.provider, 1e3 * layer.ms) for layer in runner.layer_times(runs)]
     return _ranked(found, runs) if found else None
 
 

@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from queue import SimpleQueue
 from time import perf_counter_ns
-from typing import TYPE_CHECKING, Literal, Self, cast
+from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
@@ -139,7 +139,7 @@ def run_options(request: BenchRequest, runtime: Runtime) -> RunOptions:
 
 
 def _measure(request: BenchRequest) -> Measurement:
-    runtime = cast("Runtime", plugins.load("runtimes", request.runtime))  # imports its library: not part of the time to load
+    runtime = plugins.runtime(request.runtime)  # imports its library: not part of the time to load
     _expect_profiler(request, runtime)
     options = run_options(request, runtime)
     machine = describe(request.device)

@@ -21,7 +21,7 @@ import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from time import perf_counter_ns, process_time_ns
-from typing import IO, TYPE_CHECKING, cast
+from typing import IO, TYPE_CHECKING
 
 import psutil
 from pydantic import Field, TypeAdapter, ValidationError
@@ -36,7 +36,7 @@ from tlexport.errors import TlxError
 from tlexport.record import Record
 
 if TYPE_CHECKING:
-    from tlexport.ports import Array, Runner, Runtime
+    from tlexport.ports import Array, Runner
 
 # at the start of a turn: until the other model's data has left the caches, and its threads, where it has several, wait no longer for work
 SETTLE_NS = 20_000_000
@@ -185,7 +185,7 @@ def main(change: Callable[[Runner, BenchRequest], Runner] = lambda runner, reque
 
 def _answers(orders: Iterator[str | None], change: Callable[[Runner, BenchRequest], Runner]) -> Iterator[Answer]:
     request = BenchRequest.model_validate_json(next(orders) or "")
-    runtime = cast("Runtime", plugins.load("runtimes", request.runtime))
+    runtime = plugins.runtime(request.runtime)
     options = run_options(request, runtime)
     with open_for(request, runtime, options) as (opened, load_ns):
         runner = change(opened, request)

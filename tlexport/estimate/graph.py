@@ -100,7 +100,7 @@ def fused(model: onnx.ModelProto, *, layout: bool, what: str = "the graph") -> o
         InvalidFile: ONNX Runtime refuses the graph.
         UsageError: the graph is too large to be handed over.
     """
-    plugins.load("runtimes", "onnxruntime")  # imports the library quietly
+    plugins.runtime("onnxruntime")  # imports the library quietly
     import onnxruntime as ort
     from onnxruntime.capi import onnxruntime_pybind11_state as native
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 
@@ -17,7 +16,7 @@ from tlexport.errors import InvalidFile, Unsupported, UsageError
 from tlexport.loading.external_model import ENGINES, read_external_model
 from tlexport.loading.model import LoadedModel, RunnableModel, device_for
 from tlexport.onnx_model.file import is_onnx_name
-from tlexport.ports import Progress, Runtime
+from tlexport.ports import Progress
 from tlexport.storage.files import sha256_of
 from tlexport.storage.untrusted import read_npy
 
@@ -138,12 +137,12 @@ def _engine(path: Path, settings: BenchSettings, precisions: Sequence[Precision]
 
 def _opens(runtime: str, form: str, path: Path) -> str:
     """The runtime that opens a kind of file: the requested one, or the first for ``auto``."""
-    able = [name for name in plugins.names("runtimes") if form in cast(Runtime, plugins.load("runtimes", name)).FORMATS]
+    able = [name for name in plugins.names("runtimes") if form in plugins.runtime(name).FORMATS]
     if runtime == "auto" and able:
         return able[0]
     if runtime not in able:
         if runtime != "auto":
-            plugins.load("runtimes", runtime)  # raises for an unknown name
+            plugins.runtime(runtime)  # raises for an unknown name
         none = f"no runtime of this installation opens {path}" if runtime == "auto" else f"--runtime {runtime} does not open {path}"
         raise Unsupported(
             f"{none}, which is of the kind '{form}'", f"use --runtime {' or '.join(able)}" if able else "run it on the device"

@@ -6,7 +6,6 @@ import difflib
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
 
 from tlexport import plugins
 from tlexport.artifact import Precision
@@ -16,7 +15,7 @@ from tlexport.contract import Preprocess
 from tlexport.errors import InvalidFile, Unsupported, UsageError, VerificationFailed
 from tlexport.loading.open_bundle import open_bundle
 from tlexport.onnx_model.file import is_onnx_name
-from tlexport.ports import Runner, RunOptions, Runtime
+from tlexport.ports import Runner, RunOptions
 from tlexport.storage.files import sha256_of
 
 LATEST = Path("runs/latest")
@@ -48,7 +47,7 @@ class RunnableModel:
     def open(self, device: str, threads: int | None) -> Runner:
         """Open it in its runtime. ``device`` may be ``auto``."""
         options = RunOptions(device_for(self.runtime, device), threads, simulate_quantization=self.simulate_quantization)
-        return cast(Runtime, plugins.load("runtimes", self.runtime)).open_model(self.path, options)
+        return plugins.runtime(self.runtime).open_model(self.path, options)
 
 
 @dataclass(frozen=True)
@@ -171,7 +170,7 @@ def load(what: Path | LoadedModel) -> LoadedModel:
 
 def device_for(runtime: str, device: str) -> str:
     """The device that ``auto`` means for a runtime; any other device unchanged."""
-    return cast(Runtime, plugins.load("runtimes", runtime)).auto_device() if device == "auto" else device
+    return plugins.runtime(runtime).auto_device() if device == "auto" else device
 
 
 def _near(what: Path) -> str:
@@ -183,9 +182,9 @@ def _near(what: Path) -> str:
 def _choose(runtime: str, form: str, what: Path) -> str:
     """The runtime asked for if it opens this form; for ``auto`` the first that does. Imports no more runtimes than necessary."""
     if runtime == "auto":
-        return next(name for name in plugins.names("runtimes") if form in plugins.load("runtimes", name).FORMATS)
-    if form not in plugins.load("runtimes", runtime).FORMATS:
-        able = [name for name in plugins.names("runtimes") if form in plugins.load("runtimes", name).FORMATS]
+        return next(name for name in plugins.names("runtimes") if form in plugins.runtime(name).FORMATS)
+    if form not in plugins.runtime(runtime).FORMATS:
+        able = [name for name in plugins.names("runtimes") if form in plugins.runtime(name).FORMATS]
         raise Unsupported(f"--runtime {runtime} does not open {what}, which is of the kind '{form}'", f"use --runtime {' or '.join(able)}")
     return runtime
 

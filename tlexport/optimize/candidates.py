@@ -6,7 +6,7 @@ import importlib.metadata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -29,7 +29,7 @@ from tlexport.optimize.cost_on_target import Expected, estimated, measured
 from tlexport.optimize.job import Job, Training
 from tlexport.optimize.pairwise_timing import PairwiseTiming
 from tlexport.optimize.quantize import Quantization, Quantized
-from tlexport.ports import Pixels, RunOptions, Runtime
+from tlexport.ports import Pixels, RunOptions
 from tlexport.runtimes.torch import TorchRunner
 from tlexport.storage.files import new_file, sha256_of
 from tlexport.train.recover import EPOCHS, logits_of, quantization_aware, recover
@@ -275,7 +275,7 @@ class Candidates:
         )
         # a TensorRT graph is evaluated here by computing its Q/DQ pairs as they are written
         options = RunOptions(simulate_quantization=self.profile.runtime == "tensorrt" and precision == "int8")
-        with cast(Runtime, plugins.load("runtimes", "onnxruntime")).open_model(path, options) as runner:
+        with plugins.runtime("onnxruntime").open_model(path, options) as runner:
             outputs = probabilities(runner, self.val_pixels, BATCH, self.progress, f"{precision} on the validation images")
         check_probabilities(precision, outputs)
         return Made(artifact, path, outputs, float(np.abs(outputs - self.reference).max()), self.top1(outputs))

@@ -8,13 +8,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from tlexport import plugins
 from tlexport.bench.environment import default_threads, describe
 from tlexport.bench.noise import crowding, throttling
 from tlexport.bench.watching import watching
-from tlexport.ports import Array, Runner, RunOptions, Runtime
+from tlexport.ports import Array, Runner, RunOptions
 
 if TYPE_CHECKING:
     import onnx
@@ -45,7 +45,7 @@ class PairwiseTiming:
         """A graph, ready; the caller leaves it."""
         path = self.folder / f"timed-{next(self._opened)}.onnx"
         path.write_bytes(model.SerializeToString())
-        runner = cast(Runtime, plugins.load("runtimes", "onnxruntime")).open_model(path, RunOptions(threads=self.threads, batch=1))
+        runner = plugins.runtime("onnxruntime").open_model(path, RunOptions(threads=self.threads, batch=1))
         path.unlink()
         return runner.__enter__()
 

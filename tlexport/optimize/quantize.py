@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -28,7 +28,7 @@ from tlexport.optimize.accuracy_recovery import AccuracyRecovery, QuantizationIn
 from tlexport.optimize.latency_search import Int8Config, fastest
 from tlexport.optimize.mixed_precision import Evaluated, Nodes
 from tlexport.optimize.pairwise_timing import PairwiseTiming
-from tlexport.ports import Pixels, Progress, Quantizer, QuantizeRequest, RunOptions, Runtime, Silent
+from tlexport.ports import Pixels, Progress, Quantizer, QuantizeRequest, RunOptions, Silent
 
 if TYPE_CHECKING:
     import onnx
@@ -111,7 +111,7 @@ class Quantization:
         return int((compact(model) if precision == "int8" else model).ByteSize())
 
     def _quantizer(self, precision: Precision) -> Quantizer:
-        return cast(Quantizer, plugins.load("quantizers", self._name(precision)))
+        return plugins.quantizer(self._name(precision))
 
     def _name(self, precision: Precision) -> str:
         return self.profile.int8.quantizer if precision == "int8" and self.profile.int8 else precision
@@ -132,7 +132,7 @@ class Quantization:
             model = quantizer.quantize(self._request(QuantizationInput(self.graph, self._ranges, "minmax", float_nodes), fast.variant))
             return Quantized(model, f"{how}; ranges by minmax{_in_float(float_nodes)}", calibration_record(self.calibrating, "minmax"))
 
-        weight_only = getattr(quantizer, "weight_only", None)
+        weight_only = quantizer.weight_only
 
         def evaluate(form: QuantizationInput) -> Evaluated:
             as_weights = form.weight_only and weight_only
@@ -161,7 +161,7 @@ class Quantization:
 
     def _fastest(self, quantizer: Quantizer) -> Int8Config:
         """What is fastest where this machine can tell."""
-        variants: Sequence[str] = getattr(quantizer, "VARIANTS", ("",))
+        variants = quantizer.VARIANTS
         if self._timing is None:
             return Int8Config(variants[0], frozenset())
 
@@ -200,7 +200,7 @@ class Quantization:
         """Probabilities of the images kept for the choice; Q/DQ pairs for TensorRT are computed as they are written."""
         self._file.write_bytes(model.SerializeToString())
         options = RunOptions(simulate_quantization=self.profile.runtime == "tensorrt" and model is not self.graph)
-        with cast(Runtime, plugins.load("runtimes", "onnxruntime")).open_model(self._file, options) as runner:
+        with plugins.runtime("onnxruntime").open_model(self._file, options) as runner:
             return probabilities(runner, self._choice, BATCH, Silent(), "")  # within a task of ours
 
     def _top1(self, outputs: Probabilities) -> float:

@@ -87,7 +87,7 @@ def open_with(path: Path, options: RunOptions, provider: str, settings: dict[str
     with _mapped(f"open {path}", _MODEL_ERRORS):
         if provider == "CPUExecutionProvider":
             settled = _session_options(options)
-            if _weights_alone(path):  # else it would dequantize them at every run
+            if _weight_only(path):  # else it would dequantize them at every run
                 settled.add_session_config_entry("session.disable_quant_qdq", "1")
             model = rounding(path) if version(ort) < FIXED else path
             session = ort.InferenceSession(model, settled, providers=[provider], enable_fallback=0)
@@ -156,7 +156,7 @@ def _open_on_gpu(path: Path, options: RunOptions, provider: str, settings: dict[
     return session
 
 
-def _weights_alone(path: Path) -> bool:
+def _weight_only(path: Path) -> bool:
     """Whether a model holds INT8 weights and computes in float: it dequantizes, and never quantizes."""
     with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
         # as onnx.proto has a node's operator: field 4, a text of so many bytes

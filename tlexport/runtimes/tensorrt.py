@@ -12,7 +12,7 @@ from tlexport.bundle.device_errors import as_ours
 from tlexport.contract import TensorSpec
 from tlexport.device.runtimes import engine
 from tlexport.errors import Unsupported, UsageError
-from tlexport.ports import RunOptions
+from tlexport.ports import LayerTime, RunOptions
 
 if TYPE_CHECKING:
     from tlexport.device.runtimes.engine_run import Session
@@ -79,6 +79,12 @@ class TensorrtRunner:
         """
         with as_ours():
             return self.session.compute(feeds)
+
+    def layer_times(self, runs: int) -> tuple[LayerTime, ...]:
+        """Median time of each layer; see :meth:`tlexport.device.runtimes.engine_run.Session.layer_times`."""
+        with as_ours():
+            kinds = {layer.name: layer.kind for layer in self.session.layers().layers}
+            return tuple(LayerTime(name, kinds.get(name, ""), ms) for name, ms in self.session.layer_times(runs))
 
     def __enter__(self) -> Self:
         return self

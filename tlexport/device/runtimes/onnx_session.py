@@ -117,7 +117,7 @@ def open_session(
         options.intra_op_num_threads = threads
     if batch is not None:
         options.add_free_dimension_override_by_name("batch", batch)
-    if simulate or content.weights_alone:  # these it would dequantize at every run
+    if simulate or content.weight_only:  # these it would dequantize at every run
         options.add_session_config_entry("session.disable_quant_qdq", "1")
     notes = []
     if kind != "cpu":
@@ -167,8 +167,8 @@ def _raised() -> "Tuple[Type[Exception], ...]":
 class _Content:
     """What matters of an ONNX file's bytes."""
 
-    def __init__(self, weights_alone: bool) -> None:
-        self.weights_alone = weights_alone
+    def __init__(self, weight_only: bool) -> None:
+        self.weight_only = weight_only
 
 
 def _look_into(path: Path) -> _Content:
@@ -179,14 +179,14 @@ def _look_into(path: Path) -> _Content:
         with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
             # as onnx.proto writes them: a reference to another file has the key "location"; a node's operator is field 4
             external = content.find(b"\x0a\x08location\x12") >= 0
-            weights_alone = content.find(b'"\x10DequantizeLinear') >= 0 and content.find(b'"\x0eQuantizeLinear') < 0
+            weight_only = content.find(b'"\x10DequantizeLinear') >= 0 and content.find(b'"\x0eQuantizeLinear') < 0
     except ValueError:
         raise InvalidFile(f"{path} is empty; an ONNX file was expected", "copy the bundle again") from None
     except OSError as error:
         raise InvalidFile(f"{path} cannot be read: {error.strerror or error}") from None
     if external:  # those names would be followed wherever they lead, and the file's hash would say nothing of the weights
         raise InvalidFile(f"{path} keeps its weights in other files (ONNX external data); one file that holds everything was expected")
-    return _Content(weights_alone)
+    return _Content(weight_only)
 
 
 class OnnxSession:
