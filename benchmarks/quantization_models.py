@@ -28,7 +28,7 @@ from tlexport.data.decode import decode_files
 from tlexport.export.calibration import calibration_parts
 from tlexport.hardware.target import resolve
 from tlexport.network import load_network
-from tlexport.plan import MAX_DROP_POINTS, Wishes
+from tlexport.plan import MAX_DROP_POINTS, Constraints
 from tlexport.train.request import embedded_backbones
 
 RUN_TLX = "import sys; from tlexport.cli.main import run; sys.exit(run(sys.argv[1:]))"
@@ -65,7 +65,7 @@ class Wanted:
 def prepare(checkpoint: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Make every model, as files beside the checkpoint. Returns the job for the timing process and the record to keep."""
     folder, record, dataset = checkpoint.parent, read_checkpoint(checkpoint), read_dataset(checkpoint)
-    bundle = export(checkpoint, resolve(TARGET), Wishes(max_drop_points=MAX_DROP_POINTS), folder / "bundle")
+    bundle = export(checkpoint, resolve(TARGET), Constraints(max_drop_points=MAX_DROP_POINTS), folder / "bundle")
     calibrating = [sample for part in calibration_parts(dataset, record.recipe.seed) for sample in part]
     val = dataset.part("val")
     for name, samples in (("calibration", calibrating), ("val", val)):

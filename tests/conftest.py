@@ -73,6 +73,6 @@ def bundle(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle for this kind of machine, with every precision that it takes."""
     from tlexport.api.export import export
     from tlexport.hardware.target import resolve
-    from tlexport.plan import Wishes
+    from tlexport.plan import Constraints
 
-    return export(checkpoint, resolve("cpu-x86"), Wishes(), tmp_path_factory.mktemp("bundles") / "digits").path
+    return export(checkpoint, resolve("cpu-x86"), Constraints(), tmp_path_factory.mktemp("bundles") / "digits").path

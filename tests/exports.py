@@ -17,7 +17,7 @@ from tlexport.checkpoint import read_checkpoint, read_dataset
 from tlexport.dataset import Part
 from tlexport.device.inputs.image import prepare
 from tlexport.hardware.target import resolve
-from tlexport.plan import Wishes
+from tlexport.plan import Constraints
 from tlexport.runtimes.onnxruntime import ort  # through tlexport's module, which suppresses the output of its import
 
 
@@ -64,7 +64,7 @@ def exported(checkpoint: Path, profile: str) -> Made:
     """The bundle of a checkpoint for a profile, made once in a session, where pytest keeps its temporary files. Read only."""
     notes = Notes()
     out = checkpoint.parent.parent / "exports" / profile
-    manifest = export(checkpoint, resolve(profile), Wishes(), out, progress=notes).manifest
+    manifest = export(checkpoint, resolve(profile), Constraints(), out, progress=notes).manifest
     return Made(out, manifest, tuple(notes.texts))
 
 

@@ -24,8 +24,8 @@ from tlexport.hardware.target import load_profile
 from tlexport.loading.bench_request import BenchSettings
 from tlexport.measurement import Environment, Interval, Measurement
 from tlexport.recipe import Recipe
-from tlexport.report.bench import Earlier, bench_report
-from tlexport.report.training import Times, Validated, finetune_report
+from tlexport.report.bench import Conditions, Earlier, bench_report
+from tlexport.report.training import RunTimes, Validated, finetune_report
 
 HOSTILE = (
     "<script>window.hacked = 1</script>",
@@ -208,17 +208,17 @@ def _hostile_bench() -> str:
     evil = HOSTILE[2]
     strangers = [measurement(what=f"models/{i}-{name}.onnx", artifact_sha256=f"{i:064x}", **full(name)) for i, name in enumerate(HOSTILE)]
     known = manifest(HOSTILE_CLASSES, evil)
-    return bench_report(evil, [*_three(), *strangers], known, host=evil, notes=HOSTILE)
+    return bench_report(evil, [*_three(), *strangers], known, conditions=Conditions(host=evil, notes=HOSTILE))
 
 
 def _sweep() -> str:
     measurements = [measurement(batch=batch, threads=threads) for batch in (1, 4) for threads in (1, 2)]
-    return bench_report("bundle", measurements, manifest(), on_target=True, real_images=True)
+    return bench_report("bundle", measurements, manifest(), conditions=Conditions(on_target=True, real_images=True))
 
 
 def _full_bench() -> str:
     measurements = [measurement(precision, **full("conv")) for precision in LATENCY]
-    return bench_report("bundle", measurements, manifest(), on_target=True, notes=["a noisy machine"])
+    return bench_report("bundle", measurements, manifest(), conditions=Conditions(on_target=True, notes=["a noisy machine"]))
 
 
 def _against() -> str:
@@ -227,7 +227,8 @@ def _against() -> str:
         Earlier(0.8, Interval(1.125, 1.1, 1.15), ("cpu was x, is y",)),
         Earlier(0.4, Interval(1.0, 0.99, 1.01), ()),
     )
-    return bench_report("bundle", [measurement(), measurement("int8")], manifest(), earlier=[slower, same], on_target=True)
+    measurements = [measurement(), measurement("int8")]
+    return bench_report("bundle", measurements, manifest(), earlier=[slower, same], conditions=Conditions(on_target=True))
 
 
 def comparisons(names: tuple[str, ...]) -> list[Comparison]:
@@ -250,16 +251,16 @@ def _compare(names: tuple[str, ...]) -> str:
 
 def _finetune(classes: tuple[str, ...], images: int, source: str = "photos") -> str:
     steps = [("reading images", 0.3), ("training head", 3.2), (source, 0.1)]
-    return finetune_report(checkpoint_record(classes), source, epochs(), validated(classes, images), Times(steps, 12.5))
+    return finetune_report(checkpoint_record(classes), source, epochs(), validated(classes, images), RunTimes(steps, 12.5))
 
 
 _PAGES: dict[str, Callable[[], str]] = {
-    "bench": lambda: bench_report("bundle", _three(), manifest(), on_target=True, real_images=True),
+    "bench": lambda: bench_report("bundle", _three(), manifest(), conditions=Conditions(on_target=True, real_images=True)),
     "bench-sweep": _sweep,
     "bench-full": _full_bench,
     "bench-checkpoint": lambda: bench_report("runs/1", [measurement()], checkpoint_record(FEW)),
     "bench-foreign": lambda: bench_report("resnet.onnx", [measurement(runs=1)]),
-    "bench-thousand": lambda: bench_report("bundle", _three(), manifest(THOUSAND), on_target=True),
+    "bench-thousand": lambda: bench_report("bundle", _three(), manifest(THOUSAND), conditions=Conditions(on_target=True)),
     "bench-hostile": _hostile_bench,
     "bench-against": _against,
     "compare": lambda: _compare(("a.onnx", "b.onnx")),

@@ -71,7 +71,7 @@ def test_slower_than_before_is_told_after_what_was_measured(model: Path, tmp_pat
     previous.write_text(json.dumps(now | {"latencies_ns": [max(1, ns // 100) for ns in now["latencies_ns"]]}), encoding="utf-8")
     slower = here(capfd, "bench", model, *few, "--json", "--against", previous, "--max-regression", "5%", "--report", tmp_path / "now.html")
     assert slower.code == 6
-    assert "Against an earlier measurement" in (tmp_path / "now.html").read_text(encoding="utf-8")
+    assert "Comparison with an earlier measurement" in (tmp_path / "now.html").read_text(encoding="utf-8")
     assert json.loads(slower.out)["against"]["ratio"] > 10
     assert "slower by more than 5.0%" in slower.err
     assert here(capfd, "bench", model, *few, "--against", previous).code == 0  # without --max-regression, the exit code is 0
@@ -90,11 +90,11 @@ def test_slower_than_before_is_told_after_what_was_measured(model: Path, tmp_pat
         (["--max-regression", "5", "--against", "x.json"], "is not a percentage"),
         (["--max-regression", "5%"], "there is no before"),
         (["--against", "missing.json"], "missing.json does not exist"),
-        (["--compare", "x.onnx", "--batch", "1,2"], "does not go with --compare"),
-        (["--compare", "x.onnx", "--check", "--layers"], "--compare does not go with --check and --layers"),
-        (["--threads", "1,2", "--check"], "does not go with --check"),
-        (["--markdown", "--json"], "--markdown does not go with --json"),
-        (["--host", "board", "--layers"], "--host does not go with --layers"),
+        (["--compare", "x.onnx", "--batch", "1,2"], "cannot be combined with --compare"),
+        (["--compare", "x.onnx", "--check", "--layers"], "--compare cannot be combined with --check and --layers"),
+        (["--threads", "1,2", "--check"], "cannot be combined with --check"),
+        (["--markdown", "--json"], "--markdown cannot be combined with --json"),
+        (["--host", "board", "--layers"], "--host cannot be combined with --layers"),
     ],
 )
 def test_options_that_cannot_be(model: Path, options: list[str], words: str, capfd: pytest.CaptureFixture[str]) -> None:

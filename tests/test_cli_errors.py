@@ -54,7 +54,7 @@ WRONG = [
     # commands
     Wrong("finetun", 2, "there is no command 'finetun'; did you mean 'finetune'?", "see: tlx --help"),
     Wrong("profiles lst", 2, "there is no command 'lst'; did you mean 'list'?", "see: tlx profiles --help"),
-    Wrong("profiles --json show cpu-x86", 2, "--json belongs at the end", "see: tlx profiles --help"),
+    Wrong("profiles --json show cpu-x86", 2, "--json must come last", "see: tlx profiles --help"),
     # data
     Wrong("finetune", 2, "Missing argument 'DATA'", "see: tlx finetune --help"),
     Wrong("finetune {work}/nowhere", 2, "nowhere' does not exist", "DATA is a folder of class folders"),

@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 import pytest
 from commands import Ended, commands, here, process, tree
 
-from tlexport.api.demo import MARKER, _this_machine
+from tlexport.api.demo import _this_machine
 from tlexport.bundle.manifest import read_manifest
 from tlexport.checkpoint import read_checkpoint
 from tlexport.hardware.machine import this_machine
+from tlexport.storage.files import DEMO_MARKER
 
 PLACE = "tlx-demo"  # the demo's default output folder
 ORDER = ["fp32", "fp16", "int8"]
@@ -38,13 +39,13 @@ def demo(checkpoint: Path, bundle: Path, tmp_path_factory: pytest.TempPathFactor
     work = tmp_path_factory.mktemp("demo")
     out = work / PLACE
     (out / "digits").mkdir(parents=True)
-    for marker in (out / MARKER, out / "digits" / MARKER):
+    for marker in (out / DEMO_MARKER, out / "digits" / DEMO_MARKER):
         marker.write_text("{}\n", encoding="utf-8")
     shutil.copytree(checkpoint, out / "checkpoint")
     shutil.copytree(bundle, out / "bundle")
     ended = process("demo", cwd=work)
     assert ended.code == 0, ended.err
-    return Demo(work, ended, json.loads((out / MARKER).read_text(encoding="utf-8")))
+    return Demo(work, ended, json.loads((out / DEMO_MARKER).read_text(encoding="utf-8")))
 
 
 @pytest.fixture
@@ -79,14 +80,14 @@ def test_the_table(demo: Demo) -> None:
         assert (float(p50), float(p95)) == pytest.approx((model["p50_ms"], model["p95_ms"]), abs=0.0006)
     notes = "\n".join(rows[len(ORDER) :])
     assert f"Top-1 of {demo.result['n']} validation images" in notes
-    assert f"{demo.result['verified']} checks of the bundle hold" in notes
+    assert f"{demo.result['verified']} checks of the bundle passed" in notes
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", demo.ended.out + demo.ended.err)
 
 
 def test_everything_is_there_and_nothing_else(demo: Demo, checkpoint: Path) -> None:
     out = demo.work / PLACE
     assert [path.name for path in demo.work.iterdir()] == [PLACE]
-    assert sorted(path.name for path in out.iterdir()) == ["bundle", "checkpoint", "digits", MARKER]
+    assert sorted(path.name for path in out.iterdir()) == ["bundle", "checkpoint", "digits", DEMO_MARKER]
     assert len(list((out / "digits").glob("[0-9]/*.png"))) == 1797
     trained = read_checkpoint(demo.work / demo.result["checkpoint"])
     assert trained.weights_sha256 != read_checkpoint(checkpoint).weights_sha256  # the earlier one was replaced

@@ -26,7 +26,7 @@ from tlexport.contract import Preprocess
 from tlexport.device.inputs.image import prepare
 from tlexport.export.engine import engine_recipe
 from tlexport.hardware.target import resolve
-from tlexport.plan import MAX_DROP_POINTS, Wishes
+from tlexport.plan import MAX_DROP_POINTS, Constraints
 from tlexport.storage.files import sha256_of
 
 ROOT = Path(__file__).parent.parent
@@ -249,7 +249,7 @@ def again(checkpoint: Path, digits: Path, tmp_path_factory: pytest.TempPathFacto
     out = base / "bundle"
     shutil.copytree(first.path, out)
     (out / "model.fp32.engine").write_bytes(b"built by an older export")
-    result = export(copy, resolve(profile), Wishes(), out, data_root=base / "moved", progress=Notes())
+    result = export(copy, resolve(profile), Constraints(), out, data_root=base / "moved", progress=Notes())
     assert result.path == out
     return first, Made(out, result.manifest, ()), copy
 

@@ -24,7 +24,7 @@ from tlexport.hardware.profile import Budget
 from tlexport.hardware.target import Target, resolve
 from tlexport.measurement import Measurement
 from tlexport.optimize.job import Training
-from tlexport.plan import Wishes
+from tlexport.plan import Constraints
 from tlexport.quantizers import fp16
 
 QUIET = [100, 101, 99, 100, 102] * 20  # hundredths of the time that a run takes
@@ -74,8 +74,8 @@ def never(training: Training) -> bool:
     raise AssertionError(f"nothing was to be trained: {training.in_words()}")
 
 
-def decided(checkpoint: Path, target: Target, out: Path, measure: Callable[..., list[Measurement]], **wishes: object) -> Exported:
-    asked = Wishes(precision="fp32", **wishes)  # type: ignore[arg-type] -- fields of it
+def decided(checkpoint: Path, target: Target, out: Path, measure: Callable[..., list[Measurement]], **constraints: object) -> Exported:
+    asked = Constraints(precision="fp32", **constraints)  # type: ignore[arg-type] -- fields of it
     return export(checkpoint, target, asked, out, measure=measure, consent=never)
 
 
@@ -169,7 +169,7 @@ def test_a_training_is_announced_and_can_be_declined(checkpoint: Path, tmp_path:
         export(
             checkpoint,
             small(),
-            Wishes(precision="fp32", max_size_bytes=4_000_000),
+            Constraints(precision="fp32", max_size_bytes=4_000_000),
             out,
             progress=notes,
             consent=decline,
@@ -179,7 +179,7 @@ def test_a_training_is_announced_and_can_be_declined(checkpoint: Path, tmp_path:
     assert training.seconds > 0
     assert training.in_words() in notes.texts
     assert not out.exists()
-    export(checkpoint, small(size="4 MB"), Wishes(precision="fp32", shrink=True), out, consent=decline, measure=timings(QUIET))
+    export(checkpoint, small(size="4 MB"), Constraints(precision="fp32", shrink=True), out, consent=decline, measure=timings(QUIET))
     assert len(asked) == 2  # --shrink asks for it as a limit does
     assert read_manifest(out).model().over
 
@@ -194,7 +194,7 @@ def test_a_precision_that_fails_is_rejected_and_takes_no_other_with_it(
         raise ValueError("a scale that FP16 cannot tell from 0")
 
     monkeypatch.setattr(fp16, "quantize", quantize)
-    made = export(checkpoint, small(), Wishes(), tmp_path / "bundle", measure=timings(QUIET))
+    made = export(checkpoint, small(), Constraints(), tmp_path / "bundle", measure=timings(QUIET))
     assert made.manifest.model().artifact.precision == "fp32"
     [rejected] = read_manifest(made.path).rejected
     assert (rejected.precision, rejected.reason) == ("fp16", "ValueError: a scale that FP16 cannot tell from 0")
@@ -203,7 +203,7 @@ def test_a_precision_that_fails_is_rejected_and_takes_no_other_with_it(
     assert [(m["precision"], m["rejected"], m["path"] is None) for m in models] == [("fp32", False, False), ("fp16", True, True)]
     assert "Rejected: FP16" in (made.path / MODEL_CARD).read_text(encoding="utf-8")
     with pytest.raises(ValueError, match="cannot tell from 0"):
-        export(checkpoint, small(), Wishes(precision="fp16"), tmp_path / "alone", measure=timings(QUIET))
+        export(checkpoint, small(), Constraints(precision="fp16"), tmp_path / "alone", measure=timings(QUIET))
     assert not (tmp_path / "alone").exists()
 
 
@@ -217,15 +217,15 @@ def test_a_model_that_crashes_only_while_it_is_timed_is_rejected_alone(checkpoin
         return quiet(requests)
 
     crashing = "fp16"
-    made = export(checkpoint, small(), Wishes(), tmp_path / "bundle", measure=measure)
+    made = export(checkpoint, small(), Constraints(), tmp_path / "bundle", measure=measure)
     [model], [rejected] = made.manifest.models, read_manifest(made.path).rejected
     assert (model.artifact.precision, model.chosen, rejected.precision) == ("fp32", True, "fp16")
     assert "crashed (SIGSEGV)" in rejected.reason
     with pytest.raises(Unsupported, match="crashed"):
-        export(checkpoint, small(), Wishes(precision="fp16"), tmp_path / "asked for", measure=measure)
+        export(checkpoint, small(), Constraints(precision="fp16"), tmp_path / "asked for", measure=measure)
     crashing = "fp32"  # the reference for the others
     with pytest.raises(Unsupported, match="crashed"):
-        export(checkpoint, small(), Wishes(), tmp_path / "reference", measure=measure)
+        export(checkpoint, small(), Constraints(), tmp_path / "reference", measure=measure)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle"]
 
 

@@ -21,7 +21,7 @@ from tlexport.export.write_bundle import GoldenImages, write_bundle
 from tlexport.hardware.board_rates import BoardRates, Conditions, Rates
 from tlexport.hardware.target import Target, resolve
 from tlexport.optimize.cost_on_target import plan
-from tlexport.plan import Wishes
+from tlexport.plan import Constraints
 
 # --- what is refused --------------------------------------------------------------------------------------------------
 
@@ -51,7 +51,7 @@ def test_images_that_are_not_those_of_the_training_are_refused(checkpoint: Path,
         image.write_bytes(next(path for path in sorted(image.parent.iterdir()) if path != image).read_bytes())
     else:
         shutil.move(tmp_path / "data", tmp_path / "elsewhere")
-    error = refused(InvalidFile, copy, resolve("jetson-nano"), Wishes(), tmp_path / "out")
+    error = refused(InvalidFile, copy, resolve("jetson-nano"), Constraints(), tmp_path / "out")
     assert image.name in error.message
     count = len(read_dataset(checkpoint).part("val"))
     assert error.message.startswith(f"{count if change == 'moved' else 1} of {count} ")
@@ -60,15 +60,15 @@ def test_images_that_are_not_those_of_the_training_are_refused(checkpoint: Path,
 
 
 def test_a_precision_that_the_board_lacks_is_refused(checkpoint: Path, tmp_path: Path) -> None:
-    error = refused(Unsupported, checkpoint, resolve("jetson-nano"), Wishes(precision="int8"), tmp_path / "out")
+    error = refused(Unsupported, checkpoint, resolve("jetson-nano"), Constraints(precision="int8"), tmp_path / "out")
     assert "int8" in error.message
     assert "--precision" in error.hint
     assert not list(tmp_path.iterdir())
 
 
 def test_over_budget_names_the_limit_and_the_nearest_and_writes_nothing(checkpoint: Path, tmp_path: Path) -> None:
-    wishes = Wishes(precision="fp16", max_size_bytes=1_000)
-    error = refused(OverBudget, checkpoint, resolve("jetson-nano"), wishes, tmp_path / "deep" / "out")
+    constraints = Constraints(precision="fp16", max_size_bytes=1_000)
+    error = refused(OverBudget, checkpoint, resolve("jetson-nano"), constraints, tmp_path / "deep" / "out")
     assert "size" in error.message
     assert "1.00 kB" in error.message
     assert "nearest is fp16" in error.hint
@@ -87,13 +87,13 @@ def with_figures(name: str, here: bool, latency: tuple[BoardRates, ...]) -> Targ
 def test_a_limit_that_can_neither_be_measured_nor_estimated_is_refused(profile: str, here: bool, limit: str) -> None:
     """The limit is neither dropped silently nor compared with figures of another machine or runtime."""
     target = with_figures(profile, here, ())
-    wishes = Wishes(max_latency_ms=5.0) if limit == "latency" else Wishes(max_memory_bytes=50_000_000)
+    constraints = Constraints(max_latency_ms=5.0) if limit == "latency" else Constraints(max_memory_bytes=50_000_000)
     if here and target.profile.runtime == "onnxruntime":
-        assert any(step.action == "measure" for step in plan(target, wishes))
+        assert any(step.action == "measure" for step in plan(target, constraints))
         return
-    assert not [step for step in plan(target, Wishes()) if step.action in ("measure", "estimate")]
+    assert not [step for step in plan(target, Constraints()) if step.action in ("measure", "estimate")]
     with pytest.raises(Unsupported, match=f"--max-{limit} cannot be held against {target.profile.target}") as error:
-        plan(target, wishes)
+        plan(target, constraints)
     assert "no published latency" in error.value.message
     assert ("run.py build" if target.profile.runtime == "tensorrt" else "tlx bench") in error.value.hint
 
@@ -115,7 +115,7 @@ def test_what_is_not_measured_is_estimated_where_there_are_figures(profile: str)
         date="2026-01-31",
         source="the test that made it up",
     )
-    steps = plan(with_figures(profile, False, (figures,)), Wishes(max_latency_ms=5.0, max_memory_bytes=50_000_000))
+    steps = plan(with_figures(profile, False, (figures,)), Constraints(max_latency_ms=5.0, max_memory_bytes=50_000_000))
     assert [step.precision for step in steps if step.action == "estimate"] == [s.precision for s in steps if s.action == "check"]
     assert not [step for step in steps if step.action == "measure"]
 
@@ -139,7 +139,7 @@ def test_what_is_not_a_bundle_is_not_replaced(checkpoint: Path, bundle: Path, tm
     out.mkdir()
     fill(out)
     before = tree(tmp_path)
-    error = refused(UsageError, checkpoint, resolve("jetson-nano"), Wishes(), out)
+    error = refused(UsageError, checkpoint, resolve("jetson-nano"), Constraints(), out)
     assert str(out) in error.message
     assert "--out" in error.hint
     with pytest.raises(UsageError):
@@ -149,13 +149,13 @@ def test_what_is_not_a_bundle_is_not_replaced(checkpoint: Path, bundle: Path, tm
 
 def test_the_checkpoint_is_not_replaced_by_its_bundle(checkpoint: Path) -> None:
     before = tree(checkpoint)
-    refused(UsageError, checkpoint, resolve("jetson-nano"), Wishes(), checkpoint)
+    refused(UsageError, checkpoint, resolve("jetson-nano"), Constraints(), checkpoint)
     assert tree(checkpoint) == before
 
 
 def test_a_file_is_not_replaced(checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "out").write_text("a file", encoding="utf-8")
-    refused(UsageError, checkpoint, resolve("jetson-nano"), Wishes(), tmp_path / "out")
+    refused(UsageError, checkpoint, resolve("jetson-nano"), Constraints(), tmp_path / "out")
     assert (tmp_path / "out").read_text(encoding="utf-8") == "a file"
 
 
@@ -164,7 +164,7 @@ def test_weights_that_were_changed_are_refused(checkpoint: Path, tmp_path: Path)
     with (tmp_path / "checkpoint" / "model.safetensors").open("r+b") as stream:
         stream.seek(-1, 2)
         stream.write(b"\x55")
-    refused(VerificationFailed, tmp_path / "checkpoint", resolve("jetson-nano"), Wishes(), tmp_path / "out")
+    refused(VerificationFailed, tmp_path / "checkpoint", resolve("jetson-nano"), Constraints(), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

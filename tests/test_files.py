@@ -11,18 +11,18 @@ import pytest
 from commands import environment
 
 from tlexport.errors import StepFailed, UsageError
-from tlexport.storage.files import OURS, new_directory, new_file, temporary_folder
+from tlexport.storage.files import REPLACEABLE, new_directory, new_file, temporary_folder
 
 
 def written(path: Path, text: str) -> None:
     with new_directory(path) as temporary:
-        (temporary / OURS[0]).write_text(text, encoding="utf-8")
+        (temporary / REPLACEABLE[0]).write_text(text, encoding="utf-8")
 
 
 def test_a_directory_of_ours_is_replaced_and_nothing_else_is_left(tmp_path: Path) -> None:
     for text in ("old", "new"):
         written(tmp_path / "out", text)
-    assert (tmp_path / "out" / OURS[0]).read_text(encoding="utf-8") == "new"
+    assert (tmp_path / "out" / REPLACEABLE[0]).read_text(encoding="utf-8") == "new"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
@@ -30,7 +30,7 @@ def test_an_error_leaves_the_old_directory(tmp_path: Path) -> None:
     written(tmp_path / "out", "old")
     with pytest.raises(ZeroDivisionError), new_directory(tmp_path / "out"):
         raise ZeroDivisionError
-    assert (tmp_path / "out" / OURS[0]).read_text(encoding="utf-8") == "old"
+    assert (tmp_path / "out" / REPLACEABLE[0]).read_text(encoding="utf-8") == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
@@ -38,7 +38,7 @@ def test_when_the_new_one_cannot_take_the_place_the_old_one_is_put_back(tmp_path
     written(tmp_path / "out", "old")
     with pytest.raises(StepFailed, match="out"), new_directory(tmp_path / "out") as temporary:
         temporary.rmdir()  # as if it had gone: its renaming fails after the old one was moved away
-    assert (tmp_path / "out" / OURS[0]).read_text(encoding="utf-8") == "old"
+    assert (tmp_path / "out" / REPLACEABLE[0]).read_text(encoding="utf-8") == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 

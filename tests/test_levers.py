@@ -19,7 +19,7 @@ from tlexport.errors import OverBudget
 from tlexport.export.sensitivity import PLOT, TABLE, write_sensitivity
 from tlexport.hardware.target import resolve
 from tlexport.optimize import budget_fallbacks as fallbacks
-from tlexport.plan import Wishes
+from tlexport.plan import Constraints
 
 BOARD = "raspberry-pi-5"  # is not here: latencies are estimated, so that what follows does not depend on this machine
 
@@ -32,7 +32,7 @@ def smaller(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fallbacks, "MAX_EPOCHS", 2)
         out = tmp_path_factory.mktemp("smaller") / "bundle"
-        made = export(checkpoint, resolve(BOARD), Wishes(max_size_bytes=limit, max_drop_points=100.0), out, progress=notes)
+        made = export(checkpoint, resolve(BOARD), Constraints(max_size_bytes=limit, max_drop_points=100.0), out, progress=notes)
     return made, notes.texts, limit
 
 
@@ -68,7 +68,7 @@ def test_the_table_shows_what_was_rejected_and_why(smaller: tuple[Exported, list
 def test_a_size_that_no_network_has_is_refused_before_it_is_trained(checkpoint: Path, tmp_path: Path) -> None:
     notes = Notes()
     with pytest.raises(OverBudget) as error:
-        export(checkpoint, resolve(BOARD), Wishes(max_size_bytes=20_000, max_drop_points=100.0), tmp_path / "bundle", progress=notes)
+        export(checkpoint, resolve(BOARD), Constraints(max_size_bytes=20_000, max_drop_points=100.0), tmp_path / "bundle", progress=notes)
     assert "20.00 kB" in error.value.message
     assert "nearest is int8" in error.value.hint
     assert any("cannot be made so small" in note for note in notes.texts)
@@ -78,8 +78,8 @@ def test_a_size_that_no_network_has_is_refused_before_it_is_trained(checkpoint: 
 def test_images_are_made_smaller_where_the_latency_asks_for_it(checkpoint: Path, tmp_path: Path) -> None:
     before = exported(checkpoint, BOARD).manifest
     least = min(m.estimate.p50_ms for m in before.models if m.estimate)
-    wishes = Wishes(max_latency_ms=0.97 * least, max_drop_points=100.0)
-    made = export(checkpoint, resolve(BOARD), wishes, tmp_path / "bundle").manifest
+    constraints = Constraints(max_latency_ms=0.97 * least, max_drop_points=100.0)
+    made = export(checkpoint, resolve(BOARD), constraints, tmp_path / "bundle").manifest
     size = read_checkpoint(checkpoint).preprocess.size
     chosen = made.model()
     assert chosen.estimate is not None
@@ -95,7 +95,7 @@ def test_images_are_made_smaller_where_the_latency_asks_for_it(checkpoint: Path,
 def test_a_latency_that_no_image_size_reaches_is_refused_at_once(checkpoint: Path, tmp_path: Path) -> None:
     notes = Notes()
     with pytest.raises(OverBudget) as error:
-        export(checkpoint, resolve(BOARD), Wishes(max_latency_ms=0.001, max_drop_points=100.0), tmp_path / "bundle", progress=notes)
+        export(checkpoint, resolve(BOARD), Constraints(max_latency_ms=0.001, max_drop_points=100.0), tmp_path / "bundle", progress=notes)
     assert "latency" in error.value.message
     assert not any("images are made smaller" in note for note in notes.texts)
 

@@ -15,7 +15,7 @@ from tlexport.errors import OverBudget, Unsupported, UsageError
 from tlexport.hardware.profile import Profile
 from tlexport.hardware.target import load_profile
 from tlexport.optimize.steps import Step, plan_export
-from tlexport.plan import Candidate, Limits, Wishes, choose, violations
+from tlexport.plan import Candidate, Constraints, Limits, choose, violations
 from tlexport.prediction import Estimate
 
 PROFILES = sorted(path.stem for path in (Path(__file__).parent.parent / "profiles").glob("*.toml"))
@@ -69,7 +69,7 @@ def of(steps: tuple[Step, ...], action: str) -> list[Precision | None]:
 @pytest.mark.parametrize("here", [True, False])
 def test_the_plan_is_everything_the_profile_takes(profile: Profile, here: bool) -> None:
     able = profile.precisions.value
-    steps = plan_export(profile, Wishes(), here)
+    steps = plan_export(profile, Constraints(), here)
     assert of(steps, "convert") == ["fp32"]
     assert set(of(steps, "quantize")) == set(able) - {"fp32"}
     assert sorted(map(str, of(steps, "check"))) == sorted(able)
@@ -80,13 +80,13 @@ def test_the_plan_is_everything_the_profile_takes(profile: Profile, here: bool) 
 
 
 def test_what_can_be_estimated_is_estimated_where_it_is_not_measured(profile: Profile) -> None:
-    steps = plan_export(profile, Wishes(), here=False, estimated=["fp32"])
+    steps = plan_export(profile, Constraints(), here=False, estimated=["fp32"])
     assert of(steps, "estimate") == ["fp32"]
-    assert not of(plan_export(profile, Wishes(), here=True, estimated=["fp32"]), "estimate")
+    assert not of(plan_export(profile, Constraints(), here=True, estimated=["fp32"]), "estimate")
 
 
 def test_nothing_is_checked_before_it_is_made_nor_chosen_before_it_is_checked(profile: Profile) -> None:
-    steps = plan_export(profile, Wishes(), here=True)
+    steps = plan_export(profile, Constraints(), here=True)
     place = {(step.action, step.precision): index for index, step in enumerate(steps)}
     for precision in profile.precisions.value:
         made = place[("convert", "fp32")] if precision == "fp32" else place[("quantize", precision)]
@@ -95,13 +95,13 @@ def test_nothing_is_checked_before_it_is_made_nor_chosen_before_it_is_checked(pr
 
 def test_a_single_precision_brings_its_parent_and_no_other(profile: Profile) -> None:
     for precision in profile.precisions.value:
-        steps = plan_export(profile, Wishes(precision=precision), here=False)
+        steps = plan_export(profile, Constraints(precision=precision), here=False)
         assert set(of(steps, "check")) == {"fp32", precision}
         assert of(steps, "choose") == [precision]
 
 
 def test_the_plan_names_opset_and_input_type_of_the_profile(profile: Profile) -> None:
-    [convert] = [step for step in plan_export(profile, Wishes(), here=False) if step.action == "convert"]
+    [convert] = [step for step in plan_export(profile, Constraints(), here=False) if step.action == "convert"]
     assert f"opset {profile.opset.value}" in convert.reason
     assert profile.input_dtype.value in convert.reason
 
@@ -110,7 +110,7 @@ def test_a_precision_that_the_target_lacks_is_refused_with_those_it_has(profile:
     lacking = [p for p in PRECISIONS if p not in profile.precisions.value]
     for precision in lacking:
         with pytest.raises(Unsupported) as error:
-            plan_export(profile, Wishes(precision=precision), here=False)
+            plan_export(profile, Constraints(precision=precision), here=False)
         assert profile.title in error.value.message
         assert precision in error.value.message
         assert profile.precisions.source in error.value.message

@@ -149,7 +149,7 @@ def test_a_report_in_a_browser(name: str, browser: Browser, pictures: Path, fold
     file = folder / f"{name}.html"
     file.write_text(reports.page(name), encoding="utf-8")
     text = look(browser, file, pictures, name)
-    assert "Class by class" in text or "How it was " in text
+    assert "Accuracy of each class" in text or "Method" in text
     if "thousand" in name and "finetune" in name:
         assert reports.THOUSAND[0] in text and reports.THOUSAND[999] in text
     if "hostile" in name:
@@ -186,7 +186,7 @@ def test_the_report_of_a_real_training(checkpoint: Path, browser: Browser, pictu
     record = read_checkpoint(checkpoint)
     assert f"{100 * record.metrics['val_top1']:.1f} %" in text
     assert f"{record.frozen.parameters:,} of {record.frozen.total_parameters:,}" in text
-    steps = re.sub(r"\s+", " ", text.partition("The steps of this run")[2])
+    steps = re.sub(r"\s+", " ", text.partition("Steps of this run")[2])
     assert "reading images" in steps and "training head" in steps and "validating" in steps
 
 

@@ -41,7 +41,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Wishes:
+class Constraints:
     """What the user asked of an export. Limits bind, and replace the profile's, which is a yardstick; None keeps that."""
 
     precision: Precision | Literal["auto"] = "auto"
@@ -100,7 +100,7 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Decision:
     """Whether a candidate was chosen, and why or why not."""
 
     precision: Precision
@@ -157,7 +157,7 @@ def more_than(found: int, limit: int) -> str:
 
 def choose(
     candidates: Sequence[Candidate], limits: Limits, wanted: Precision | Literal["auto"], yardstick: Limits | None = None
-) -> tuple[Verdict, ...]:
+) -> tuple[Decision, ...]:
     """Choose one candidate.
 
     With measured latencies the one with the lowest median that fits wins (INT8 that is slower than FP16 is not chosen unless
@@ -192,7 +192,7 @@ def choose(
     beyond = {c.precision: tuple(text for text in violations(c, measure) if text not in broken[c.precision]) for c in candidates}
     best = _fastest([c for c in fitting if not beyond[c.precision]] or [_nearest(fitting, measure)])
     return tuple(
-        Verdict(
+        Decision(
             c.precision,
             c is best,
             _reason(c, best, [*broken[c.precision], *beyond[c.precision]], bool(doubts(c, measure)), wanted),

@@ -6,13 +6,16 @@ import difflib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Self, get_args
+from typing import Annotated, Any, ClassVar, NamedTuple, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tlexport.errors import InvalidFile
 from tlexport.storage.files import new_file
 from tlexport.storage.untrusted import LARGEST_JSON, read_object
+
+Positive = Annotated[float, Field(gt=0)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]  # lower-case hexadecimal
 
 
 class Mistake(NamedTuple):

@@ -51,3 +51,15 @@ def format_mj(millijoules: float) -> str:
         if millijoules >= scale:
             return f"{millijoules / scale:.2f} {unit}"
     return f"{1e3 * millijoules:.2f} uJ"
+
+
+def format_percent(fraction: float | None, digits: int = 2, missing: str = "-") -> str:
+    """0.9512 -> ``"95.12 %"``; ``missing`` for None."""
+    return missing if fraction is None else f"{100 * fraction:.{digits}f} %"
+
+
+def format_ms(milliseconds: float | None) -> str:
+    """Milliseconds without their unit, with up to three decimals: ``"0.831"``, ``"12.35"``, ``"152"``; a dash for None."""
+    if milliseconds is None:
+        return "-"
+    return f"{milliseconds:.3f}" if milliseconds < 10 else f"{milliseconds:.2f}" if milliseconds < 100 else f"{milliseconds:.0f}"

@@ -16,7 +16,7 @@ from tlexport.hardware.target import is_here
 from tlexport.loading.bench_request import BenchSettings
 from tlexport.loading.model import LoadedModel, load
 from tlexport.measurement import Measurement
-from tlexport.report.bench import Earlier, bench_report
+from tlexport.report.bench import Conditions, Earlier, bench_report
 from tlexport.report.compare import Compared, compare_report
 from tlexport.storage.files import new_file
 
@@ -62,11 +62,13 @@ def write_report(
         measurements,
         known,
         earlier=[_earlier(one) for one in regressions],
-        on_target=on_target,
-        real_images=isinstance(known, Manifest),
-        host=host,
-        noise={m.artifact_sha256: found for m in measurements if m.batch == 1 and (found := noise(m))},
-        notes=[f"Noisy measurement of {m.what}: {found}." for m in measurements if (found := noise(m))],
+        conditions=Conditions(
+            on_target=on_target,
+            real_images=isinstance(known, Manifest),
+            host=host,
+            notes=[f"{m.what}: {found}." for m in measurements if (found := noise(m))],
+            noise={m.artifact_sha256: found for m in measurements if m.batch == 1 and (found := noise(m))},
+        ),
     )
     with new_file(path) as file:
         file.write_text(page, encoding="utf-8")

@@ -16,13 +16,12 @@ from tlexport.device.golden import Check
 from tlexport.errors import UsageError, VerificationFailed
 from tlexport.hardware.target import Target, profile_names, resolve
 from tlexport.measurement import Measurement
-from tlexport.plan import Wishes
+from tlexport.plan import Constraints
 from tlexport.ports import Progress, Silent
 from tlexport.recipe import Recipe
-from tlexport.storage.files import check_replaceable, new_file
+from tlexport.storage.files import DEMO_MARKER, check_replaceable, new_file
 from tlexport.storage.lock import claim
 
-MARKER = "tlx-demo.json"
 FALLBACK = "cpu-x86"  # if no profile describes this machine
 
 # twelve epochs are enough: validation accuracy stops rising after about eight
@@ -86,7 +85,7 @@ def demo(out: Path, *, seed: int = 0, threads: int | None = None, progress: Prog
     """
     progress = progress or Silent()
     check_replaceable(out)
-    if out.is_dir() and any(out.iterdir()) and not (out / MARKER).is_file():
+    if out.is_dir() and any(out.iterdir()) and not (out / DEMO_MARKER).is_file():
         raise UsageError(f"{out} exists and is not an earlier demo; it was not changed", "choose another --out, or remove it first")
     with claim(out, "tlx demo"):
         return _demo(out, seed, threads, progress)
@@ -102,7 +101,7 @@ def _demo(out: Path, seed: int, threads: int | None, progress: Progress) -> Demo
     digits = digits_folder(out / "digits")
     recipe = RECIPE.model_copy(update={"seed": seed})
     trained = finetune(str(digits), recipe, out / "checkpoint", device="cpu", threads=threads, restart=True, progress=progress)
-    exported = export(trained.path, target, Wishes(), out / "bundle", progress=progress)
+    exported = export(trained.path, target, Constraints(), out / "bundle", progress=progress)
     measurements = bench(exported.path, BenchSettings(threads=1), progress=progress)
     checks = verify(exported.path, device="cpu")
     failed = [check for check in checks if not check.ok]
@@ -115,7 +114,7 @@ def _demo(out: Path, seed: int, threads: int | None, progress: Progress) -> Demo
 
 def _write(out: Path, said: dict[str, object]) -> None:
     """Write the marker by which a later demo recognizes ``out``; at the end, with the result."""
-    with new_file(out / MARKER) as file:
+    with new_file(out / DEMO_MARKER) as file:
         file.write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
 
 

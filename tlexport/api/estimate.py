@@ -10,7 +10,7 @@ from tlexport.estimate.ranking import BudgetFit, by_peak_rate, fit_to_budget
 from tlexport.hardware.target import Target
 from tlexport.loading.estimable import Estimable
 from tlexport.loading.estimate_on_target import Kind, estimate_with_kind
-from tlexport.plan import Wishes
+from tlexport.plan import Constraints
 from tlexport.ports import Progress, Silent
 from tlexport.prediction import Estimate
 
@@ -36,14 +36,14 @@ class Answer:
 
 
 def estimate_boards(
-    model: Estimable, targets: Sequence[Target], wishes: Wishes, *, rank: bool = False, progress: Progress | None = None
+    model: Estimable, targets: Sequence[Target], constraints: Constraints, *, rank: bool = False, progress: Progress | None = None
 ) -> list[Answer]:
     """Estimate a model on several boards, and compare each estimate with the board's budget.
 
     Args:
         model: from :func:`tlexport.loading.estimable.find_graph`.
         targets: the boards.
-        wishes: threads, and limits that replace the budgets of the boards.
+        constraints: threads, and limits that replace the budgets of the boards.
         rank: sort the answers: first the boards that keep the limits, smallest first (:func:`tlexport.estimate.ranking.by_peak_rate`), then
             those that break a limit, then those without a basis for an estimate. False: in the given order.
         progress: receives progress and notes.
@@ -54,17 +54,17 @@ def estimate_boards(
     answers = []
     with (progress or Silent()).task("estimating", len(targets)) as advance:
         for target in targets:
-            answers.append(_answer(model, target, wishes))
+            answers.append(_answer(model, target, constraints))
             advance(1, target.profile.target)
     return sorted(answers, key=_place) if rank else answers
 
 
-def _answer(model: Estimable, target: Target, wishes: Wishes) -> Answer:
+def _answer(model: Estimable, target: Target, constraints: Constraints) -> Answer:
     try:
-        found, kind = estimate_with_kind(model, target, wishes.threads or 1)
+        found, kind = estimate_with_kind(model, target, constraints.threads or 1)
     except Unsupported as error:
         return Answer(target, None, None, None, error)
-    return Answer(target, found, fit_to_budget(found, wishes.limits(target.profile.budget)), kind, None, model.batch)
+    return Answer(target, found, fit_to_budget(found, constraints.limits(target.profile.budget)), kind, None, model.batch)
 
 
 def _place(answer: Answer) -> tuple[int, tuple[bool, float, str]]:

@@ -28,7 +28,7 @@ from tlexport.optimize.budget_fallbacks import BudgetFallbacks, Found
 from tlexport.optimize.candidates import Candidates, Made, Source
 from tlexport.optimize.cost_on_target import plan
 from tlexport.optimize.job import Consent, Job, consent_to_all
-from tlexport.plan import Verdict, Wishes, choose
+from tlexport.plan import Constraints, Decision, choose
 from tlexport.ports import Progress, Silent
 from tlexport.storage.files import new_file, temporary_folder
 from tlexport.storage.lock import claim
@@ -89,7 +89,7 @@ class Exported:
 def export(
     checkpoint_path: Path,
     target: Target,
-    wishes: Wishes,
+    constraints: Constraints,
     out: Path,
     *,
     data_root: Path | None = None,
@@ -104,7 +104,7 @@ def export(
     Args:
         checkpoint_path: a checkpoint directory.
         target: the device.
-        wishes: precision and limits of the user.
+        constraints: precision and limits of the user.
         out: the bundle directory to write, or a file that ends in .zip or .tar.gz; an earlier bundle is replaced.
         data_root: the folder of the images, if they were moved since training.
         sign: the private key (PEM, Ed25519) to sign with; None: not signed.
@@ -119,7 +119,7 @@ def export(
     progress = progress or Silent()
     key = read_private_key(sign) if sign else None
     check_archive_place(out) if is_archive(out) else check_place(out)
-    job = Job(target, wishes, plan(target, wishes), progress, consent, measure)
+    job = Job(target, constraints, plan(target, constraints), progress, consent, measure)
     with claim(out, "tlx export"), temporary_folder("tlx-export-") as folder:
         source = snapshot(checkpoint_path, folder / "source")  # another process may replace the checkpoint during the export
         return _Export(source, job, data_root, folder, key, with_c).run(out)
@@ -140,13 +140,13 @@ class _Export:
         found = Found(candidates, tuple(candidates.all()))
         fallbacks = BudgetFallbacks(self.job, candidates.top1(candidates.reference), self._candidates)
         found = fallbacks.apply(found)
-        wishes = self.job.wishes
-        limits, yardstick = wishes.binding(), wishes.limits(self.profile.budget)
+        constraints = self.job.constraints
+        limits, yardstick = constraints.binding(), constraints.limits(self.profile.budget)
         if found.changed:  # a changed network still keeps the allowed loss of accuracy
             limits = replace(limits, drop_points=yardstick.drop_points)
         known = [m.expected.candidate(m.artifact, fallbacks.drop(m)) for m in found.made]
-        verdicts = choose(known, limits, wishes.precision, yardstick)
-        return self._write(found, fallbacks, verdicts, out)
+        decisions = choose(known, limits, constraints.precision, yardstick)
+        return self._write(found, fallbacks, decisions, out)
 
     def _candidates(self, preprocess: Preprocess) -> Candidates:
         source = Source(self.path, self.checkpoint, self.dataset)
@@ -154,11 +154,11 @@ class _Export:
         folder.mkdir()
         return Candidates(source, preprocess, self.job, folder)
 
-    def _write(self, found: Found, fallbacks: BudgetFallbacks, verdicts: Sequence[Verdict], out: Path) -> Exported:
+    def _write(self, found: Found, fallbacks: BudgetFallbacks, decisions: Sequence[Decision], out: Path) -> Exported:
         candidates, made = found.candidates, found.made
         positions = golden_positions([sample.label for sample in candidates.val], [sample.path for sample in candidates.val])
         files = tuple(self.dataset.file(candidates.val[p]) for p in positions)
-        models = tuple(self._model(m, fallbacks.drop(m), verdict, candidates) for m, verdict in zip(made, verdicts, strict=True))
+        models = tuple(self._model(m, fallbacks.drop(m), decision, candidates) for m, decision in zip(made, decisions, strict=True))
         draft = Manifest.model_construct(
             name=self.path.resolve().name,
             target=self.profile.target,
@@ -184,7 +184,7 @@ class _Export:
                 pack(folder, archive, out.name)
         return Exported(out, manifest, tuple(m.expected.measurement for m in made))
 
-    def _model(self, made: Made, drop: float, verdict: Verdict, candidates: Candidates) -> Model:
+    def _model(self, made: Made, drop: float, decision: Decision, candidates: Candidates) -> Model:
         precision, file = made.artifact.precision, f"model.{made.artifact.precision}.onnx"
         engine = engine_recipe(self.profile, precision, made.artifact.inputs[0]) if self.profile.runtime == "tensorrt" else None
         return Model(
@@ -199,9 +199,9 @@ class _Export:
             estimate=made.expected.estimate,
             tolerance=TOLERANCES[precision],
             golden_outputs=f"golden/outputs.{precision}.npy",
-            chosen=verdict.chosen,
-            reason=verdict.reason,
-            over=verdict.over,
-            doubts=verdict.doubts,
+            chosen=decision.chosen,
+            reason=decision.reason,
+            over=decision.over,
+            doubts=decision.doubts,
             engine=engine,
         )

@@ -14,7 +14,7 @@ from tlexport.checkpoint import Checkpoint
 from tlexport.dataset import Dataset
 from tlexport.ports import Pixels, Progress, Task
 from tlexport.recipe import Recipe
-from tlexport.report.training import Times, Validated, finetune_report
+from tlexport.report.training import RunTimes, Validated, finetune_report
 from tlexport.train.advice import after_training
 from tlexport.train.fit import Fit
 from tlexport.train.images import Images
@@ -101,7 +101,7 @@ def report_of(
     files = [sample.path for sample in dataset.part("val")]
     validated = Validated(scores, outputs, val.labels.tolist(), files, pixels)
     history = [dataclasses.asdict(epoch) for epoch in fit.history]
-    return finetune_report(record, dataset.source, history, validated, Times(watch.steps, watch.seconds, watch.sessions), advice)
+    return finetune_report(record, dataset.source, history, validated, RunTimes(watch.steps, watch.seconds, watch.sessions), advice)
 
 
 def advice_after(recipe: Recipe, fit: Fit, scores: Scores) -> list[str]:

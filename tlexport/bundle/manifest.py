@@ -20,7 +20,7 @@ from tlexport.errors import InvalidFile
 from tlexport.hardware.profile import Profile
 from tlexport.measurement import Environment
 from tlexport.prediction import Estimate
-from tlexport.record import Record
+from tlexport.record import Record, Sha256
 
 MANIFEST = "manifest.json"
 SIGNATURE = "manifest.json.sig"
@@ -44,7 +44,6 @@ def inner_path(text: str) -> str:
 
 
 InnerPath = Annotated[str, AfterValidator(inner_path)]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Noise(Record):

@@ -13,7 +13,10 @@ from tlexport.units import format_bytes
 @click.argument("name", required=False)
 @options.as_json
 def command(name: str | None, as_json: bool) -> None:
-    """All backbones, or the stages of one: the names and numbers that --freeze takes, with parameters, and its weights."""
+    """List all backbones, or the stages, parameters and weights of one.
+
+    --freeze takes the names and numbers of the stages.
+    """
     from tlexport.api.backbones import describe_backbone, list_backbones
 
     if name is None:

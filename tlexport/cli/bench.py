@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,42 @@ if TYPE_CHECKING:
     from tlexport.ports import Progress
     from tlexport.remote.ssh import Host
 
+Measured = tuple["Measurement", dict[str, Any]]  # a measurement, and further JSON keys of a board
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """The options of ``tlx bench``."""
+
+    what: Path
+    others: tuple[Path, ...]
+    against: Path | None
+    max_regression: float | None
+    check: bool
+    batches: tuple[int, ...]
+    threads: tuple[int, ...] | None
+    runs: int
+    seconds: float
+    layers: bool
+    shapes: tuple[tuple[str, tuple[int, ...]], ...]
+    runtime: str
+    precision: Any
+    device: str
+    host: Host | None
+    markdown: bool
+    csv_file: Path | None
+    report: Path | None
+    as_json: bool
+    verbose: bool
+    quiet: bool
+
+    def sweep(self) -> list[BenchSettings]:
+        """The settings of each measurement: every pair of batch size and threads."""
+        from tlexport.api.bench import BenchSettings
+
+        settings = BenchSettings(self.runtime, self.device, None, 1, self.runs, self.seconds, self.layers, dict(self.shapes))
+        return [replace(settings, batch=batch, threads=count) for batch, count in product(self.batches, self.threads or (None,))]
+
 
 @click.command(
     epilog=options.examples(
@@ -37,150 +73,126 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     multiple=True,
     metavar="OTHER",
-    help="Time WHAT and OTHER in turn: is the difference real? May be repeated.",
+    help="Time WHAT and OTHER alternately and test whether they differ. May be repeated.",
 )
-@click.option("--against", type=click.Path(path_type=Path), metavar="FILE", help="Hold against what an earlier bench wrote with --json.")
+@click.option("--against", type=click.Path(path_type=Path), metavar="FILE", help="Compare with an earlier result of tlx bench --json.")
 @click.option(
     "--max-regression",
     type=options.fraction,
     metavar="PERCENT",
-    help="With --against: exit code 6 when it is slower than that for certain.",
+    help="With --against: exit code 6 if a model is certainly slower by more than this.",
 )
-@click.option("--check", is_flag=True, help="Hold the chosen model against the profile's budget; exit code 6 when it is over.")
-@click.option("--batch", "batches", type=options.counts(4096), metavar="N[,N...]", default="1", show_default=True, help="Images at a time.")
-@click.option("--threads", type=options.counts(1024), metavar="N[,N...]", help="CPU threads; default: one for each usable core.")
-@click.option("--runs", type=click.IntRange(1, 1_000_000), default=100, show_default=True, help="At least so many timed runs.")
-@click.option("--seconds", type=options.Number(0, 600), default=1.0, show_default=True, help="And at least so long.")
-@click.option("--layers", is_flag=True, help="Also the ten slowest layers, as the runtime fused them.")
+@click.option("--check", is_flag=True, help="Check the chosen model against the profile's budget; exit code 6 if it is over budget.")
+@click.option("--batch", "batches", type=options.counts(4096), metavar="N[,N...]", default="1", show_default=True, help="Images per run.")
+@click.option("--threads", type=options.counts(1024), metavar="N[,N...]", help="CPU threads. Default: one for each usable core.")
+@click.option("--runs", type=click.IntRange(1, 1_000_000), default=100, show_default=True, help="Minimum number of timed runs.")
+@click.option("--seconds", type=options.Number(0, 600), default=1.0, show_default=True, help="Minimum time of all timed runs.")
+@click.option("--layers", is_flag=True, help="Also print the ten slowest layers, as fused by the runtime.")
 @options.shapes
 @options.runtime
 @options.precision
 @options.device
 @options.host
-@click.option("--markdown", is_flag=True, help="A table in Markdown, for a pull request.")
-@click.option("--csv", "csv_file", type=options.place, metavar="FILE", help="Also write a row for each measurement.")
-@click.option("--report", type=options.place, metavar="FILE.html", help="Also write it as one page, to read and to hand on.")
+@click.option("--markdown", is_flag=True, help="Print a Markdown table, for example for a pull request.")
+@click.option("--csv", "csv_file", type=options.place, metavar="FILE", help="Also write one row for each measurement to this file.")
+@click.option("--report", type=options.place, metavar="FILE.html", help="Also write a self-contained HTML report.")
 @options.as_json
 @options.verbosity
-def command(
-    what: Path,
-    others: tuple[Path, ...],
-    against: Path | None,
-    max_regression: float | None,
-    check: bool,
-    batches: tuple[int, ...],
-    threads: tuple[int, ...] | None,
-    runs: int,
-    seconds: float,
-    layers: bool,
-    shapes: tuple[tuple[str, tuple[int, ...]], ...],
-    runtime: str,
-    precision: Any,
-    device: str,
-    host: Host | None,
-    markdown: bool,
-    csv_file: Path | None,
-    report: Path | None,
-    as_json: bool,
-    verbose: bool,
-    quiet: bool,
-) -> None:
-    """Measure WHAT: a checkpoint, a bundle, any .onnx file, or an engine.
+@options.collected(BenchOptions)
+def command(given: BenchOptions) -> None:
+    """Measure latency, throughput, size, memory and load time of WHAT: a checkpoint, a bundle, an .onnx file, or an engine.
 
-    Latency, throughput, size, memory and the time to load; each model in a process of its own. Latency is one run of the whole batch,
-    from pixels in memory to probabilities in memory; decoding and resizing are told apart. A model of others runs on inputs that are
-    made up by the shapes that it declares. Several numbers for --batch and --threads measure every pair.
+    Each model runs in its own process. Latency is the time of one run of the whole batch, from pixels in memory to
+    probabilities in memory; decoding and resizing are reported separately. An external ONNX model runs on synthetic inputs
+    of its declared shapes. With several values of --batch and --threads, every pair is measured.
 
-    With --host the bundle is copied to that board, measured there by its own runner, and removed again.
+    With --host, the bundle is copied to that board, measured there by its own runner, and removed again.
     """
-    from tlexport.api.bench import BenchSettings
-
-    here_only = {"--compare": others, "--layers": layers, "--shape": shapes}
-    single = {"--check": check, "--compare": others}
-    compared_only = {
-        "--check": check,
-        "--against": against,
-        "--layers": layers,
-        "--markdown": markdown,
-        "--csv": csv_file,
-    }
-    _exclude("--host", host, here_only)
-    _exclude("--compare", others, compared_only)
-    _exclude("several numbers for --batch or --threads", len(batches) > 1 or len(threads or ()) > 1, single)
-    _exclude("--markdown", markdown, {"--json": as_json})
-    if max_regression is not None and against is None:
-        raise UsageError("--max-regression says how much slower than before is allowed, and there is no before", "name it: --against FILE")
-    if against is not None:
-        from tlexport.bench.against import read_previous
-
-        read_previous(against)  # what is wrong with it is told before anything is measured
-    if report:
-        from tlexport.api.bench_report import check_report
-
-        check_report(report)
-    reporter = progress(verbose, quiet)
-    settings = BenchSettings(runtime, device, None, 1, runs, seconds, layers, dict(shapes))
-    sweep = [replace(settings, batch=batch, threads=count) for batch, count in product(batches, threads or (None,))]
-    if others:
-        return _compare(what, others, sweep[0], precision, report, as_json, reporter)
-    title = f"{what} on {host.name}" if host else str(what)
-    measured = _measure(what, host, sweep, precision, check, reporter)
-    regressions = _regressions(measured, against)
-    if report:
+    _expect_consistent(given)
+    reporter, sweep = progress(given.verbose, given.quiet), given.sweep()
+    if given.others:
+        return _compare(given, sweep[0], reporter)
+    measured = _measure(given, sweep, reporter)
+    regressions = _regressions(measured, given.against)
+    if given.report:
         from tlexport.api.bench_report import write_report
 
-        measurements = [one for one, _ in measured]
-        write_report(report, what, measurements, regressions=regressions, host=host.name if host else "", host_fits=check)
-        reporter.note(f"the report is {report}")
-    _tell(title, measured, regressions, max_regression, what if check else None, host is not None, markdown, csv_file, as_json)
+        host, measurements = given.host.name if given.host else "", [one for one, _ in measured]
+        write_report(given.report, given.what, measurements, regressions=regressions, host=host, host_fits=given.check)
+        reporter.note(f"the report is {given.report}")
+    _show(given, measured, regressions)
+
+
+def _expect_consistent(given: BenchOptions) -> None:
+    """Refuse options that exclude each other, and files that cannot be used, before anything is measured."""
+    several = len(given.batches) > 1 or len(given.threads or ()) > 1
+    _exclude("--host", given.host, {"--compare": given.others, "--layers": given.layers, "--shape": given.shapes})
+    compared_only = {
+        "--check": given.check,
+        "--against": given.against,
+        "--layers": given.layers,
+        "--markdown": given.markdown,
+        "--csv": given.csv_file,
+    }
+    _exclude("--compare", given.others, compared_only)
+    _exclude("several numbers for --batch or --threads", several, {"--check": given.check, "--compare": given.others})
+    _exclude("--markdown", given.markdown, {"--json": given.as_json})
+    if given.max_regression is not None and given.against is None:
+        raise UsageError("--max-regression needs an earlier measurement to compare with", "name it: --against FILE")
+    if given.against is not None:
+        from tlexport.bench.against import read_previous
+
+        read_previous(given.against)
+    if given.report:
+        from tlexport.api.bench_report import check_report
+
+        check_report(given.report)
 
 
 def _exclude(one: str, given: object, others: Mapping[str, object]) -> None:
-    """Refuse options that do not go with one that is given."""
+    """Refuse the other options if the first is given."""
     wrong = [name for name, value in others.items() if value]
     if given and wrong:
-        raise UsageError(f"{one} does not go with {' and '.join(wrong)}", "do the one after the other")
+        raise UsageError(f"{one} cannot be combined with {' and '.join(wrong)}", "run them one after the other")
 
 
-def _compare(
-    what: Path, others: Sequence[Path], settings: BenchSettings, precision: Any, report: Path | None, as_json: bool, reporter: Progress
-) -> None:
+def _compare(given: BenchOptions, settings: BenchSettings, reporter: Progress) -> None:
     from tlexport.api.compare import compare, to_json
     from tlexport.cli.bench_table import show_comparisons
 
-    found = compare(what, others, settings, precision=precision, progress=reporter)
-    if report:
+    found = compare(given.what, given.others, settings, precision=given.precision, progress=reporter)
+    if given.report:
         from tlexport.api.bench_report import write_comparison
 
-        write_comparison(report, found, settings)
-        reporter.note(f"the report is {report}")
-    if as_json:
+        write_comparison(given.report, found, settings)
+        reporter.note(f"the report is {given.report}")
+    if given.as_json:
         print_json(to_json(found))
     else:
         show_comparisons(found[0].what, found)
 
 
-def _measure(
-    what: Path, host: Host | None, sweep: Sequence[BenchSettings], precision: Any, check: bool, reporter: Progress
-) -> list[tuple[Measurement, dict[str, Any]]]:
-    """The measurements, made here or on a board, each with what else is known of it."""
-    if host:
+def _measure(given: BenchOptions, sweep: Sequence[BenchSettings], reporter: Progress) -> list[Measured]:
+    """The measurements, on this machine or on a board, each with its further JSON keys."""
+    if given.host:
         from tlexport.api.remote import bench_there
 
-        there = [
-            one for settings in sweep for one in bench_there(what, host, settings, precision=precision, for_target=check, progress=reporter)
+        host, precision, for_target = given.host, given.precision, given.check
+        return [
+            (one.measurement, one.also | {"host": host.name})
+            for settings in sweep
+            for one in bench_there(given.what, host, settings, precision=precision, for_target=for_target, progress=reporter)
         ]
-        return [(one.measurement, one.also | {"host": host.name}) for one in there]
     from tlexport.api.bench import bench, target_here
 
-    if check:
-        target_here(what)
-    precisions = [precision] if precision else None
-    return [(one, {}) for settings in sweep for one in bench(what, settings, precisions=precisions, progress=reporter)]
+    if given.check:
+        target_here(given.what)
+    precisions = [given.precision] if given.precision else None
+    return [(one, {}) for settings in sweep for one in bench(given.what, settings, precisions=precisions, progress=reporter)]
 
 
-def _regressions(measured: list[tuple[Measurement, dict[str, Any]]], against: Path | None) -> list[Regression]:
-    """Each measurement, held against the earlier one; none where there is none to hold it against."""
+def _regressions(measured: Sequence[Measured], against: Path | None) -> list[Regression]:
+    """Each measurement compared with the earlier one; empty without --against."""
     if against is None:
         return []
     from tlexport.bench import against as earlier
@@ -188,44 +200,48 @@ def _regressions(measured: list[tuple[Measurement, dict[str, Any]]], against: Pa
     return earlier.against([measurement for measurement, _ in measured], against)
 
 
-def _tell(
-    title: str,
-    measured: list[tuple[Measurement, dict[str, Any]]],
-    regressions: Sequence[Regression],
-    max_regression: float | None,
-    checked: Path | None,
-    elsewhere: bool,
-    markdown: bool,
-    csv_file: Path | None,
-    as_json: bool,
-) -> None:
-    """Print what was measured, and only then fail for what is too slow or too large."""
-    from tlexport.api.bench import check_budget
+def _show(given: BenchOptions, measured: Sequence[Measured], regressions: Sequence[Regression]) -> None:
+    """Print the results; only then fail if a model is over budget or slower than allowed."""
     from tlexport.bench.against import expect_no_regression
-    from tlexport.bench.noise import noise
     from tlexport.cli import bench_table
 
     measurements = [measurement for measurement, _ in measured]
-    broken: OverBudget | None = None
-    if checked:
-        try:
-            check_budget(checked, measurements, elsewhere=elsewhere)
-        except OverBudget as error:
-            broken = error
-    if csv_file:
-        bench_table.write_csv(csv_file, measurements)
-    if as_json:
-        values = [also | one.to_json() | {"noise": noise(one)} for one, also in measured]
-        for value, regression in zip(values, regressions, strict=False):
-            value["against"] = regression.to_json()
+    over_budget = _over_budget(given, measurements)
+    if given.csv_file:
+        bench_table.write_csv(given.csv_file, measurements)
+    title = f"{given.what} on {given.host.name}" if given.host else str(given.what)
+    if given.as_json:
+        values = _values(measured, regressions)
         print_json(values[0] if len(values) == 1 else values)
-    elif markdown:
+    elif given.markdown:
         echo(bench_table.markdown(title, measurements, regressions), nl=False)
     else:
         bench_table.show(title, measurements)
         if regressions:
             bench_table.show_regressions(regressions)
-    if broken:
-        raise broken
-    if max_regression is not None:
-        expect_no_regression(regressions, max_regression)
+    if over_budget:
+        raise over_budget
+    if given.max_regression is not None:
+        expect_no_regression(regressions, given.max_regression)
+
+
+def _over_budget(given: BenchOptions, measurements: Sequence[Measurement]) -> OverBudget | None:
+    """The error for a chosen model that is over its profile's budget, if --check is given."""
+    from tlexport.api.bench import check_budget
+
+    if given.check:
+        try:
+            check_budget(given.what, measurements, elsewhere=given.host is not None)
+        except OverBudget as error:
+            return error
+    return None
+
+
+def _values(measured: Sequence[Measured], regressions: Sequence[Regression]) -> list[dict[str, Any]]:
+    """The measurements as JSON values."""
+    from tlexport.bench.noise import noise
+
+    values = [also | one.to_json() | {"noise": noise(one)} for one, also in measured]
+    for value, regression in zip(values, regressions, strict=False):
+        value["against"] = regression.to_json()
+    return values

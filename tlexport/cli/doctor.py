@@ -12,7 +12,7 @@ from tlexport.errors import MissingDependency
 @click.command(epilog=options.examples("tlx doctor", "tlx doctor --json"))
 @options.as_json
 def command(as_json: bool) -> None:
-    """Versions, devices and runtimes found; what is missing and how to get it."""
+    """Show versions, devices and runtimes, and how to install what is missing."""
     from tlexport.api.doctor import doctor
 
     findings = doctor()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,24 @@ if TYPE_CHECKING:
     from tlexport.ports import Progress
 
 
+@dataclass(frozen=True)
+class EstimateOptions:
+    """The options of ``tlx estimate``."""
+
+    what: Path
+    names: tuple[str, ...]
+    everything: bool
+    precision: Any
+    shapes: tuple[tuple[str, tuple[int, ...]], ...]
+    threads: int
+    max_latency: float | None
+    max_size: int | None
+    max_memory: int | None
+    as_json: bool
+    verbose: bool
+    quiet: bool
+
+
 @click.command(
     epilog=options.examples(
         "tlx estimate tlx-demo/bundle --target raspberry-pi-5 --target jetson-nano:5w",
@@ -26,67 +45,56 @@ if TYPE_CHECKING:
 )
 @click.argument("what", type=click.Path(path_type=Path))
 @click.option("-t", "--target", "names", multiple=True, metavar="PROFILE", help="A name from `tlx profiles`, NAME:MODE, or a .toml file.")
-@click.option("--all", "everything", is_flag=True, help="Every profile: first those that WHAT fits, the most modest one on top.")
+@click.option("--all", "everything", is_flag=True, help="Every profile: those whose budget is met first, the slowest board on top.")
 @options.precision
 @options.shapes
 @click.option("--threads", type=click.IntRange(1, 1024), default=1, show_default=True, help="CPU threads of the runtime on the board.")
-@click.option("--max-latency", type=options.duration, help="Latency to keep within, such as 10ms; default: the profile's budget.")
-@click.option("--max-size", type=options.size, help="Largest model file, such as 2MB (1 MB = 10^6 bytes); default: the profile's.")
-@click.option("--max-memory", type=options.size, help="Most memory, such as 100MB; default: the profile's.")
+@click.option("--max-latency", type=options.duration, help="Largest latency, such as 10ms. Default: the profile's budget.")
+@click.option("--max-size", type=options.size, help="Largest model file, such as 2MB (1 MB = 10^6 bytes). Default: the profile's budget.")
+@click.option("--max-memory", type=options.size, help="Largest memory, such as 100MB. Default: the profile's budget.")
 @options.as_json
 @options.verbosity
-def command(
-    what: Path,
-    names: tuple[str, ...],
-    everything: bool,
-    precision: Any,
-    shapes: tuple[tuple[str, tuple[int, ...]], ...],
-    threads: int,
-    max_latency: float | None,
-    max_size: int | None,
-    max_memory: int | None,
-    as_json: bool,
-    verbose: bool,
-    quiet: bool,
-) -> None:
-    """Estimate latency and memory of WHAT on devices that are not here.
+@options.collected(EstimateOptions)
+def command(given: EstimateOptions) -> None:
+    """Estimate latency and memory of WHAT on devices that are not connected.
 
-    WHAT is a checkpoint (taken as FP32), a bundle, or any .onnx file. The interval holds the median latency of 80 % of networks; the
-    basis says what the figures stand on, and where there is nothing to stand on, there is no figure. With --all, boards are ranked by
-    their peak FP32 rate (hardware.fp32_tflops), lowest first, since profiles have no prices.
+    WHAT is a checkpoint (as FP32), a bundle, or an .onnx file. The interval contains the median latency of 80 % of networks. The
+    basis states the data that an estimate uses; without data for a device, no estimate is printed. With --all, boards are sorted by
+    their peak FP32 rate (hardware.fp32_tflops), lowest first, because profiles contain no prices.
 
-    Where limits are given and no board keeps within them, the exit code is 6.
+    If limits are given and no board meets them, the exit code is 6.
     """
     from tlexport.api.estimate import estimate_boards, expect_any, expect_fit
     from tlexport.loading.estimable import find_graph
-    from tlexport.plan import Wishes
+    from tlexport.plan import Constraints
 
-    if bool(names) == everything:
+    if bool(given.names) == given.everything:
         raise click.UsageError("give --target PROFILE, once or several times, or --all")
-    reporter = progress(verbose, quiet)
-    targets = _targets(names, reporter)
-    model = find_graph(what, precision, dict(shapes))
+    reporter = progress(given.verbose, given.quiet)
+    targets = _targets(given.names, reporter)
+    model = find_graph(given.what, given.precision, dict(given.shapes))
     if model.note:
         reporter.note(model.note)
     if model.batch != 1:
-        reporter.note(f"the batch of {model.what} is fixed at {model.batch}: the latency is for {model.batch} images at once")
-    wishes = Wishes(max_size_bytes=max_size, max_latency_ms=max_latency, max_memory_bytes=max_memory, threads=threads)
-    answers = estimate_boards(model, targets, wishes, rank=everything, progress=reporter)
+        reporter.note(f"{model.what} has a fixed batch of {model.batch}; the estimated latency is that of {model.batch} images at once")
+    constraints = Constraints("auto", given.max_size, given.max_latency, threads=given.threads, max_memory_bytes=given.max_memory)
+    answers = estimate_boards(model, targets, constraints, rank=given.everything, progress=reporter)
     expect_any(answers)
     for answer in answers:
         if answer.estimate and answer.target.here and answer.target.profile.runtime == "onnxruntime":
             reporter.note(f"this machine is {answer.target.profile.target}: measure the real latency with tlx bench")
-    if as_json:
+    if given.as_json:
         values = [answer.to_json(model.what) for answer in answers]
-        print_json(values[0] if len(names) == 1 else values)
+        print_json(values[0] if len(given.names) == 1 else values)
     else:
-        _show(f"{model.what}, {model.precision}, {threads} CPU thread{'s' if threads > 1 else ''}: estimated, not measured", answers)
-    if (max_latency, max_size, max_memory) != (None, None, None):
+        threads = f"{given.threads} CPU thread{'s' if given.threads > 1 else ''}"
+        _show(f"{model.what}, {model.precision}, {threads}: estimated, not measured", answers)
+    if (given.max_size, given.max_latency, given.max_memory) != (None, None, None):
         expect_fit(answers)
 
 
 def _targets(names: tuple[str, ...], reporter: Progress) -> list[Target]:
-    """The boards that were named, or all."""
+    """The named targets, or all."""
     from tlexport.hardware.target import profile_names, resolve
 
     targets = [resolve(name) for name in names or profile_names()]
@@ -97,7 +105,7 @@ def _targets(names: tuple[str, ...], reporter: Progress) -> list[Target]:
 
 
 def _show(heading: str, answers: list[Answer]) -> None:
-    """The table, and under it what each board's figures stand on."""
+    """Print the table, then the basis of each estimate."""
     rows, lines = [], []
     for answer in answers:
         name, e = answer.target.profile.target, answer.estimate

@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 
 from tlexport.cli import options
-from tlexport.cli.output import echo, percent, print_json, print_table, progress
+from tlexport.cli.output import echo, print_json, print_table, progress
+from tlexport.units import format_percent
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """The options of ``tlx evaluate``."""
+
+    what: Path
+    data: str
+    part: Any
+    runtime: str
+    precision: Any
+    on_error: Any
+    device: str
+    threads: int | None
+    as_json: bool
+    verbose: bool
+    quiet: bool
 
 
 @click.command(
@@ -24,7 +43,7 @@ from tlexport.cli.output import echo, percent, print_json, print_table, progress
     type=click.Choice(["auto", "all", "train", "val", "test"]),
     default="auto",
     show_default=True,
-    help="Of data with its own split, or of the checkpoint's. auto: test, else val, else all.",
+    help="Part of the data's own split, or of the checkpoint's. auto: test, else val, else all.",
 )
 @options.runtime
 @options.precision
@@ -33,34 +52,26 @@ from tlexport.cli.output import echo, percent, print_json, print_table, progress
 @options.threads
 @options.as_json
 @options.verbosity
-def command(
-    what: Path,
-    data: str,
-    part: Any,
-    runtime: str,
-    precision: Any,
-    on_error: Any,
-    device: str,
-    threads: int | None,
-    as_json: bool,
-    verbose: bool,
-    quiet: bool,
-) -> None:
-    """Accuracy of WHAT (a checkpoint, a bundle, or a bundle's .onnx file) on DATA: top-1, per class, calibration error."""
+@options.collected(EvaluateOptions)
+def command(given: EvaluateOptions) -> None:
+    """Measure the accuracy of WHAT on DATA: top-1, recall and precision of each class, calibration error.
+
+    WHAT is a checkpoint, a bundle, or the .onnx file of a bundle.
+    """
     from tlexport.api.evaluate import evaluate
 
     result = evaluate(
-        what,
-        data,
-        runtime=runtime,
-        precision=precision,
-        device=device,
-        threads=threads,
-        part=part,
-        on_error=on_error,
-        progress=progress(verbose, quiet),
+        given.what,
+        given.data,
+        runtime=given.runtime,
+        precision=given.precision,
+        device=given.device,
+        threads=given.threads,
+        part=given.part,
+        on_error=given.on_error,
+        progress=progress(given.verbose, given.quiet),
     )
-    if as_json:
+    if given.as_json:
         print_json(result.to_json())
         return
     rows = []
@@ -68,8 +79,8 @@ def command(
         mistakes = result.scores.confusion[index].copy()
         mistakes[index] = 0
         most = f"{result.scores.classes[int(mistakes.argmax())]} ({int(mistakes.max())})" if mistakes.any() else "-"
-        rows.append((name, str(row["n"]), *("-" if row[k] is None else percent(row[k] or 0.0) for k in ("recall", "precision")), most))
-    print_table("", ("class", "images", "recall", "precision", "taken most for"), rows)
+        rows.append((name, str(row["n"]), *(format_percent(row[k]) for k in ("recall", "precision")), most))
+    print_table("", ("class", "images", "recall", "precision", "most confused with"), rows)
     scores = result.scores
-    echo(f"top-1 {percent(scores.top1)} of {scores.n} images ({result.part}), expected calibration error {scores.ece:.3f}")
+    echo(f"top-1 {format_percent(scores.top1)} of {scores.n} images ({result.part}), expected calibration error {scores.ece:.3f}")
     echo(f"{result.runtime}, {result.provider}")

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import functools
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from tlexport.cli import options
-from tlexport.cli.output import echo, echo_path, milliseconds, percent, print_json, print_table, progress
-from tlexport.units import format_bytes
+from tlexport.cli.output import echo, echo_path, print_json, print_table, progress
+from tlexport.units import format_bytes, format_ms, format_percent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,7 +21,41 @@ if TYPE_CHECKING:
     from tlexport.bundle.manifest import Model, Rejected
     from tlexport.hardware.target import Target
     from tlexport.optimize.job import Training
-    from tlexport.plan import Wishes
+    from tlexport.optimize.steps import Step
+    from tlexport.plan import Constraints
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """The options of ``tlx export``."""
+
+    checkpoint: Path | None
+    target: str
+    precision: Any
+    max_size: int | None
+    max_latency: float | None
+    max_memory: int | None
+    max_drop: float | None
+    shrink: bool
+    no_train: bool
+    yes: bool
+    data: Path | None
+    sign: Path | None
+    engine: bool
+    with_c: bool
+    dry_run: bool
+    threads: int | None
+    out: Path | None
+    as_json: bool
+    verbose: bool
+    quiet: bool
+
+    def constraints(self) -> Constraints:
+        """The precision and the limits that the user asked for."""
+        from tlexport.plan import Constraints
+
+        limits = self.max_size, self.max_latency, self.max_drop
+        return Constraints(self.precision, *limits, self.threads or 1, self.max_memory, self.shrink)
 
 
 @click.command(
@@ -38,140 +73,133 @@ if TYPE_CHECKING:
     help="A name from `tlx profiles`, NAME:MODE for a power mode, a .toml file, or jetson.",
 )
 @click.option(
-    "--precision", type=click.Choice(["auto", "fp32", "fp16", "int8"]), default="auto", show_default=True, help="auto: try all, choose one."
+    "--precision",
+    type=click.Choice(["auto", "fp32", "fp16", "int8"]),
+    default="auto",
+    show_default=True,
+    help="auto: export all precisions of the profile and choose one.",
 )
-@click.option("--max-size", type=options.size, help="Largest model file, such as 2MB (1 MB = 10^6 bytes); a limit given here binds.")
-@click.option(
-    "--max-latency",
-    type=options.duration,
-    help="Largest latency, such as 10ms: p95 if measured, else the estimate; binds.",
-)
-@click.option("--max-memory", type=options.size, help="Most memory, such as 100MB: measured, else estimated; binds.")
+@click.option("--max-size", type=options.size, help="Largest model file, such as 2MB (1 MB = 10^6 bytes). Binding.")
+@click.option("--max-latency", type=options.duration, help="Largest latency, such as 10ms: p95 if measured, else the estimate. Binding.")
+@click.option("--max-memory", type=options.size, help="Largest memory, such as 100MB: measured, else estimated. Binding.")
 @click.option(
     "--max-drop",
     type=options.Number(0, 100),
-    help="Points of top-1 that the chosen model may lose; binds, and allows training for INT8. A yardstick of 1.0 if left out.",
+    help="Largest loss of top-1 accuracy, percentage points. Binding, and allows training for INT8. Default: 1.0, advisory.",
 )
-@click.option("--shrink", is_flag=True, help="Change the network for the profile's own budget too: prune, train, smaller images.")
-@click.option("--no-train", is_flag=True, help="Decline whatever would be trained.")
-@click.option("-y", "--yes", is_flag=True, help="Begin a training without asking; without a terminal nothing is asked.")
-@click.option("--data", type=click.Path(path_type=Path), help="Where the checkpoint's images lie now, if they were moved.")
-@click.option("--sign", type=click.Path(path_type=Path), metavar="KEY", help="Private key (PEM, Ed25519) to sign the bundle with.")
-@click.option("--build-engine", "engine", is_flag=True, help="Build the TensorRT engine too, where this machine is the target.")
-@click.option("--with-c", is_flag=True, help="Add an example in C++17: the image contract, ONNX Runtime, TensorRT; see cpp/ in the bundle.")
-@click.option("--dry-run", is_flag=True, help="Print the plan with its reasons; do nothing.")
+@click.option("--shrink", is_flag=True, help="Also prune, train or reduce the image size to meet the profile's own budget.")
+@click.option("--no-train", is_flag=True, help="Decline any training.")
+@click.option("-y", "--yes", is_flag=True, help="Start training without a prompt. There is no prompt without a terminal.")
+@click.option("--data", type=click.Path(path_type=Path), help="Folder of the checkpoint's images, if they were moved.")
+@click.option("--sign", type=click.Path(path_type=Path), metavar="KEY", help="Sign the bundle with this private key (PEM, Ed25519).")
+@click.option("--build-engine", "engine", is_flag=True, help="Also build the TensorRT engine, if this machine is the target.")
+@click.option("--with-c", is_flag=True, help="Add a C++17 example (image contract, ONNX Runtime, TensorRT) to the bundle as cpp/.")
+@click.option("--dry-run", is_flag=True, help="Print the planned steps with their reasons, and stop.")
 @options.threads
 @options.out
 @options.as_json
 @options.verbosity
-def command(
-    checkpoint: Path | None,
-    target: str,
-    precision: Any,
-    max_size: int | None,
-    max_latency: float | None,
-    max_memory: int | None,
-    max_drop: float | None,
-    shrink: bool,
-    no_train: bool,
-    yes: bool,
-    data: Path | None,
-    sign: Path | None,
-    engine: bool,
-    with_c: bool,
-    dry_run: bool,
-    threads: int | None,
-    out: Path | None,
-    as_json: bool,
-    verbose: bool,
-    quiet: bool,
-) -> None:
-    """Convert CHECKPOINT (default: runs/latest) for a target, quantize, check, and write a bundle.
+@options.collected(ExportOptions)
+def command(given: ExportOptions) -> None:
+    """Convert CHECKPOINT (default: runs/latest) for a target: quantize and check it, and write a bundle.
 
-    Latency and memory are measured, with one thread unless --threads says otherwise, where the target is this machine; elsewhere they
-    are estimated, if there is something to estimate by. The output states which.
+    If this machine is the target, latency and memory are measured, with one thread unless --threads is given. Otherwise they are
+    estimated where data for the target exists. The output states which.
 
-    A limit that is given here binds: the network may be pruned, trained or given smaller images for it, and the exit code is 6 if no
-    model keeps it. The profile's own budget is a yardstick: the bundle is written, with a verdict. A training is announced with its
-    expected time, and confirmed on a terminal.
+    Limits given as options are binding: the network may be pruned, trained or given smaller images to meet them, and the exit code is 6
+    if no model does. The profile's own budget is advisory: the bundle is written with a verdict. Before a training starts, its expected
+    time is printed, and on a terminal it must be confirmed.
 
-    For a Jetson the bundle holds ONNX files, and the engine is built there, from the bundle or with --build-engine. If --out ends in .zip
-    or .tar.gz the bundle is that one file, which every command takes as it is.
+    For a Jetson, the bundle holds ONNX files; the engine is built on the device, from the bundle or with --build-engine. If --out ends
+    in .zip or .tar.gz, the bundle is that one file. All commands accept it.
     """
     from tlexport.bundle.signature import read_private_key
     from tlexport.checkpoint import expect_checkpoint
     from tlexport.hardware.target import resolve
     from tlexport.loading.model import latest_checkpoint
-    from tlexport.plan import Wishes
 
-    if yes and no_train:
+    if given.yes and given.no_train:
         raise click.UsageError("--yes and --no-train exclude each other")
-    reporter = progress(verbose, quiet)
-    found = resolve(target)
-    if found.note:
-        reporter.note(found.note)
-    wishes = Wishes(precision, max_size, max_latency, max_drop, threads or 1, max_memory, shrink)
-    if dry_run:
-        return _show_plan(found, wishes, as_json)
+    reporter = progress(given.verbose, given.quiet)
+    target = resolve(given.target)
+    if target.note:
+        reporter.note(target.note)
+    if given.dry_run:
+        return _show_plan(given, target)
     from tlexport.api.build_engine import build_engine, expect_buildable
 
-    if engine:
-        expect_buildable(found, out)
-    source = checkpoint or latest_checkpoint()
+    if given.engine:
+        expect_buildable(target, given.out)
+    source = given.checkpoint or latest_checkpoint()
     expect_checkpoint(source)
-    if sign is not None:
-        read_private_key(sign)
-    from tlexport.api.export import export  # imports torch, which takes seconds, so that it comes after the checks that need none
+    if given.sign is not None:
+        read_private_key(given.sign)
+    from tlexport.api.export import export  # after all checks that need no torch, which takes seconds to import
 
-    path = out or Path("build") / f"{source.resolve().name}-{found.profile.target.replace(':', '-')}"
-    ask = functools.partial(_consent, declined=no_train, given=yes)
-    exported = export(source, found, wishes, path, data_root=data, sign=sign, with_c=with_c, progress=reporter, consent=ask)
-    built = build_engine(path, reporter) if engine else None
-    if not quiet:
+    path = given.out or Path("build") / f"{source.resolve().name}-{target.profile.target.replace(':', '-')}"
+    exported = export(
+        source,
+        target,
+        given.constraints(),
+        path,
+        data_root=given.data,
+        sign=given.sign,
+        with_c=given.with_c,
+        progress=reporter,
+        consent=functools.partial(_consent, declined=given.no_train, given=given.yes),
+    )
+    built = build_engine(path, reporter) if given.engine else None
+    if not given.quiet:
         _hint(exported)
-    if as_json:
+    if given.as_json:
         print_json(exported.to_json() | ({"engine": str(built)} if built else {}))
     else:
-        _show_models(exported)
-        if built:
-            echo(f"engine: {built}")
-        elif exported.manifest.model().engine:
-            echo(f"no engine was built: copy the bundle to the {found.profile.title} and run there: python3 run.py setup", err=True)
-        echo_path(path)
+        _show(exported, target, path, built)
 
 
 def _consent(training: Training, *, declined: bool, given: bool) -> bool:
-    """Whether an announced training is begun: asked where somebody can answer."""
+    """Whether to start an announced training. Prompts only if stdin and stderr are terminals."""
     if declined or given or not (sys.stdin.isatty() and sys.stderr.isatty()):
         return not declined
     return click.confirm(f"{training.in_words()}. Begin?", default=True, err=True)
 
 
 def _hint(exported: Exported) -> None:
-    """What to type where the chosen model does not keep the profile's budget for certain."""
+    """Print what to type if the chosen model is, or may be, over the profile's budget."""
     chosen, target = exported.manifest.model(), exported.manifest.target
     if chosen.over:
-        echo(f"hint: over the budget of {target}, which is a yardstick: {'; '.join(chosen.over)}", err=True)
+        echo(f"hint: over the budget of {target}, which is advisory: {'; '.join(chosen.over)}", err=True)
         echo(
-            "  to change the network for it: --shrink; to have a limit bind: --max-size, --max-latency, --max-memory, --max-drop", err=True
+            "  to change the network for it: --shrink; for binding limits: --max-size, --max-latency, --max-memory, --max-drop",
+            err=True,
         )
     for doubt in chosen.doubts:
         echo(f"hint: {doubt}; measure again on a quiet machine: tlx bench {exported.path} --check", err=True)
 
 
+def _show(exported: Exported, target: Target, path: Path, engine: Path | None) -> None:
+    """Print the models, how to get the engine if one is needed, and the path of the bundle."""
+    _show_models(exported)
+    if engine:
+        echo(f"engine: {engine}")
+    elif exported.manifest.model().engine:
+        echo(f"no engine was built: copy the bundle to the {target.profile.title} and run there: python3 run.py setup", err=True)
+    echo_path(path)
+
+
 def _show_models(exported: Exported) -> None:
-    """The table of candidates: size, accuracy, drop, latency and where it comes from; and each verdict."""
+    """Print the table of models (size, accuracy, drop, latency), the reason for each choice, and the source of each latency."""
     models, rejected = exported.manifest.models, exported.manifest.rejected
     rows = []
     shown: tuple[Model | Rejected, ...] = (*models, *rejected)
     for m in shown:
         latency = "-"
         if m.latency:
-            latency = f"p50 {milliseconds(m.latency.p50)}, p95 {milliseconds(m.latency.p95)}"
+            latency = f"p50 {format_ms(m.latency.p50)}, p95 {format_ms(m.latency.p95)}"
         elif m.estimate:
             latency = f"about {m.estimate.latency.replace(' ms', '')}"
         size = "-" if m.size_bytes is None else format_bytes(m.size_bytes)
-        accuracy = ("-", "-") if m.top1 is None or m.drop_points is None else (percent(m.top1), f"{m.drop_points:.2f}")
+        accuracy = ("-", "-") if m.top1 is None or m.drop_points is None else (format_percent(m.top1), f"{m.drop_points:.2f}")
         rows.append((_name(m), size, *accuracy, latency))
     print_table("", ("model", "size", "top-1", "drop, points", "latency, ms"), rows)
     for model in models:
@@ -180,14 +208,14 @@ def _show_models(exported: Exported) -> None:
             echo(f"{model.artifact.precision}: {text}")
     for r in rejected:
         echo(f"{r.precision} {r.what}: rejected, {r.reason}")
-    origins = [_origin(m) for m in models]
-    for origin in dict.fromkeys(origins):
-        of = ", ".join(m.artifact.precision for m, its in zip(models, origins, strict=True) if its == origin)
-        echo(f"latency of {of}: {origin}")
+    sources = [_latency_source(m) for m in models]
+    for source in dict.fromkeys(sources):
+        of = ", ".join(m.artifact.precision for m, its in zip(models, sources, strict=True) if its == source)
+        echo(f"latency of {of}: {source}")
 
 
 def _name(model: Model | Rejected) -> str:
-    """Of a row of the table: chosen ones have a star, those that are not in the bundle a minus."""
+    """First cell of a row: a star marks the chosen model, a minus one that is not in the bundle."""
     from tlexport.bundle.manifest import Rejected
 
     if isinstance(model, Rejected):
@@ -196,44 +224,45 @@ def _name(model: Model | Rejected) -> str:
 
 
 def _quantization(model: Model) -> Iterator[str]:
-    """How a model became smaller, and what each rung of the ladder for its accuracy did."""
+    """How a model was made smaller, and what each step of the accuracy recovery achieved."""
     artifact = model.artifact
     if shrunk := artifact.shrunk:
-        yield f"{shrunk.parameters:,} of {shrunk.parameters_before:,} parameters, {shrunk.epochs} epochs on {shrunk.images} images after it"
+        yield f"{shrunk.parameters:,} of {shrunk.parameters_before:,} parameters, trained {shrunk.epochs} epochs on {shrunk.images} images"
     if artifact.calibration and artifact.calibration.tried:
-        others = ", ".join(f"{tried.method} {percent(tried.top1)}" for tried in artifact.calibration.tried)
-        yield f"ranges by {artifact.calibration.method} on {artifact.calibration.images} training images, chosen by others: {others}"
-    if len(artifact.ladder) > 1:  # calibration alone is told above
-        for rung in artifact.ladder:
-            latency = "" if rung.latency_ms is None else f", {milliseconds(rung.latency_ms)} ms"
-            kept = " (kept)" if rung.kept else ""
-            yield f"{rung.rung}: {percent(rung.top1)} there, {format_bytes(rung.size_bytes)}{latency}{kept}"
+        others = ", ".join(f"{tried.method} {format_percent(tried.top1)}" for tried in artifact.calibration.tried)
+        yield f"ranges by {artifact.calibration.method} on {artifact.calibration.images} training images, by top-1 on others: {others}"
+    if len(artifact.ladder) > 1:  # calibration alone is printed above
+        for step in artifact.ladder:
+            latency = "" if step.latency_ms is None else f", {format_ms(step.latency_ms)} ms"
+            used = " (used)" if step.kept else ""
+            yield f"{step.rung}: top-1 {format_percent(step.top1)} on those images, {format_bytes(step.size_bytes)}{latency}{used}"
     if mixed := artifact.mixed:
-        yield f"{len(mixed.kept)} of {len(mixed.ranking)} blocks back in float; see sensitivity.md in the bundle"
+        yield f"{len(mixed.kept)} of {len(mixed.ranking)} blocks in float; see sensitivity.md in the bundle"
 
 
 def _noise(model: Model) -> Iterator[str]:
-    """That the machine was not quiet while a model was measured."""
+    """A warning if the measurement of a model was noisy."""
     noise = model.latency.noise if model.latency else None
     if noise and noise.verdict == "noisy":
         times = f"{noise.repeats} times" if noise.repeats > 1 else "once"
-        yield f"noisy measurement ({times}): {noise.cause}; the shortest run took {milliseconds(noise.shortest_ms)} ms"
+        yield f"noisy measurement ({times}): {noise.cause}; the shortest run took {format_ms(noise.shortest_ms)} ms"
 
 
-def _origin(model: Model) -> str:
-    """Where a model's latency comes from."""
+def _latency_source(model: Model) -> str:
+    """Whether a model's latency was measured, and where, or estimated, and from what."""
     if model.latency:
         return f"measured on this machine, {model.latency.provider}, {model.latency.threads} CPU thread(s)"
     if model.estimate:
         return f"estimated for {model.estimate.target}, not measured: {model.estimate.basis}"
-    return "not known; this machine is not the target, and there is nothing to estimate by"
+    return "unknown; this machine is not the target, and there is no data to estimate from"
 
 
-def _show_plan(target: Target, wishes: Wishes, as_json: bool) -> None:
+def _show_plan(given: ExportOptions, target: Target) -> None:
+    """Print the steps that an export would take."""
     from tlexport.optimize.cost_on_target import plan
 
-    steps = plan(target, wishes)
-    if as_json:
+    steps: tuple[Step, ...] = plan(target, given.constraints())
+    if given.as_json:
         print_json([{"action": step.action, "precision": step.precision, "reason": step.reason} for step in steps])
         return
     for number, step in enumerate(steps, 1):

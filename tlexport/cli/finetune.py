@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,11 +11,39 @@ import click
 
 from tlexport import arguments
 from tlexport.cli import options
-from tlexport.cli.output import echo, echo_path, percent, print_json, print_table, progress
+from tlexport.cli.output import echo, echo_path, print_json, print_table, progress
+from tlexport.units import format_percent
 
 if TYPE_CHECKING:
     from tlexport.api.finetune import Trained
     from tlexport.recipe import Recipe
+
+MOST_ROWS = 20  # classes that the table shows
+
+
+@dataclass(frozen=True)
+class FinetuneOptions:
+    """The options of ``tlx finetune``."""
+
+    data: str
+    recipe: Path | None
+    changes: Mapping[str, Any]  # the options that replace a key of the recipe; None: not given
+    resume: bool
+    restart: bool
+    cache: str
+    tracker: Any
+    target: str | None
+    on_error: Any
+    device: str
+    threads: int | None
+    out: Path | None
+    as_json: bool
+    verbose: bool
+    quiet: bool
+
+    def replaced(self) -> dict[str, Any]:
+        """The keys of the recipe that options replace, with their values."""
+        return {key: value for key, value in self.changes.items() if value is not None}
 
 
 @click.command(
@@ -23,144 +53,165 @@ if TYPE_CHECKING:
     )
 )
 @click.argument("data")
-@click.option("--recipe", type=click.Path(path_type=Path), help="A recipe.toml to start from; the other options go over it.")
-@click.option("--backbone", help="A name from `tlx backbones`; default mobilenet_v3_small.")
-@click.option("--weights", help="imagenet (default), embedded, none, or a .safetensors or .pth file.")
+@click.option("--recipe", type=click.Path(path_type=Path), help="Start from this recipe.toml. Other options override its keys.")
+@click.option("--backbone", help="A name from `tlx backbones`. Default: mobilenet_v3_small.")
+@click.option("--weights", help="Initial weights: imagenet (default), embedded, none, or a .safetensors or .pth file.")
 @click.option(
     "--strategy",
     type=click.Choice(["head", "partial", "gradual", "full"]),
-    help="What is trained: the head (default); then the top stages; then stage by stage while it helps; all at once.",
+    help="Stages to train. head (default): the classifier. partial: the head, then the top stages. "
+    "gradual: stage by stage from the top while accuracy improves. full: all at once.",
 )
-@click.option("--freeze", metavar="STAGE", help="This stage and all below stay frozen; a name or number from `tlx backbones NAME`.")
-@click.option("--image-size", type=click.IntRange(32, 1024), help="Pixels; default: what the weights were trained at.")
-@click.option("--epochs", type=click.IntRange(1, 10_000), help="All phases together; default 20.")
-@click.option("--head-epochs", type=click.IntRange(1), help="With partial, gradual: epochs of the first phase; default a third.")
-@click.option("--batch-size", type=click.IntRange(2, 65_536), help="Default 32.")
-@click.option("--lr", type=options.rate, help="Peak learning rate, or auto: found by a range test; default 0.005, for strategy full 0.001.")
+@click.option("--freeze", metavar="STAGE", help="Freeze this stage and all below it: a name or number from `tlx backbones NAME`.")
+@click.option("--image-size", type=click.IntRange(32, 1024), help="Side of the input, pixels. Default: that of the weights.")
+@click.option("--epochs", type=click.IntRange(1, 10_000), help="Epochs of all phases together. Default: 20.")
+@click.option("--head-epochs", type=click.IntRange(1), help="Epochs of the first phase (partial, gradual). Default: a third.")
+@click.option("--batch-size", type=click.IntRange(2, 65_536), help="Images per optimizer step. Default: 32.")
+@click.option(
+    "--lr",
+    type=options.rate,
+    help="Peak learning rate, or auto (learning rate range test). Default: 0.005; for --strategy full 0.001.",
+)
 @click.option(
     "--fine-lr",
     type=options.Number(0, 10, min_open=True, max_open=True),
-    help="With partial, gradual: peak rate of the second phase; default lr / 3.",
+    help="Peak learning rate of the second phase (partial, gradual). Default: a third of --lr.",
 )
-@click.option("--stage-decay", type=options.Number(0, 1, min_open=True), help="A stage's rate over that of the stage above; default 1.")
-@click.option("--schedule", type=click.Choice(["cosine", "one-cycle", "constant"]), help="Of the rate, after its warm-up; default cosine.")
-@click.option("--clip", type=options.Number(0, 1e6), help="Largest norm of the gradient; default 0: not clipped.")
-@click.option("--ema", type=options.Number(0, 1, max_open=True), help="Decay of a moving average of the weights; default 0: none.")
-@click.option("--optimizer", type=click.Choice(["adamw", "sgd"]), help="Default adamw.")
-@click.option("--weight-decay", type=options.Number(0, 1, max_open=True), help="Default 0.01.")
-@click.option("--label-smoothing", type=options.Number(0, 1, max_open=True), help="Default 0.05.")
-@click.option("--patience", type=click.IntRange(1), help="Epochs without a better validation loss before a phase stops; default 8.")
 @click.option(
-    "--balance", type=click.Choice(["none", "weights", "sampler"]), help="For imbalanced classes: weigh the loss, or draw evenly."
+    "--stage-decay",
+    type=options.Number(0, 1, min_open=True),
+    help="Layer-wise learning rate decay: factor from each stage to the one below. Default: 1.",
+)
+@click.option(
+    "--schedule", type=click.Choice(["cosine", "one-cycle", "constant"]), help="Learning rate schedule after the warm-up. Default: cosine."
+)
+@click.option("--clip", type=options.Number(0, 1e6), help="Largest norm of the gradient. Default: 0, no clipping.")
+@click.option("--ema", type=options.Number(0, 1, max_open=True), help="Decay of a moving average of the weights. Default: 0, none.")
+@click.option("--optimizer", type=click.Choice(["adamw", "sgd"]), help="Default: adamw.")
+@click.option("--weight-decay", type=options.Number(0, 1, max_open=True), help="Default: 0.01.")
+@click.option("--label-smoothing", type=options.Number(0, 1, max_open=True), help="Default: 0.05.")
+@click.option("--patience", type=click.IntRange(1), help="Stop a phase after this many epochs without a lower validation loss. Default: 8.")
+@click.option(
+    "--balance",
+    type=click.Choice(["none", "weights", "sampler"]),
+    help="For imbalanced classes: weight the loss, or sample all classes equally often. Default: none.",
 )
 @click.option(
     "--augment",
     type=click.Choice(["none", "light", "medium", "strong"]),
-    help="Crop and flip; also TrivialAugment; RandAugment, erasing and mixup. Default none.",
+    help="light: crop and flip. medium: also TrivialAugment. strong: also RandAugment, erasing and mixup. Default: none.",
 )
-@click.option("--views", type=click.IntRange(1, 1000), help="Augmented views of each image that frozen stages compute; default 4.")
-@click.option("--flip/--no-flip", default=None, help="Whether augmentation may mirror images; not for text or digits.")
-@click.option("--val-fraction", type=options.Number(0, 1, min_open=True, max_open=True), help="Share kept for validation; default 0.2.")
+@click.option("--views", type=click.IntRange(1, 1000), help="Augmented views of each image that pass the frozen stages. Default: 4.")
+@click.option("--flip/--no-flip", default=None, help="Allow augmentation to mirror images. Use --no-flip for text and digits.")
+@click.option(
+    "--val-fraction",
+    type=options.Number(0, 1, min_open=True, max_open=True),
+    help="Fraction of the images to hold out for validation. Default: 0.2.",
+)
 @click.option(
     "--background",
     callback=options.checked(arguments.colour),
     metavar="R,G,B",
-    help="Colour behind transparent pixels; default 255,255,255.",
+    help="Colour behind transparent pixels. Default: 255,255,255.",
 )
-@click.option("--teacher", metavar="CHECKPOINT", help="Distil from this checkpoint, trained on the same classes.")
-@click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Default 0.")
-@click.option("--resume", is_flag=True, help="Continue a run that was killed: the one of --out, else the latest under runs/.")
-@click.option("--restart", is_flag=True, help="Discard the state of an interrupted run of --out, and begin anew.")
+@click.option("--teacher", metavar="CHECKPOINT", help="Distil from this checkpoint. It must have the same classes.")
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Default: 0.")
+@click.option("--resume", is_flag=True, help="Continue an interrupted run: the one at --out, else the latest under runs/.")
+@click.option("--restart", is_flag=True, help="Discard the state of the interrupted run at --out and start again.")
 @click.option(
-    "--cache", type=click.Choice(["on", "off"]), default="on", show_default=True, help="Keep decoded images and features for the next run."
+    "--cache",
+    type=click.Choice(["on", "off"]),
+    default="on",
+    show_default=True,
+    help="Store decoded images and features for the next run.",
 )
 @click.option(
     "--tracker",
     type=click.Choice(["auto", "none", "tensorboard", "mlflow", "wandb"]),
     default="auto",
     show_default=True,
-    help="Where epochs are reported; auto: TensorBoard where it is installed.",
+    help="Where to log epochs. auto: TensorBoard if it is installed.",
 )
-@click.option("-t", "--target", metavar="PROFILE", help="Say beforehand if the backbone cannot fit this device's budget.")
+@click.option("-t", "--target", metavar="PROFILE", help="Warn before training if the backbone cannot meet this profile's size budget.")
 @options.on_error
 @options.device
 @options.threads
 @options.out
 @options.as_json
 @options.verbosity
-def command(
-    data: str,
-    recipe: Path | None,
-    resume: bool,
-    restart: bool,
-    cache: str,
-    tracker: Any,
-    target: str | None,
-    on_error: Any,
-    device: str,
-    threads: int | None,
-    out: Path | None,
-    as_json: bool,
-    verbose: bool,
-    quiet: bool,
-    **asked: Any,
-) -> int:
-    """Adapt a pretrained network to the images of DATA; writes a checkpoint directory, whose path is the last line.
+@options.collected(FinetuneOptions, rest="changes")
+def command(given: FinetuneOptions) -> int:
+    """Fine-tune a pretrained network on the images of DATA and write a checkpoint directory.
 
-    DATA is a folder of class folders, a folder with train/ val/ test/ of that shape, a .csv or .jsonl table with
-    path,label[,split], or demo:digits.
+    DATA is a folder with one folder per class, a folder with train/, val/ and test/ of that form, a .csv or .jsonl table
+    with the columns path,label[,split], or demo:digits. The last line of the output is the path of the checkpoint.
     """
     from tlexport.errors import INTERRUPTED
-    from tlexport.loading.model import LATEST
-    from tlexport.recipe import Recipe
 
-    if resume and restart:
-        raise click.UsageError("--resume and --restart exclude each other")
-    if out == LATEST:
-        raise click.BadParameter(f"{out} is the link to the newest run; give the run a name of its own", param_hint="--out")
-    base = Recipe.read_toml(recipe) if recipe else None
-    given = {key: value for key, value in asked.items() if value is not None}
-    request = Recipe.parse((base.model_dump() if base else {}) | given, "the recipe asked for")
-    budget = _budget(target)
-    if not resume:  # a resumed run has a recipe that was checked
-        _expect_feasible(request)
-    # what imports torch, which takes seconds, comes after the checks that need none
+    request, out, budget = _request(given), given.out, _budget(given.target)
+    # modules that import torch, which takes seconds, come after the checks that need none
     from tlexport.api.finetune import finetune
     from tlexport.loading.runs import interrupted_run
     from tlexport.train.distributed import place_among_workers
     from tlexport.train.memory import keep_freed_memory
 
     keep_freed_memory()
-    reporter = progress(verbose, quiet)
+    reporter = progress(given.verbose, given.quiet)
     place = place_among_workers()
     if place.count > 1 and out is None:
         raise click.UsageError("under torchrun all processes need the same --out")
-    if resume:
-        out, request = interrupted_run(data, out, base, given)
+    if given.resume:
+        out, request = interrupted_run(given.data, out, _base(given), given.replaced())
     trained = finetune(
-        data,
+        given.data,
         request,
         out,
-        device=device,
-        threads=threads,
-        on_error=on_error,
-        cache=cache == "on",
-        tracker=tracker,
+        device=given.device,
+        threads=given.threads,
+        on_error=given.on_error,
+        cache=given.cache == "on",
+        tracker=given.tracker,
         budget_bytes=budget,
-        resume=resume,
-        restart=restart,
+        resume=given.resume,
+        restart=given.restart,
         progress=reporter,
     )
     if place.rank > 0:
-        return 0  # the first process has written, and speaks for all
+        return 0  # only the first process prints results
     if trained.checkpoint.interrupted:
         reporter.note(f"interrupted: the best of {trained.checkpoint.metrics['epochs']:.0f} epochs was kept")
-    _show(trained, as_json)
+    if given.as_json:
+        print_json(trained.to_json())
+    else:
+        _show(trained)
     return INTERRUPTED if trained.checkpoint.interrupted else 0
 
 
+def _request(given: FinetuneOptions) -> Recipe:
+    """The recipe from its file and from the options that replace its keys. Refuses options that contradict each other."""
+    from tlexport.loading.model import LATEST
+    from tlexport.recipe import Recipe
+
+    if given.resume and given.restart:
+        raise click.UsageError("--resume and --restart exclude each other")
+    if given.out == LATEST:
+        raise click.BadParameter(f"{given.out} is the link to the newest run; choose another name for this run", param_hint="--out")
+    base = _base(given)
+    request = Recipe.parse((base.model_dump() if base else {}) | given.replaced(), "the requested recipe")
+    if not given.resume:  # the recipe of a resumed run was checked when it started
+        _expect_feasible(request)
+    return request
+
+
+def _base(given: FinetuneOptions) -> Recipe | None:
+    """The recipe of --recipe."""
+    from tlexport.recipe import Recipe
+
+    return Recipe.read_toml(given.recipe) if given.recipe else None
+
+
 def _expect_feasible(request: Recipe) -> None:
-    """Refuse a recipe with an unknown name in it, or that contradicts itself."""
+    """Refuse a recipe with an unknown name, or with settings that contradict each other."""
     from tlexport.loading.model import load
     from tlexport.train.request import expect_feasible
 
@@ -169,23 +220,18 @@ def _expect_feasible(request: Recipe) -> None:
         load(Path(request.teacher))
 
 
-def _show(trained: Trained, as_json: bool) -> None:
-    """Print the result; the checkpoint's path is the last line."""
-    if as_json:
-        print_json(trained.to_json())
-    else:
-        scores = trained.scores
-        table = [(name, str(row["n"]), _share(row["recall"]), _share(row["precision"])) for name, row in scores.per_class().items()]
-        print_table("", ("class", "images", "recall", "precision"), table[:20])
-        if len(table) > 20:
-            echo(f"... and {len(table) - 20} more classes: tlx evaluate {trained.path} DATA --json")
-        sessions = f" in {trained.sessions} sessions" if trained.sessions > 1 else ""
-        echo(f"validation top-1 {percent(scores.top1)} of {scores.n} images, {trained.seconds:.1f} s{sessions}")
-        echo_path(trained.path)
-
-
-def _share(value: float | int | None) -> str:
-    return "-" if value is None else percent(value)
+def _show(trained: Trained) -> None:
+    """Print recall and precision of each class, the accuracy, and the path of the checkpoint."""
+    scores = trained.scores
+    table = [
+        (name, str(row["n"]), format_percent(row["recall"]), format_percent(row["precision"])) for name, row in scores.per_class().items()
+    ]
+    print_table("", ("class", "images", "recall", "precision"), table[:MOST_ROWS])
+    if len(table) > MOST_ROWS:
+        echo(f"... and {len(table) - MOST_ROWS} more classes: tlx evaluate {trained.path} DATA --json")
+    sessions = f" in {trained.sessions} sessions" if trained.sessions > 1 else ""
+    echo(f"validation top-1 {format_percent(scores.top1)} of {scores.n} images, {trained.seconds:.1f} s{sessions}")
+    echo_path(trained.path)
 
 
 def _budget(target: str | None) -> int | None:

@@ -1,4 +1,4 @@
-"""The ``tlx`` command: finds its commands in this folder, and turns errors into messages and exit codes."""
+"""The ``tlx`` command: finds its commands in this folder, and converts errors to messages and exit codes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SHARED = ("__init__", "main", "options", "output", "streams", "bench_table")
 
 
 def command_names() -> tuple[str, ...]:
-    """A command is a file here that holds ``command``."""
+    """Names of the commands: the files of this folder that define ``command``."""
     return tuple(sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in SHARED))
 
 
@@ -27,11 +27,11 @@ class Commands(options.Group):
     """A group whose commands are the files of this folder."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Names, sorted."""
+        """Names of the commands, sorted."""
         return list(command_names())
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        """Import one command's file."""
+        """Import the file of one command."""
         if name not in command_names():
             return None
         command: click.Command = importlib.import_module(f"tlexport.cli.{name}").command
@@ -41,9 +41,9 @@ class Commands(options.Group):
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="tlx")
 def tlx() -> None:
-    """Fine-tune a pretrained image classifier on a small image set, and export it, quantized and proven, to an edge device.
+    """Fine-tune a pretrained image classifier on a small image set, then quantize, verify and export it for an edge device.
 
-    Exit codes: 0 done, 1 failed step, 2 wrong usage or invalid file, 3 missing dependency, 4 not supported on this
+    Exit codes: 0 success, 1 failed step, 2 wrong usage or invalid file, 3 missing dependency, 4 not supported on this
     target, 5 verification failed, 6 over budget, 130 interrupted.
     """
 
@@ -63,7 +63,7 @@ def main() -> None:
 def run(arguments: list[str]) -> int:
     """Run one command line; returns the exit code.
 
-    Errors of ours, of usage, and what is the machine's fault are printed; bugs keep their traceback.
+    Errors of this package, of usage and of the machine are printed as messages. Bugs keep their traceback.
     """
     try:
         return _run(arguments)
@@ -93,7 +93,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    """As click's own main, which would take EOFError for Ctrl-C, and every broken pipe for that of standard output."""
+    """Replace click's own main, which treats EOFError as Ctrl-C and any broken pipe as one of standard output."""
     if asked := os.environ.get("_TLX_COMPLETE"):
         from click.shell_completion import shell_complete
 
@@ -108,7 +108,7 @@ def _run(arguments: list[str]) -> int:
 
 
 def _unwritten(error: OSError) -> int:
-    """Standard output did not take everything. Quiet when its reader has ended, as in ``tlx ... | head -1``."""
+    """Report that standard output could not be written. No message if its reader has ended, as in ``tlx ... | head -1``."""
     if isinstance(error, BrokenPipeError):
         streams.flush_stdout()
         return 1

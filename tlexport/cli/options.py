@@ -1,7 +1,8 @@
-"""Options that mean the same everywhere, parameter types with errors that help, and groups that know the nearest command."""
+"""Options that several commands share, parameter types, and the collection of a command's options in one record."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -16,14 +17,16 @@ if TYPE_CHECKING:
     from tlexport.remote.ssh import Host
 
 F = TypeVar("F", bound=Callable[..., Any])
+O = TypeVar("O")  # noqa: E741 - the record of a command's options
+R = TypeVar("R")
 T = TypeVar("T")
 
 
 class Group(click.Group):
-    """A group that names the nearest command when there is none of the name that was typed."""
+    """A group that suggests the nearest command for an unknown name."""
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
-        """As click does, with the nearest name in the error."""
+        """Resolve a command as click does; the error for an unknown one suggests the nearest name."""
         known = self.list_commands(ctx)
         if args and args[0] not in known and not args[0].startswith("-"):
             from tlexport.record import nearest
@@ -33,18 +36,42 @@ class Group(click.Group):
 
 
 class Number(click.FloatRange):
-    """Numbers within limits. Click's own lets NaN through, which is within none."""
+    """A number in a range. Unlike click's own type, it rejects NaN."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """As click does, without NaN."""
+        """Convert as click does, and reject NaN."""
         number = super().convert(value, param, ctx)
         if math.isnan(number):
             self.fail(f"{value!r} is not a number.", param, ctx)
         return float(number)
 
 
+def collected(record: Callable[..., O], rest: str | None = None) -> Callable[[Callable[[O], R]], Callable[..., R]]:
+    """Pass the options of a command to its function as one record. For commands with more than seven options.
+
+    This decorator comes last in the list, directly above the function.
+
+    Args:
+        record: a frozen dataclass with one field for each option.
+        rest: the field that takes all options without a field of their own, as a dict. None: every option has a field.
+    """
+
+    def decorate(function: Callable[[O], R]) -> Callable[..., R]:
+        names = {field.name for field in dataclasses.fields(record)}  # type: ignore[arg-type]
+
+        @functools.wraps(function)
+        def command(**values: Any) -> R:
+            if rest is not None:
+                values[rest] = {name: values.pop(name) for name in sorted(set(values) - names)}
+            return function(record(**values))
+
+        return command
+
+    return decorate
+
+
 def typed(parse: Callable[[str], T]) -> Callable[[str], T]:
-    """A click type of the same name from a function of :mod:`tlexport.arguments`."""
+    """A click type, with the function's name, from a function of :mod:`tlexport.arguments`."""
 
     @functools.wraps(parse)
     def convert(text: str) -> T:
@@ -57,7 +84,7 @@ def typed(parse: Callable[[str], T]) -> Callable[[str], T]:
 
 
 def checked(parse: Callable[[str], T]) -> Callable[[click.Context, click.Parameter, str | None], T | None]:
-    """The same as a callback, for options whose help names another type."""
+    """A click callback from such a function, for options whose help shows another type."""
     convert = typed(parse)
     return lambda ctx, param, value: None if value is None else convert(value)
 
@@ -71,29 +98,29 @@ place = typed(arguments.place)
 
 
 def shapes(function: F) -> F:
-    """``--shape``, as often as a model has inputs that need one."""
-    text = "Shape of an input with free axes besides the first (ONNX files of others). May be repeated."
+    """``--shape``, once for each input that needs one."""
+    text = "Shape of an input with free axes besides the batch (external ONNX models). May be repeated."
     return click.option("--shape", "shapes", multiple=True, type=shape, metavar="NAME=N,N,...", help=text)(function)
 
 
 def counts(most: int) -> Callable[[str], tuple[int, ...]]:
-    """A click type: whole numbers from 1 to ``most`` with commas between them."""
+    """A click type: integers from 1 to ``most``, separated by commas."""
     return typed(functools.partial(arguments.counts, most=most))
 
 
 def device(function: F) -> F:
     """``--device``."""
-    text = "auto (a CUDA GPU where torch finds one, else the CPU; for ONNX Runtime the CPU), cpu or cuda[:N]."
+    text = "auto, cpu or cuda[:N]. auto: a CUDA GPU if torch finds one, else the CPU; always the CPU with ONNX Runtime."
     return click.option("--device", default="auto", show_default=True, callback=checked(arguments.device), help=text)(function)
 
 
 def threads(function: F) -> F:
     """``--threads``."""
-    return click.option("--threads", type=click.IntRange(1, 1024), help="CPU threads; default: one for each usable core.")(function)
+    return click.option("--threads", type=click.IntRange(1, 1024), help="CPU threads. Default: one for each usable core.")(function)
 
 
 def _with_provider(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
-    """A runtime with another provider is a runtime of its own."""
+    """Replace the runtime by the runtime plug-in of its execution provider."""
     try:
         ctx.params["runtime"] = arguments.runtime_with(ctx.params["runtime"], value)
     except UsageError as error:
@@ -101,8 +128,8 @@ def _with_provider(ctx: click.Context, param: click.Parameter, value: str | None
 
 
 def runtime(function: F) -> F:
-    """``--runtime``, and ``--provider``, which is settled when the function is called."""
-    text = "Of ONNX Runtime, besides the CPU's and CUDA's own, which --device chooses."
+    """``--runtime`` and ``--provider``. The function gets both as one ``runtime``."""
+    text = "Another execution provider of ONNX Runtime. --device selects the CPU and CUDA providers."
     choice = click.Choice(["tensorrt"])
     function = click.option("--provider", type=choice, callback=_with_provider, expose_value=False, help=text)(function)
     help_text = "auto, torch, onnxruntime or tensorrt."
@@ -110,21 +137,21 @@ def runtime(function: F) -> F:
 
 
 def precision(function: F) -> F:
-    """``--precision`` of one model of a bundle."""
-    text = "Which of a bundle's models; default: the chosen one."
+    """``--precision``: which model of a bundle."""
+    text = "Model of the bundle to use. Default: the chosen one."
     return click.option("--precision", type=click.Choice(["fp32", "fp16", "int8"]), help=text)(function)
 
 
 def host(function: Callable[..., Any]) -> Callable[..., Any]:
-    """``--host`` and the options that go with it, which a command gets as one ``host``: a Host, or None."""
+    """``--host`` and its options. The function gets all of them as one ``host``: a Host, or None."""
 
     @functools.wraps(function)
     def command(*args: Any, host: str | None, ssh_option: tuple[str, ...], host_python: str | None, **others: Any) -> Any:
         return function(*args, host=_host(host, ssh_option, host_python), **others)
 
-    there = "Run on this board, which ssh reaches: user@board or a name from ssh's configuration. WHAT is a bundle then."
-    command = click.option("--host-python", metavar="PATH", help="Python on the board; default: python3.")(command)
-    repeated = "For ssh's -o, such as Port=2222; may be repeated."
+    there = "Run on this board over ssh: user@board, or a name from the ssh configuration. WHAT must be a bundle."
+    command = click.option("--host-python", metavar="PATH", help="Python on the board. Default: python3.")(command)
+    repeated = "Option for ssh -o, such as Port=2222. May be repeated."
     command = click.option("--ssh-option", metavar="KEY=VALUE", multiple=True, help=repeated)(command)
     return click.option("--host", metavar="HOST", help=there)(command)
 
@@ -140,7 +167,7 @@ def _host(name: str | None, ssh_options: tuple[str, ...], python: str | None) ->
 
 def on_error(function: F) -> F:
     """``--on-error``."""
-    text = "Images that cannot be read: leave them out, or stop. Default: leave out up to 5 %, else stop."
+    text = "Unreadable images: skip them, or fail. Default: skip up to 5 % of the images, fail beyond that."
     return click.option("--on-error", type=click.Choice(["skip", "fail"]), help=text)(function)
 
 
@@ -151,13 +178,13 @@ def out(function: F) -> F:
 
 def as_json(function: F) -> F:
     """``--json``."""
-    return click.option("--json", "as_json", is_flag=True, help="One JSON value on stdout, nothing else there.")(function)
+    return click.option("--json", "as_json", is_flag=True, help="Print one JSON value, and nothing else, to stdout.")(function)
 
 
 def verbosity(function: F) -> F:
     """``-v`` and ``-q``."""
-    function = click.option("-q", "--quiet", is_flag=True, help="No progress and no notes on stderr.")(function)
-    return click.option("-v", "--verbose", is_flag=True, help="Tell the time that each step took.")(function)
+    function = click.option("-q", "--quiet", is_flag=True, help="Print no progress and no notes to stderr.")(function)
+    return click.option("-v", "--verbose", is_flag=True, help="Print the time of each step.")(function)
 
 
 def examples(*lines: str) -> str:

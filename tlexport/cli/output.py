@@ -1,4 +1,4 @@
-"""What users see: results on stdout; progress, notes and warnings on stderr. Rich is imported only when something is shown."""
+"""Output: results on stdout; progress, notes and warnings on stderr. Rich is imported only when it is used."""
 
 from __future__ import annotations
 
@@ -20,45 +20,51 @@ _IN_JSON = {character: f"\\u{character:04x}" for character in CONTROLS if charac
 
 
 def echo(text: str = "", err: bool = False, nl: bool = True, label: tuple[str, str] | None = None) -> None:
-    """A text on stdout, or a message on stderr, made visible; a label, such as ``("error: ", "red")``, before it in its colour.
+    """Print text to stdout, or a message to stderr, with control characters escaped.
 
-    A message that stderr does not take is dropped: the work goes on, and the exit code says how it ended.
+    A message that cannot be written to stderr is dropped: the command continues, and its exit code reports the result.
+
+    Args:
+        text: of any origin.
+        err: print to stderr.
+        nl: end with a newline.
+        label: printed before the text, with its colour, such as ``("error: ", "red")``.
 
     Raises:
-        StepFailed: stdout does not take it.
-        BrokenPipeError: nobody reads stdout any more.
+        StepFailed: stdout cannot be written.
+        BrokenPipeError: the reader of stdout has ended.
     """
     shown = (click.style(label[0], fg=label[1]) if label else "") + visible(shortened(text) if err else text)
     with suppress(OSError) if err else writing():
-        click.echo(shown, file=sys.stderr if err else sys.stdout, nl=nl)  # click itself would correct the stream's encoding
+        click.echo(shown, file=sys.stderr if err else sys.stdout, nl=nl)  # the explicit stream keeps click from changing its encoding
 
 
 @contextmanager
 def writing() -> Iterator[None]:
-    """Name standard output where it cannot be written, as when its disk is full."""
+    """Raise StepFailed if standard output cannot be written, for example on a full disk."""
     try:
         yield
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise StepFailed(f"cannot write to standard output: {error.strerror}", "write it elsewhere, or free some space") from error
+        raise StepFailed(f"cannot write to standard output: {error.strerror}", "redirect it to another disk, or free some space") from error
 
 
 def echo_path(path: object) -> None:
-    """A path on stdout for a program to read, and so as it is; made visible on a terminal."""
+    """Print a path to stdout: unchanged for programs, with control characters escaped on a terminal."""
     with writing():
         click.echo(visible(str(path)) if sys.stdout.isatty() else str(path), file=sys.stdout)
 
 
 def print_json(value: object) -> None:
-    """One JSON value on stdout; everything but plain text is escaped."""
+    """Print one JSON value to stdout. Control characters are escaped."""
     is_utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
     with writing():
         click.echo(json.dumps(value, indent=1, ensure_ascii=not is_utf8).translate(_IN_JSON), file=sys.stdout)
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table on stdout, plain text when stdout is not a terminal. Columns after the first are right-aligned."""
+    """Print a table to stdout: plain text if stdout is not a terminal. Columns after the first are right-aligned."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -75,19 +81,9 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
 
 
 def progress(verbose: bool, quiet: bool) -> Progress:
-    """The progress that the options ask for."""
+    """The progress reporter for -v and -q."""
     from tlexport.ports import Silent
 
     if verbose and quiet:
         raise click.UsageError("-v and -q exclude each other")
     return Silent() if quiet else TerminalProgress(verbose)
-
-
-def percent(fraction: float) -> str:
-    """0.9512 -> ``"95.12 %"``."""
-    return f"{100 * fraction:.2f} %"
-
-
-def milliseconds(value: float | None) -> str:
-    """0.8312 -> ``"0.831"``; a dash for None."""
-    return "-" if value is None else f"{value:.3f}"

@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from tlexport.cli import options
-from tlexport.cli.output import percent, print_json, print_table, progress
+from tlexport.cli.output import print_json, print_table, progress
 from tlexport.errors import InvalidFile
+from tlexport.units import format_percent
 
 if TYPE_CHECKING:
     from tlexport.remote.ssh import Host
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """The options of ``tlx predict``."""
+
+    what: Path
+    images: tuple[Path, ...]
+    runtime: str
+    precision: Any
+    device: str
+    threads: int | None
+    host: Host | None
+    as_json: bool
 
 
 @click.command(
@@ -29,37 +45,34 @@ if TYPE_CHECKING:
 @options.threads
 @options.host
 @options.as_json
-def command(
-    what: Path,
-    images: tuple[Path, ...],
-    runtime: str,
-    precision: Any,
-    device: str,
-    threads: int | None,
-    host: Host | None,
-    as_json: bool,
-) -> None:
-    """Class and probability of each of IMAGES, by WHAT: a checkpoint, a bundle, or a bundle's .onnx file.
+@options.collected(PredictOptions)
+def command(given: PredictOptions) -> None:
+    """Predict the class and probability of each of IMAGES with WHAT: a checkpoint, a bundle, or the .onnx file of a bundle.
 
-    IMAGES are files or folders. An image that cannot be read does not stop the rest: it is reported, and the exit code is 2.
+    IMAGES are files or folders. Unreadable images are reported at the end, with exit code 2; the others are still predicted.
     """
     unreadable: list[tuple[str, str]] = []
-    if host:
+    how: dict[str, Any] = {
+        "runtime": given.runtime,
+        "precision": given.precision,
+        "device": given.device,
+        "threads": given.threads,
+    }
+    if given.host:
         from tlexport.api.remote import predict_there
 
         reporter = progress(verbose=False, quiet=False)
-        predictions = predict_there(
-            what, images, host, runtime=runtime, precision=precision, device=device, threads=threads, progress=reporter
-        )
+        predictions = predict_there(given.what, given.images, given.host, **how, progress=reporter)
     else:
         from tlexport.api.predict import predict
 
-        predictions = predict(what, images, runtime=runtime, precision=precision, device=device, threads=threads, unreadable=unreadable)
-    if as_json and predictions:
-        where = {"host": host.name} if host else {}
+        predictions = predict(given.what, given.images, **how, unreadable=unreadable)
+    if given.as_json and predictions:
+        where = {"host": given.host.name} if given.host else {}
         print_json([prediction.to_json() | where for prediction in predictions])
     elif predictions:
-        print_table("", ("image", "class", "probability"), [(str(p.path), p.name, percent(p.probability)) for p in predictions])
+        rows = [(str(p.path), p.name, format_percent(p.probability)) for p in predictions]
+        print_table("", ("image", "class", "probability"), rows)
     if unreadable:
         listed = "\n".join(f"  {path}: {reason}" for path, reason in unreadable)
-        raise InvalidFile(f"images that cannot be read: {len(unreadable)}\n{listed}", "leave them out, or save them as JPEG or PNG")
+        raise InvalidFile(f"unreadable images: {len(unreadable)}\n{listed}", "leave them out, or save them as JPEG or PNG")

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from tlexport.cli import options
-from tlexport.cli.output import echo, echo_path, percent, print_json, print_table, progress
+from tlexport.cli.output import echo, echo_path, print_json, print_table, progress
+from tlexport.units import format_percent
 
-MOST_MODES = 4  # power modes that a row of the list names
+if TYPE_CHECKING:
+    from tlexport.ports import Progress
+
+MOST_MODES = 4  # power modes shown in a row of the list
 
 
 @click.group(
@@ -22,19 +28,19 @@ MOST_MODES = 4  # power modes that a row of the list names
 @options.as_json
 @click.pass_context
 def command(ctx: click.Context, as_json: bool) -> None:
-    """The hardware profiles: list (done if nothing else is said), show, check, new, calibrate, schema."""
+    """Hardware profiles: list (the default), show, check, new, calibrate, schema."""
     if ctx.invoked_subcommand is None:
         ctx.invoke(list_command, as_json=as_json)
     elif as_json:
-        raise click.UsageError(f"--json belongs at the end here: tlx profiles {ctx.invoked_subcommand} ... --json")
+        raise click.UsageError(f"--json must come last: tlx profiles {ctx.invoked_subcommand} ... --json")
 
 
 @command.command(name="list", epilog=options.examples("tlx profiles list", "tlx profiles list --json"))
 @options.as_json
 def list_command(as_json: bool) -> None:
-    """All profiles that are found, with their budgets and power modes.
+    """List all profiles with their budgets and power modes.
 
-    A power mode is chosen as --target PROFILE:MODE.
+    Select a power mode with --target PROFILE:MODE.
     """
     from tlexport.hardware.target import profile_names, resolve
 
@@ -68,9 +74,9 @@ def _compact(modes: list[str]) -> str:
 @click.argument("name")
 @options.as_json
 def show_command(name: str, as_json: bool) -> None:
-    """Every figure of a profile, with its status and source.
+    """Show every figure of a profile, with its status and source.
 
-    NAME:MODE shows it in one of its power modes.
+    NAME:MODE shows the profile in one of its power modes.
     """
     from tlexport.hardware.target import resolve
 
@@ -109,9 +115,9 @@ def _show(data: dict[str, Any], prefix: str) -> None:
 @click.argument("file", type=click.Path(path_type=Path))
 @options.as_json
 def check_command(file: Path, as_json: bool) -> None:
-    """Name every mistake in a profile's file, with its line.
+    """Report every error in a profile's file, with its line.
 
-    What the file extends is read too, and the profile is checked in each of its power modes.
+    The files that it extends are read too, and the profile is checked in each of its power modes.
     """
     from tlexport.hardware.target import load_file
 
@@ -131,14 +137,14 @@ def check_command(file: Path, as_json: bool) -> None:
     ),
 )
 @click.argument("name")
-@click.option("--from", "parent", required=True, metavar="PROFILE", help="The profile that is nearest: NAME or NAME:MODE.")
+@click.option("--from", "parent", required=True, metavar="PROFILE", help="The most similar profile: NAME or NAME:MODE.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), default=Path("profiles"), show_default=True, help="The folder to write into.")
 @options.as_json
 def new_command(name: str, parent: str, out: Path, as_json: bool) -> None:
-    """Write a new profile, NAME.toml, to be edited.
+    """Write a new profile, NAME.toml, for you to edit.
 
-    It is a short file that extends another profile, with all that can be overridden in comments. Nothing is overwritten. The folder
-    ./profiles is one where profiles are looked for; others are named in $TLX_PROFILES.
+    The file extends another profile and lists all keys that it can override as comments. Existing files are not overwritten.
+    Profiles are searched in ./profiles and in the folders named in $TLX_PROFILES.
     """
     from tlexport.api.profiles import new_profile
 
@@ -156,7 +162,7 @@ def new_command(name: str, parent: str, out: Path, as_json: bool) -> None:
 @options.out
 @options.as_json
 def schema_command(out: Path | None, as_json: bool) -> None:
-    """Print the JSON Schema of a profile's file, for editors; or write it with --out."""
+    """Print the JSON Schema of profile files, for editors, or write it to --out."""
     from tlexport.api.profiles import write_schema
     from tlexport.hardware.schema import json_schema
 
@@ -170,6 +176,23 @@ def schema_command(out: Path | None, as_json: bool) -> None:
         echo_path(out)
 
 
+@dataclass(frozen=True)
+class CalibrateOptions:
+    """The options of ``tlx profiles calibrate``."""
+
+    words: tuple[str, ...]
+    base: str | None
+    precisions: tuple[Any, ...]
+    threads: tuple[int, ...]
+    seconds: float | None
+    runs: tuple[Path, ...]
+    what: Path | None
+    out: Path | None
+    as_json: bool
+    verbose: bool
+    quiet: bool
+
+
 @command.command(
     name="calibrate",
     epilog=options.examples(
@@ -179,68 +202,79 @@ def schema_command(out: Path | None, as_json: bool) -> None:
     ),
 )
 @click.argument("words", nargs=-1, metavar="[NAME]")
-@click.option("--base", metavar="PROFILE", help="What NAME extends if it is new; default: the shipped profile that fits this machine.")
-@click.option("--precision", "precisions", multiple=True, type=click.Choice(["fp32", "int8"]), help="Only this one; may be repeated.")
+@click.option("--base", metavar="PROFILE", help="Profile that a new NAME extends. Default: this machine's shipped profile.")
+@click.option("--precision", "precisions", multiple=True, type=click.Choice(["fp32", "int8"]), help="Only this precision. May be repeated.")
 @click.option(
-    "--threads", multiple=True, type=click.IntRange(1, 1024), help="CPU threads; may be repeated; default: 1, and one for each core."
+    "--threads", multiple=True, type=click.IntRange(1, 1024), help="CPU threads. May be repeated. Default: 1, and one for each core."
 )
-@click.option("--seconds", type=options.Number(1, 300), help="Time for each precision; default, and most: 300. Less is less exact.")
+@click.option("--seconds", type=options.Number(1, 300), help="Time for each precision. Default and maximum: 300. Shorter is less accurate.")
 @click.option(
-    "--from", "runs", multiple=True, type=click.Path(path_type=Path), help="What tlx bench --json printed on the device; may be repeated."
+    "--from", "runs", multiple=True, type=click.Path(path_type=Path), help="Output of tlx bench --json on the device. May be repeated."
 )
-@click.option("--what", type=click.Path(path_type=Path), help="With --from: the bundle or .onnx file that ran; default: its path there.")
-@click.option("-o", "--out", type=click.Path(path_type=Path), help="The folder of NAME.toml; default: where it is, else ./profiles.")
+@click.option(
+    "--what",
+    type=click.Path(path_type=Path),
+    help="With --from: the measured bundle or .onnx file. Default: its path on the device.",
+)
+@click.option("-o", "--out", type=click.Path(path_type=Path), help="Folder of NAME.toml. Default: its current folder, else ./profiles.")
 @options.as_json
 @options.verbosity
-def calibrate_command(
-    words: tuple[str, ...],
-    base: str | None,
-    precisions: tuple[Any, ...],
-    threads: tuple[int, ...],
-    seconds: float | None,
-    runs: tuple[Path, ...],
-    what: Path | None,
-    out: Path | None,
-    as_json: bool,
-    verbose: bool,
-    quiet: bool,
-) -> None:
-    """Let this machine describe itself, so that tlx estimate knows it; or correct a profile by real runs.
+@options.collected(CalibrateOptions)
+def calibrate_command(given: CalibrateOptions) -> None:
+    """Measure this machine for tlx estimate; or, with --from, correct a profile with measurements from a device.
 
-    The layers of small random networks are timed, and a model of them is written beside the profile NAME, which is made if it is not
-    there. Without NAME it is the shipped profile that fits this machine, with a file of your own in its place. Nothing else should run
-    meanwhile.
+    The layers of small random networks are timed. The resulting device model is written beside the profile NAME, which is created if
+    it does not exist. Without NAME, the shipped profile of this machine is used, and a file of your own replaces it. Run nothing else
+    on the machine meanwhile.
 
-    With --from nothing is timed: what was measured on a device, in one or several .json files, is held against what is estimated for it,
-    and the profile corrected. Without NAME it is the profile that the bundle was made for.
+    With --from nothing is timed: the given measurements are compared with their estimates, and the profile is corrected. Without
+    NAME, the bundle's own profile is corrected.
     """
-    reporter = progress(verbose, quiet)
-    more = [word for word in words if runs and word.endswith(".json")]  # what a shell makes of --from *.json
-    names = [word for word in words if word not in more]
+    reporter = progress(given.verbose, given.quiet)
+    more = [word for word in given.words if given.runs and word.endswith(".json")]  # from a shell's expansion of --from *.json
+    names = [word for word in given.words if word not in more]
     if len(names) > 1:
         raise click.UsageError(f"one NAME was expected, {len(names)} were given: {', '.join(names)}")
     name = names[0] if names else None
-    if runs:
-        timing = {"--base": base, "--precision": precisions, "--threads": threads, "--seconds": seconds}
-        if needless := next((option for option, value in timing.items() if value), None):
-            raise click.UsageError(f"{needless} says what to time, and with --from nothing is timed")
-        from tlexport.api.correct_profile import sharpen_profile
-
-        path, corrected = sharpen_profile(name, [*runs, *map(Path, more)], what, out)
-        answer = "sharpened", [table.model_dump(mode="json") for table in corrected]
-        columns = ["precision", "threads", "models", "measured / estimated"]
-        rows = [[t.precision, str(t.threads), str(t.n), f"{t.factor:.3f}"] for t in corrected]
-    else:
-        if what:
-            raise click.UsageError("--what names the model that ran on a device, and belongs to --from")
-        from tlexport.api.calibrate_profile import MOST_SECONDS, Settings, calibrate_profile
-
-        path, timed = calibrate_profile(name, Settings(base, precisions, threads, seconds or MOST_SECONDS, out), reporter)
-        answer = "calibration", [table.model_dump(mode="json") for table in timed]
-        columns = ["precision", "threads", "networks", "median error", "within 10 %"]
-        rows = [[t.precision, str(t.threads), str(t.probes), percent(t.error), percent(t.within_10)] for t in timed]
-    if as_json:
-        print_json({"profile": str(path), "name": path.stem, answer[0]: answer[1]})
+    path, result = _correct(given, name, more) if given.runs else _calibrate(given, name, reporter)
+    if given.as_json:
+        print_json({"profile": str(path), "name": path.stem, result.key: result.records})
         return
-    print_table("", columns, rows)
+    print_table("", result.columns, result.rows)
     echo_path(path)
+
+
+@dataclass(frozen=True)
+class _Tables:
+    """The tables that were written to a profile: as JSON, and as rows to print."""
+
+    key: str
+    records: list[dict[str, Any]]
+    columns: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+
+
+def _correct(given: CalibrateOptions, name: str | None, more: Sequence[str]) -> tuple[Path, _Tables]:
+    """Correct a profile with the measurements of --from."""
+    timing = {"--base": given.base, "--precision": given.precisions, "--threads": given.threads, "--seconds": given.seconds}
+    if needless := next((option for option, value in timing.items() if value), None):
+        raise click.UsageError(f"{needless} applies to timing, and --from times nothing")
+    from tlexport.api.correct_profile import sharpen_profile
+
+    path, tables = sharpen_profile(name, [*given.runs, *map(Path, more)], given.what, given.out)
+    columns = ("precision", "threads", "models", "measured / estimated")
+    rows = [(t.precision, str(t.threads), str(t.n), f"{t.factor:.3f}") for t in tables]
+    return path, _Tables("sharpened", [table.model_dump(mode="json") for table in tables], columns, rows)
+
+
+def _calibrate(given: CalibrateOptions, name: str | None, reporter: Progress) -> tuple[Path, _Tables]:
+    """Time this machine."""
+    if given.what:
+        raise click.UsageError("--what names the model that ran on a device; it needs --from")
+    from tlexport.api.calibrate_profile import MOST_SECONDS, Settings, calibrate_profile
+
+    settings = Settings(given.base, given.precisions, given.threads, given.seconds or MOST_SECONDS, given.out)
+    path, tables = calibrate_profile(name, settings, reporter)
+    columns = ("precision", "threads", "networks", "median error", "within 10 %")
+    rows = [(t.precision, str(t.threads), str(t.probes), format_percent(t.error), format_percent(t.within_10)) for t in tables]
+    return path, _Tables("calibration", [table.model_dump(mode="json") for table in tables], columns, rows)

@@ -1,4 +1,4 @@
-"""The standard streams of a command: closed, full, or a pipe whose reader has ended."""
+"""The standard streams of a command: closed, on a full disk, or a pipe whose reader has ended."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from tlexport.errors import StepFailed
 
 
 def open_streams() -> None:
-    """Make the standard streams usable. A closed one is opened on /dev/null, so that no other file gets its number.
+    """Make the standard streams usable.
 
-    Text that a stream's encoding lacks is written as ``\\xe9``.
+    A closed stream is opened on /dev/null, so that no other file gets its descriptor. Characters missing in a stream's encoding are
+    written as ``\\xe9``.
 
     Raises:
         StepFailed: standard output is closed.
@@ -23,7 +24,7 @@ def open_streams() -> None:
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # which gets the lowest free number: this one
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free descriptor: this one
     sys.stdin = sys.stdin or open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
     sys.stdout = sys.stdout or open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
     sys.stderr = sys.stderr or open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
@@ -31,21 +32,21 @@ def open_streams() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     if lost:
-        raise StepFailed("standard output is closed, and results are written there", "redirect it: > FILE, or > /dev/null")
+        raise StepFailed("standard output is closed, so results cannot be printed", "redirect it: > FILE, or > /dev/null")
 
 
 def flush_stdout() -> OSError | None:
-    """Write what is buffered for standard output. What cannot be written is dropped, and the reason returned."""
+    """Flush standard output. Returns the error, and drops the rest, if it cannot be written."""
     try:
         sys.stdout.flush()
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the interpreter's own flush at its end succeeds
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # lets the interpreter's own flush at exit succeed
         return error
     return None
 
 
 def reader_is_gone() -> bool:
-    """Whether standard output or standard error is a pipe whose reader has ended, as ``head`` does."""
+    """Whether standard output or standard error is a pipe whose reader has ended, as with ``head``."""
     if not hasattr(select, "poll"):
         return True
     pipes = select.poll()

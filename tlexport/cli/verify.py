@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
 @click.command(epilog=options.examples("tlx verify tlx-demo/bundle", "tlx verify tlx-demo/bundle --threads 1 --json"))
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--key", type=click.Path(path_type=Path), help="Public key (PEM, Ed25519) of whoever must have signed the bundle.")
+@click.option("--key", type=click.Path(path_type=Path), help="Require a valid signature by this public key (PEM, Ed25519).")
 @options.device
 @options.threads
 @options.host
 @options.as_json
 def command(bundle: Path, key: Path | None, device: str, threads: int | None, host: Host | None, as_json: bool) -> None:
-    """Check the hashes of BUNDLE, a directory or a .zip or .tar.gz, then replay its golden vectors through the runtime that is here.
+    """Check the hashes of BUNDLE (a directory, .zip or .tar.gz), then replay its golden vectors with the local runtime.
 
-    With --host that is done on a board, by the bundle's own runner.
+    With --host, the bundle's own runner does this on a board.
     """
     checks = _verify(bundle, key, device, threads, host)
     from tlexport.device.golden import remedy, verdict
@@ -52,7 +52,7 @@ def _verify(bundle: Path, key: Path | None, device: str, threads: int | None, ho
         return verify(bundle, device=device, threads=threads, key=key, progress=reporter)
     from tlexport.api.remote import verify_there
 
-    signed = [check_key(bundle, key)] if key else []  # here: the key does not leave this machine
+    signed = [check_key(bundle, key)] if key else []  # checked here: the key does not leave this machine
     if signed and not signed[0].ok:
         return signed
     return signed + verify_there(bundle, host, device=device, threads=threads, progress=reporter)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from tlexport.storage.files import new_directory
+from tlexport.storage.files import DEMO_MARKER, new_directory
 
 IMAGES = 1797
-MARKER = "tlx-demo.json"  # says that the folder is ours and may be replaced; written last, so with it the folder is complete
 
 
 def digits_folder(into: Path) -> Path:
@@ -27,7 +26,7 @@ def digits_folder(into: Path) -> Path:
         UsageError: something else is at ``into``.
         StepFailed: the file system refused.
     """
-    if (into / MARKER).is_file() and sum(1 for _ in into.glob("[0-9]/*.png")) == IMAGES:
+    if (into / DEMO_MARKER).is_file() and sum(1 for _ in into.glob("[0-9]/*.png")) == IMAGES:
         return into
     import numpy as np
     from PIL import Image
@@ -40,5 +39,8 @@ def digits_folder(into: Path) -> Path:
             path = folder / str(label) / f"{number:04}.png"
             path.parent.mkdir(exist_ok=True)
             Image.fromarray(image).save(path)
-        (folder / MARKER).write_text(json.dumps({"source": "sklearn.datasets.load_digits", "images": len(pixels)}) + "\n", encoding="utf-8")
+        # written last: its presence means that the folder is complete
+        (folder / DEMO_MARKER).write_text(
+            json.dumps({"source": "sklearn.datasets.load_digits", "images": len(pixels)}) + "\n", encoding="utf-8"
+        )
     return into

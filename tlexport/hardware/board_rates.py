@@ -10,9 +10,8 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveInt
 
 from tlexport.artifact import Precision
-from tlexport.record import Record
+from tlexport.record import Positive, Record
 
-Positive = Annotated[float, Field(gt=0)]
 Runtime = Literal["onnxruntime", "tensorrt", "ncnn", "ncnn-vulkan"]
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, PositiveInt
 
 from tlexport.artifact import Precision
-from tlexport.record import Record
+from tlexport.record import Record, Sha256
 
 Z80 = 1.2816  # standard deviations from the middle of a normal distribution to the ends of what holds 80 % of it
 
@@ -19,7 +19,6 @@ def _plain(name: str) -> str:
     return name
 
 
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Date = Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")]
 Key = tuple[str, str, int]  # runtime, precision, threads: of each kind of table a profile holds one
 

@@ -14,7 +14,7 @@ from tlexport.artifact import Precision
 from tlexport.errors import UsageError
 from tlexport.hardware.board_rates import BoardRates
 from tlexport.hardware.calibration import CalibratedModel, Sharpened
-from tlexport.record import Record
+from tlexport.record import Positive, Record
 from tlexport.units import parse_bytes, parse_mj, parse_ms
 
 T = TypeVar("T")
@@ -123,9 +123,6 @@ class Software(Record):
     python: Fact[Annotated[str, Field(pattern=r"^\d+\.\d+(\.\d+)*$")]] | None = Field(None, description="version that the system brings")
     cuda: Fact[str] | None = Field(None, description="version")
     tensorrt: Fact[Annotated[str, Field(pattern=r"^\d+\.\d+(\.\d+)*$")]] | None = Field(None, description="version, such as 10.3.0")
-
-
-Positive = Annotated[float, Field(gt=0)]
 
 
 class Hardware(Record):

@@ -100,7 +100,7 @@ def interrupted_run(data: str, out: Path | None, recipe: Recipe | None, asked: M
     if not found:
         raise UsageError(f"--resume: no run under {RUNS}/ was interrupted", "name the run with --out, or leave out --resume")
     began, request = read_request(found[0])
-    given = Recipe.parse((recipe or request).model_dump() | dict(asked), "the recipe asked for")
+    given = Recipe.parse((recipe or request).model_dump() | dict(asked), "the requested recipe")
     changed = [key for key, value in given.model_dump().items() if value != getattr(request, key)] + ["DATA"] * (began != data)
     if changed:
         raise UsageError(f"--resume continues {found[0]} with its own settings, but these differ: {', '.join(changed)}", "leave them out")

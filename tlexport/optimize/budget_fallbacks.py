@@ -57,15 +57,15 @@ class BudgetFallbacks:
     @property
     def limits(self) -> Limits:
         """For which the network may be changed, and which a changed one keeps."""
-        return self.job.wishes.may_change(self.job.target.profile.budget)
+        return self.job.constraints.may_change(self.job.target.profile.budget)
 
     def apply(self, found: Found) -> Found:
         """Models of which one may fit; the same where one fits already, or where there is nothing to be done about what binds.
 
         For a limit of the profile alone a changed network is taken only where it keeps all of them.
         """
-        binding = self.job.wishes.binding()
-        if any(self._fits(m, self.limits if self.job.wishes.shrink else binding) for m in self._eligible(found)):
+        binding = self.job.constraints.binding()
+        if any(self._fits(m, self.limits if self.job.constraints.shrink else binding) for m in self._eligible(found)):
             return found
         changed, limit = found, self.limits.size_bytes
         smallest = min(self._eligible(found), key=lambda m: m.artifact.size_bytes)
@@ -86,7 +86,7 @@ class BudgetFallbacks:
         return round(100 * (self.checkpoint_top1 - made.top1), 4)
 
     def _eligible(self, found: Found) -> list[Made]:
-        return [m for m in found.made if self.job.wishes.precision in ("auto", m.artifact.precision)]
+        return [m for m in found.made if self.job.constraints.precision in ("auto", m.artifact.precision)]
 
     def _candidate(self, made: Made) -> Candidate:
         return made.expected.candidate(made.artifact, self.drop(made))

@@ -125,7 +125,7 @@ class Candidates:
 
     def _rejects(self, precision: Precision, error: Exception) -> bool:
         """Whether a precision that failed is done without; then that is told and recorded."""
-        if precision == "fp32" or self.job.wishes.precision != "auto" or isinstance(error, NOT_OF_A_PRECISION):
+        if precision == "fp32" or self.job.constraints.precision != "auto" or isinstance(error, NOT_OF_A_PRECISION):
             return False
         reason = error.message if isinstance(error, TlxError) else f"{type(error).__name__}: {error}"
         self.progress.note(f"{precision} is rejected: {reason}")
@@ -145,7 +145,7 @@ class Candidates:
         for m in made:
             if actions.get(m.artifact.precision) == "estimate":
                 with self.progress.task(f"estimating {m.artifact.precision}", 1) as advance:
-                    what, threads = f"{name} {m.artifact.precision}", self.job.wishes.threads
+                    what, threads = f"{name} {m.artifact.precision}", self.job.constraints.threads
                     expected[m.path] = estimated(m.artifact, m.path, self.job.target, threads, what)
                     advance(1)
         return [replace(m, expected=expected.get(m.path, NOT_YET)) for m in made]
@@ -219,8 +219,8 @@ class Candidates:
         timing = None
         if network is self.network and any(step.action == "measure" for step in self.job.steps):
             image = self.val_pixels[:1].astype(self.profile.input_dtype.value)
-            timing = PairwiseTiming(image, self.job.wishes.threads, self.folder)
-        drop = self.job.wishes.limits(self.profile.budget).drop_points
+            timing = PairwiseTiming(image, self.job.constraints.threads, self.folder)
+        drop = self.job.constraints.limits(self.profile.budget).drop_points
 
         def retrain(pixels: Pixels, labels: Sequence[int]) -> onnx.ModelProto | None:
             kind = self.profile.int8.activations if self.profile.int8 else "uint8"
@@ -245,7 +245,7 @@ class Candidates:
             self.folder,
             self.progress,
             timing,
-            retrain if self.job.wishes.may_train else None,
+            retrain if self.job.constraints.may_train else None,
         )
 
     def _checked(self, found: Quantized, precision: Precision, parent: str, shrunk: Shrunk | None = None) -> Made:

@@ -19,7 +19,7 @@ from tlexport.loading.estimate_on_target import estimate, expect_basis
 from tlexport.measurement import Measurement
 from tlexport.optimize.job import Job
 from tlexport.optimize.steps import Step, plan_export
-from tlexport.plan import SHARED, Candidate, Wishes
+from tlexport.plan import SHARED, Candidate, Constraints
 from tlexport.ports import Pixels
 from tlexport.prediction import Estimate
 
@@ -68,7 +68,7 @@ class Expected:
         return Candidate(artifact.precision, artifact.size_bytes, drop_points, p50, p95, memory, self.estimate, shortest, noisy)
 
 
-def plan(target: Target, wishes: Wishes) -> tuple[Step, ...]:
+def plan(target: Target, constraints: Constraints) -> tuple[Step, ...]:
     """What an export would do, without doing it.
 
     Raises:
@@ -76,11 +76,11 @@ def plan(target: Target, wishes: Wishes) -> tuple[Step, ...]:
             nothing: of no model that may be chosen can they be measured or estimated.
     """
     timed = target.here and target.profile.runtime == "onnxruntime"  # engines are built from the bundle, after the export
-    why = {} if timed else _inestimable(target, wishes.threads or 1)
-    steps = plan_export(target.profile, wishes, timed, () if timed else [p for p in PRECISIONS if p not in why])
-    limits = {"--max-latency": wishes.max_latency_ms, "--max-memory": wishes.max_memory_bytes}
+    why = {} if timed else _inestimable(target, constraints.threads or 1)
+    steps = plan_export(target.profile, constraints, timed, () if timed else [p for p in PRECISIONS if p not in why])
+    limits = {"--max-latency": constraints.max_latency_ms, "--max-memory": constraints.max_memory_bytes}
     asked = " and ".join(option for option, limit in limits.items() if limit is not None)
-    candidates = [p for p in target.profile.precisions.value if wishes.precision in ("auto", p)]
+    candidates = [p for p in target.profile.precisions.value if constraints.precision in ("auto", p)]
     if asked and all(precision in why for precision in candidates):
         engine = target.profile.runtime == "tensorrt"
         raise Unsupported(
@@ -114,7 +114,7 @@ def measured(job: Job, models: Sequence[tuple[Artifact, Path]], name: str, image
         images: what they are timed on, uint8 (image, height, width, channel).
     """
     requests = [_request(job, artifact, path, name, images[:TIMED_ON]) for artifact, path in models]
-    limit = job.wishes.limits(job.target.profile.budget).latency_p95_ms
+    limit = job.constraints.limits(job.target.profile.budget).latency_p95_ms
     rounds: list[list[Measurement]] = []
     with job.progress.task("measuring all models in turn", 1) as advance:
         while len(rounds) < REPEATS and (not rounds or _in_doubt(rounds, limit)):
@@ -140,7 +140,7 @@ def _request(job: Job, artifact: Artifact, path: Path, name: str, images: Pixels
         path=path,
         runtime="onnxruntime",
         device="cuda:0" if job.target.profile.device else "cpu",
-        threads=job.wishes.threads,
+        threads=job.constraints.threads,
         artifact_sha256=artifact.sha256,
         precision=artifact.precision,
         size_bytes=artifact.size_bytes,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from tlexport.bench.in_turn import Measure, measure_in_turn
 from tlexport.hardware.target import Target
 from tlexport.optimize.steps import Step
-from tlexport.plan import Wishes
+from tlexport.plan import Constraints
 from tlexport.ports import Progress
 
 MINUTE = 60
@@ -42,7 +42,7 @@ class Job:
     """One export."""
 
     target: Target
-    wishes: Wishes
+    constraints: Constraints
     steps: Sequence[Step]
     progress: Progress
     consent: Consent = consent_to_all  # whether an announced training is begun

@@ -9,7 +9,7 @@ from typing import Literal
 from tlexport.artifact import PRECISIONS, Precision
 from tlexport.errors import Unsupported
 from tlexport.hardware.profile import Profile
-from tlexport.plan import Wishes
+from tlexport.plan import Constraints
 from tlexport.units import format_bytes
 
 LADDER = "where it loses too much: equalization, bias correction, blocks in float"
@@ -25,19 +25,19 @@ class Step:
     reason: str
 
 
-def plan_export(profile: Profile, wishes: Wishes, here: bool, estimated: Collection[Precision] = ()) -> tuple[Step, ...]:
+def plan_export(profile: Profile, constraints: Constraints, here: bool, estimated: Collection[Precision] = ()) -> tuple[Step, ...]:
     """The steps, in order.
 
     Args:
         profile: the target.
-        wishes: what the user asked for; precision ``auto``: everything the target accelerates, then a choice.
+        constraints: what the user asked for; precision ``auto``: everything the target accelerates, then a choice.
         here: this machine is the target, so latency can be measured.
         estimated: where it cannot, the precisions that there is something to estimate latency by.
 
     Raises:
         Unsupported: the target cannot do that precision.
     """
-    able, precision = profile.precisions.value, wishes.precision
+    able, precision = profile.precisions.value, constraints.precision
     if precision != "auto" and precision not in able:
         raise Unsupported(
             f"{profile.title} has no {precision}: {profile.precisions.source}", f"use --precision {' or '.join(able)}, or another --target"
@@ -60,17 +60,17 @@ def plan_export(profile: Profile, wishes: Wishes, here: bool, estimated: Collect
         steps += [Step("measure", p, f"this machine is {profile.target}: latency is measured, all models in turn") for p in wanted]
     else:
         steps += [Step("estimate", p, f"latency on {profile.target} is estimated, not measured") for p in wanted if p in estimated]
-    steps += _changes(profile, wishes, wanted)
+    steps += _changes(profile, constraints, wanted)
     how = "the fastest that keeps the limits" if precision == "auto" else "as asked"
-    steps.append(Step("choose", None if precision == "auto" else precision, f"{how}; {_yardstick(wishes)}"))
+    steps.append(Step("choose", None if precision == "auto" else precision, f"{how}; {_yardstick(constraints)}"))
     steps.append(Step("write", None, "the bundle"))
     return tuple(steps)
 
 
-def _changes(profile: Profile, wishes: Wishes, wanted: Collection[Precision]) -> Iterator[Step]:
+def _changes(profile: Profile, constraints: Constraints, wanted: Collection[Precision]) -> Iterator[Step]:
     """What may be trained, and what may be done to the network; each only where it is needed, and announced with its time before."""
-    limits = wishes.may_change(profile.budget)
-    if wishes.may_train and "int8" in wanted:
+    limits = constraints.may_change(profile.budget)
+    if constraints.may_train and "int8" in wanted:
         reason = f"quantization-aware training, if INT8 still loses more than {limits.drop_points:g} points of top-1; {ANNOUNCED}"
         yield Step("train", "int8", reason)
     if limits.size_bytes is not None:
@@ -80,8 +80,8 @@ def _changes(profile: Profile, wishes: Wishes, wanted: Collection[Precision]) ->
         yield Step("change", None, f"if every model takes more than {limits.latency_p95_ms:g} ms, measured again: smaller images")
 
 
-def _yardstick(wishes: Wishes) -> str:
+def _yardstick(constraints: Constraints) -> str:
     """What the profile's own budget means for this export."""
-    if wishes.shrink:
+    if constraints.shrink:
         return "--shrink allows changes of the network for the profile's own budget"
     return "the profile's own budget is a yardstick: nothing is changed or trained for it without --shrink"

@@ -1,9 +1,9 @@
-"""The report of a bench: the verdict first, then what it rests on."""
+"""The report of a bench: the verdict first, then the figures behind it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from tlexport.artifact import Artifact
@@ -14,7 +14,7 @@ from tlexport.report import bench_plots, extras
 from tlexport.report.candidates import candidates
 from tlexport.report.page import render
 from tlexport.report.text import short_names
-from tlexport.report.verdict import judge
+from tlexport.report.verdict import Verdict, judge
 
 
 @dataclass(frozen=True)
@@ -23,17 +23,36 @@ class Timed:
 
     name: str
     measured: Measurement
-    also: dict[str, Any]  # the same as JSON
+    values: dict[str, Any]  # the same as JSON
     tables: dict[str, extras.Table | None]
 
 
 @dataclass(frozen=True)
 class Earlier:
-    """What one of the measurements is held against: the same model, measured before. Ratios are of its time now over its time then."""
+    """An earlier measurement of the same model. Ratios are its time now over its time then."""
 
     p50_ms: float
     interval: Interval
-    differs: Sequence[str]  # what is not the same about the machines
+    differs: Sequence[str]  # differences between the two machines
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """How the measurements were made.
+
+    Attributes:
+        on_target: the machine that measured is the device that the bundle is for.
+        real_images: the inputs were images of the bundle, not synthetic ones. A measurement that records its inputs overrides this.
+        host: the board that measured; empty: this machine.
+        notes: why measurements were noisy, a sentence each.
+        noise: the sha256 of each model with a noisy measurement, and the cause.
+    """
+
+    on_target: bool = False
+    real_images: bool = False
+    host: str = ""
+    notes: Sequence[str] = ()
+    noise: Mapping[str, str] = field(default_factory=dict)
 
 
 def bench_report(
@@ -42,39 +61,31 @@ def bench_report(
     known: Manifest | Checkpoint | None = None,
     *,
     earlier: Sequence[Earlier] = (),
-    on_target: bool = False,
-    real_images: bool = False,
-    host: str = "",
-    notes: Sequence[str] = (),
-    noise: Mapping[str, str] | None = None,
+    conditions: Conditions | None = None,
 ) -> str:
-    """The page.
+    """Render the page.
 
     Args:
-        what: what was measured, as the user named it.
+        what: the measured model, bundle or checkpoint, as the user named it.
         measurements: one or more.
-        known: of the bundle or the checkpoint that the models are of; None: nothing is known of them but what was measured.
-        earlier: what each measurement is held against; none: nothing.
-        on_target: the machine that measured is the device that the bundle is for.
-        real_images: the models were fed images that they were made for, and not made-up ones; a measurement that says what it was
-            fed is believed.
-        host: the board that measured, where that was not this machine.
-        notes: what the reader should know of the measuring: that the machine was not quiet, and why.
-        noise: of measurements whose machine was not quiet: the sha256 of the model, and why.
+        known: manifest or record of the bundle or checkpoint of the models; None: an external model.
+        earlier: the earlier measurement of each measurement, in the same order; empty: there is none.
+        conditions: how the measurements were made. None: the defaults.
     """
+    conditions = conditions or Conditions()
     found = candidates(measurements, known)
     timed = [_timed(measured, name) for measured, name in zip(measurements, _names(measurements, known), strict=True)]
     names, samples = [one.name for one in timed], [one.measured.latencies_ns for one in timed]
     int8 = _int8(known)
-    fed = "real images: those that lie in the bundle" if real_images else "made up by the shape that the model declares"
+    fed = "real images from the bundle" if conditions.real_images else "synthetic inputs of the declared shape"
     return render(
         "bench.html",
         what=what,
         short=short_names([what])[0],
-        host=host,
+        host=conditions.host,
         known=known,
-        kind="bundle" if isinstance(known, Manifest) else "checkpoint" if isinstance(known, Checkpoint) else "foreign",
-        verdict=judge(known, measurements, on_target=on_target, noise=noise) if isinstance(known, Manifest) else None,
+        kind="bundle" if isinstance(known, Manifest) else "checkpoint" if isinstance(known, Checkpoint) else "external",
+        verdict=_verdict(known, measurements, conditions),
         candidates=found,
         pareto=bench_plots.pareto(found),
         timed=timed,
@@ -83,13 +94,19 @@ def bench_report(
         distribution=bench_plots.distribution(names, samples),
         order=bench_plots.in_order(names, samples),
         shown=bench_plots.MOST_LINES,
-        notes=notes,
+        notes=conditions.notes,
         int8=int8,
         sensitivity=bench_plots.sensitivity(int8.mixed) if int8 and int8.mixed else None,
         environments=_environments(timed),
         fed=sorted({one.measured.inputs or fed for one in timed}),
-        raw=[one.also for one in timed],
+        raw=[one.values for one in timed],
     )
+
+
+def _verdict(known: Manifest | Checkpoint | None, measurements: Sequence[Measurement], conditions: Conditions) -> Verdict | None:
+    if not isinstance(known, Manifest):
+        return None
+    return judge(known, measurements, on_target=conditions.on_target, noise=conditions.noise)
 
 
 def _int8(known: Manifest | Checkpoint | None) -> Artifact | None:
@@ -98,18 +115,18 @@ def _int8(known: Manifest | Checkpoint | None) -> Artifact | None:
 
 
 def _timed(measured: Measurement, name: str) -> Timed:
-    also = measured.model_dump(mode="json")
+    values = measured.model_dump(mode="json")
     tables = {
-        "stages": extras.stages(name, also.get("stages")),
-        "layers": extras.layers(name, also.get("layers")),
-        "placement": extras.placement(name, also.get("placement")),
-        "watch": extras.facts(name, also.get("watch")),
+        "stages": extras.stages(name, values.get("stages")),
+        "layers": extras.layers(name, values.get("layers")),
+        "placement": extras.placement(name, values.get("placement")),
+        "watch": extras.facts(name, values.get("watch")),
     }
-    return Timed(name, measured, also, tables)
+    return Timed(name, measured, values, tables)
 
 
 def _names(measurements: Sequence[Measurement], known: Manifest | Checkpoint | None) -> list[str]:
-    """Short, and different: the precision of a bundle's model, else the file's name; batch and threads where they differ."""
+    """Short unique names: the precision of a bundle's model, else the file's name; batch and threads if they vary."""
     own = {model.artifact.sha256 for model in known.models} if isinstance(known, Manifest) else set()
     batches, threads = {m.batch for m in measurements}, {m.threads for m in measurements}
     names: list[str] = []
@@ -124,12 +141,12 @@ def _names(measurements: Sequence[Measurement], known: Manifest | Checkpoint | N
 
 
 def _environments(timed: Sequence[Timed]) -> list[extras.Table]:
-    """Each machine and state once, named for what was measured there; the load is the first one's."""
+    """One table for each machine and its state, titled with its measurements. The load is that of the first measurement."""
     found: dict[str, list[Timed]] = {}
     for one in timed:
         key = one.measured.environment.model_copy(update={"load_1min": None}).model_dump_json(exclude={"board"})
         found.setdefault(key, []).append(one)
     tables = [
-        extras.facts(f"Measured here: {', '.join(one.name for one in group)}", group[0].also["environment"]) for group in found.values()
+        extras.facts(f"Machine of {', '.join(one.name for one in group)}", group[0].values["environment"]) for group in found.values()
     ]
     return [table for table in tables if table]

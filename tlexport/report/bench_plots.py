@@ -1,4 +1,4 @@
-"""The plots of a bench: what the candidates cost and are worth, how single runs scatter, which blocks INT8 harms."""
+"""The plots of a bench: accuracy against cost, the distribution of runs, and the sensitivity of blocks to INT8."""
 
 from __future__ import annotations
 
@@ -8,38 +8,38 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tlexport.artifact import Mixed
-from tlexport.report.candidates import Candidate, frontier
+from tlexport.report.candidates import ModelPoint, frontier
 from tlexport.report.svg import DASHES, INK, MARKERS, SERIES, Plot, drawing, label
 from tlexport.units import format_bytes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-MOST_POINTS = 300  # of a line: finer than a screen shows
+MOST_POINTS = 300  # of a line: finer than screen resolution
 MOST_LINES = len(SERIES)
 
 
-def pareto(found: Sequence[Candidate]) -> Plot | None:
-    """Accuracy against latency, or where either is not known against size; the larger the mark, the larger the file."""
+def pareto(found: Sequence[ModelPoint]) -> Plot | None:
+    """Accuracy against latency; if either is unknown, the known one against size. The area of a mark is the file size."""
     timed = [c for c in found if c.p50_ms is not None]
     graded = [c for c in timed if c.top1 is not None]
     if len(graded) > 1 or len(graded) == len(found) == 1:
         points = [(c.p50_ms or 0.0, 100 * (c.top1 or 0.0)) for c in graded]
-        words = "Median latency of each model from left to right, its accuracy upwards; the area of a mark is the file's size."
+        words = "Median latency of each model from left to right, accuracy from bottom to top; the area of a mark is the file size."
         return _scatter(graded, points, "Accuracy against latency", words, ("median latency, ms", "top-1, %"))
     if len(graded := [c for c in found if c.top1 is not None]) > 1:
         points = [(c.size_bytes / 1e6, 100 * (c.top1 or 0.0)) for c in graded]
-        words = "File size of each model from left to right, its accuracy upwards. Latency is not known of enough of them."
+        words = "File size of each model from left to right, accuracy from bottom to top. The latency of too few models is known."
         return _scatter(graded, points, "Accuracy against size", words, ("file, MB", "top-1, %"))
     if len(timed) > 1:
         points = [(c.size_bytes / 1e6, c.p50_ms or 0.0) for c in timed]
-        words = "File size of each model from left to right, its median latency upwards. Accuracy is not known."
+        words = "File size of each model from left to right, median latency from bottom to top. Accuracy is unknown."
         return _scatter(timed, points, "Latency against size", words, ("file, MB", "median latency, ms"), smaller_is_better=True)
     return None
 
 
 def _scatter(
-    found: Sequence[Candidate],
+    found: Sequence[ModelPoint],
     points: Sequence[tuple[float, float]],
     title: str,
     words: str,
@@ -59,10 +59,10 @@ def _scatter(
             axes.scatter([x], [y], s=area, marker=marker, facecolors=filled, edgecolors=INK if c.chosen else colour, linewidths=1.5)
             if c.interval_ms and axis_names[0].startswith("median"):
                 axes.plot(c.interval_ms, (y, y), color=colour, linewidth=1)
-            said = f"{label(c.name)}\n{format_bytes(c.size_bytes)}{', chosen' if c.chosen else ''}"
-            above = place % 2 == 0  # neighbours do not write over each other
+            caption = f"{label(c.name)}\n{format_bytes(c.size_bytes)}{', chosen' if c.chosen else ''}"
+            above = place % 2 == 0  # keeps the captions of neighbours apart
             offset, side = ((0, 11), "bottom") if above else ((0, -11), "top")
-            axes.annotate(said, (x, y), offset, textcoords="offset points", ha="center", va=side, fontsize=9)
+            axes.annotate(caption, (x, y), offset, textcoords="offset points", ha="center", va=side, fontsize=9)
         axes.margins(0.28, 0.35)
         if axis_names[1].endswith("%"):
             _within_hundred(axes)
@@ -72,14 +72,14 @@ def _scatter(
 
 
 def distribution(names: Sequence[str], samples: Sequence[Sequence[int]]) -> Plot:
-    """Which share of the runs took at most how long.
+    """Cumulative distribution of the latencies.
 
     Args:
         names: of each measurement.
         samples: its raw latencies, ns.
     """
-    words = "For each measurement, the share of its runs that took at most so long. The steeper a line, the steadier the runs."
-    with drawing("distribution", "How single runs scatter", words) as (plot, axes):
+    words = "Cumulative distribution of the runs of each measurement. A steep line means steady runs."
+    with drawing("distribution", "Distribution of the runs", words) as (plot, axes):
         spread = 1.0
         for place, (name, raw) in enumerate(list(zip(names, samples, strict=True))[:MOST_LINES]):
             shares = np.linspace(0, 100, min(len(raw), MOST_POINTS))
@@ -90,15 +90,15 @@ def distribution(names: Sequence[str], samples: Sequence[Sequence[int]]) -> Plot
             axes.set_xscale("log")
             _plain_ticks(axes)
         axes.set_xlabel("latency of a run, ms")
-        axes.set_ylabel("runs that took at most so long, %")
+        axes.set_ylabel("runs up to this latency, %")
         axes.legend(fontsize=9)
     return plot
 
 
 def in_order(names: Sequence[str], samples: Sequence[Sequence[int]]) -> Plot:
-    """The runs one after the other: whether the machine drifted. Long series as the median of neighbours."""
-    words = "Latency of the runs in the order in which they were made; of long series the median of neighbouring runs."
-    with drawing("order", "The runs in their order", words) as (plot, axes):
+    """The runs in order, which shows drift of the machine. Long series are shown as medians of neighbouring runs."""
+    words = "Latency of the runs in the order of measuring; for long series, medians of neighbouring runs."
+    with drawing("order", "Runs in order", words) as (plot, axes):
         for place, (name, raw) in enumerate(list(zip(names, samples, strict=True))[:MOST_LINES]):
             parts = np.array_split(np.asarray(raw, dtype=np.float64) / 1e6, min(len(raw), MOST_POINTS))
             middles = [float(np.median(part)) for part in parts]
@@ -107,20 +107,20 @@ def in_order(names: Sequence[str], samples: Sequence[Sequence[int]]) -> Plot:
         if len(samples) > 1:
             axes.set_yscale("log")
             _plain_ticks(axes, y=True)
-        axes.set_xlabel("how far into the measurement, % of its runs")
+        axes.set_xlabel("progress of the measurement, % of its runs")
         axes.set_ylabel("latency, ms")
         axes.legend(fontsize=9)
     return plot
 
 
 def sensitivity(mixed: Mixed) -> Plot:
-    """What INT8 does to each block, the most harmed first."""
-    words = "Divergence of the probabilities from those of FP32 with one block alone in INT8, block by block, the most harmed first."
+    """Effect of INT8 on each block, the most sensitive first."""
+    words = "Divergence of the probabilities from FP32 with only one block in INT8; the most sensitive block first."
     divergence = [max(found.divergence, 1e-12) for found in mixed.ranking]
-    kept = [found.block in set(mixed.kept) for found in mixed.ranking]
-    with drawing("sensitivity", "What INT8 does to each block", words) as (plot, axes):
-        for in_float, name, colour in ((True, "back in float", SERIES[1]), (False, "INT8", SERIES[0])):
-            places = [place for place, is_kept in enumerate(kept) if is_kept == in_float]
+    floats = [found.block in set(mixed.kept) for found in mixed.ranking]
+    with drawing("sensitivity", "Sensitivity of each block to INT8", words) as (plot, axes):
+        for in_float, name, colour in ((True, "float", SERIES[1]), (False, "INT8", SERIES[0])):
+            places = [place for place, is_float in enumerate(floats) if is_float == in_float]
             if places:
                 filled = "none" if in_float else colour
                 heights = [divergence[place] for place in places]
@@ -128,21 +128,21 @@ def sensitivity(mixed: Mixed) -> Plot:
         axes.set_yscale("log")
         _plain_ticks(axes, y=True)
         axes.locator_params("x", integer=True)
-        axes.set_xlabel("block, the most harmed first")
+        axes.set_xlabel("block, the most sensitive first")
         axes.set_ylabel("divergence, nats")
         axes.legend(fontsize=9)
     return plot
 
 
 def _within_hundred(axes: Axes) -> None:
-    """At least a point of accuracy to see, and no figure above 100 %: what stands there is room for the names."""
+    """Show a range of at least two points of accuracy, and no tick above 100 %: the space above holds captions."""
     low, high = axes.get_ylim()
     axes.set_ylim(min(low, high - 2), high)
     axes.set_yticks([tick for tick in axes.get_yticks() if low <= tick <= min(high, 100)])
 
 
 def _plain_ticks(axes: Axes, y: bool = False) -> None:
-    """Figures as people write them on a logarithmic axis: 0.8, 1, 2."""
+    """Plain numbers on a logarithmic axis: 0.8, 1, 2."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     axis = axes.yaxis if y else axes.xaxis

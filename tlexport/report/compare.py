@@ -1,4 +1,4 @@
-"""The report of a comparison: is the difference real, first; then what that rests on."""
+"""The report of a comparison: first whether the models differ, then the figures behind it."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from tlexport.report.text import short_names
 
 @dataclass(frozen=True)
 class Compared:
-    """A model that was timed in turn with the first one; ratios are of its time over that one's."""
+    """A model that was timed alternately with the first one. Ratios are its time over that of the first."""
 
     name: str
     interval: Interval
-    round_ratios: Sequence[float]  # what the ratio is the median of
-    first_ns: Sequence[int]  # all runs of the first model,
-    runs_ns: Sequence[int]  # and of this one
+    round_ratios: Sequence[float]  # one for each round; the ratio is their median
+    first_ns: Sequence[int]  # all runs of the first model
+    runs_ns: Sequence[int]  # all runs of this model
 
     @property
     def answer(self) -> str:
-        """Faster, slower, or neither; as the style sheet has it."""
+        """Faster, slower, or neither, as a class of the style sheet."""
         return "unknown" if not self.interval.real else "kept" if self.interval.ratio < 1 else "broken"
 
     def p50_ms(self) -> tuple[float, float]:
@@ -37,17 +37,17 @@ class Compared:
 def compare_report(
     what: str, others: Sequence[Compared], environment: Environment, settings: Mapping[str, object], confidence: float, raw: object
 ) -> str:
-    """The page.
+    """Render the page.
 
     Args:
         what: the first model, as the user named it.
-        others: each that was held against it.
+        others: the models that were compared with it.
         environment: the machine.
-        settings: threads, batch and the like.
+        settings: how the models ran: threads, batch.
         confidence: of the intervals, 0..1.
-        raw: what the download holds, as JSON has it.
+        raw: the data to download, as plain JSON values.
     """
-    about: dict[str, Any] = environment.model_dump(mode="json")
+    machine: dict[str, Any] = environment.model_dump(mode="json")
     paths = [what, *(one.name for one in others)]
     names = short_names(paths)
     what, others = names[0], [replace(one, name=name) for one, name in zip(others, names[1:], strict=True)]
@@ -63,16 +63,16 @@ def compare_report(
         shown=bench_plots.MOST_LINES,
         count=len(others[0].round_ratios),
         models=shortened,
-        tables=[table for table in (extras.facts("How they ran", settings), extras.facts("Measured here", about)) if table],
+        tables=[table for table in (extras.facts("Settings", settings), extras.facts("Machine", machine)) if table],
         raw=raw,
     )
 
 
 def _ratios(others: Sequence[Compared]) -> Plot:
-    """Each model's interval, and the round that it comes from as a mark of its own."""
-    words = "For each model its time over that of the first: a mark for each round, a line for the interval. At 1 there is no difference."
+    """The interval of each model, and its rounds as single marks."""
+    words = "Time of each model relative to the first: a mark for each round, a line for the interval. At 1 there is no difference."
     shown = others[: bench_plots.MOST_LINES]
-    with drawing("ratios", "Time over that of the first model", words) as (plot, axes):
+    with drawing("ratios", "Time relative to the first model", words) as (plot, axes):
         axes.axvline(1, color=INK, linewidth=0.8, linestyle=":")
         for place, one in enumerate(shown):
             colour, marker = SERIES[place], MARKERS[place]
@@ -81,5 +81,5 @@ def _ratios(others: Sequence[Compared]) -> Plot:
             axes.plot([one.interval.ratio], [place - 0.1], marker, color=colour, markersize=8)
         axes.set_yticks(range(len(shown)), [label(one.name) for one in shown])
         axes.set_ylim(len(shown) - 0.4, -0.6)
-        axes.set_xlabel("ratio of times")
+        axes.set_xlabel("time ratio")
     return plot

@@ -1,4 +1,4 @@
-"""What only some measurements hold (stages, layers, placement, what happened to the machine), as tables; read from their JSON."""
+"""Tables for the optional parts of a measurement (stages, layers, placement, machine state), built from its JSON."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 from tlexport.report.text import number, percent
 from tlexport.units import format_bytes
 
-LONGEST_LIST = 20  # of values that are written out in a cell
+LONGEST_LIST = 20  # longest list whose values are written out in a cell
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What is shown, and for a share how long its bar is."""
+    """The text of a cell, and the length of its bar if it is a share."""
 
     text: str
     share: float | None = None  # 0..1
@@ -23,7 +23,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """Headings and rows."""
+    """A table with its title and headings."""
 
     title: str
     columns: tuple[str, ...]
@@ -31,7 +31,7 @@ class Table:
 
 
 def stages(name: str, found: Mapping[str, Sequence[int]] | None) -> Table | None:
-    """Where the time of one image goes, from its file on: the median of each stage, from raw durations ``STAGE_ns``."""
+    """The median of each stage of one image, from its file to probabilities; computed from raw durations ``STAGE_ns``."""
     raw = {key.removesuffix("_ns"): value for key, value in (found or {}).items() if key.endswith("_ns")}
     if not raw:
         return None
@@ -39,13 +39,11 @@ def stages(name: str, found: Mapping[str, Sequence[int]] | None) -> Table | None
     whole = sum(medians.values()) or 1.0
     rows = [(Cell(stage), Cell(number(ms, 4)), _share(ms / whole)) for stage, ms in medians.items()]
     total = statistics.median(sum(parts) for parts in zip(*raw.values(), strict=True)) / 1e6
-    return Table(
-        f"{name}, one image at a time", ("stage", "median, ms", "share"), (*rows, (Cell("all"), Cell(number(total, 4)), Cell("–")))
-    )
+    return Table(f"{name}, single images", ("stage", "median, ms", "share"), (*rows, (Cell("all"), Cell(number(total, 4)), Cell("–"))))
 
 
 def layers(name: str, found: Mapping[str, Any] | None) -> Table | None:
-    """The slowest layers, as the runtime fused them."""
+    """The slowest layers, as fused by the runtime."""
     if not found or not found.get("slowest"):
         return None
     rows = [
@@ -57,13 +55,13 @@ def layers(name: str, found: Mapping[str, Any] | None) -> Table | None:
 
 
 def facts(title: str, record: Mapping[str, Any] | None) -> Table | None:
-    """A record's values with those of the records in it, in the units of their keys; what is not known is left out."""
+    """The values of a record and of its nested records, with the units of their keys. Unknown values are left out."""
     rows = tuple((Cell(_words(key)), Cell(_value(key, value))) for key, value in _flat(record or {}))
-    return Table(title, ("what", "found"), rows) if rows else None
+    return Table(title, ("property", "value"), rows) if rows else None
 
 
 def placement(name: str, found: Mapping[str, int] | None) -> Table | None:
-    """How many nodes ran on which provider."""
+    """The number of nodes that ran on each provider."""
     whole = sum((found or {}).values())
     rows = tuple((Cell(provider), Cell(str(nodes)), _share(nodes / whole)) for provider, nodes in (found or {}).items())
     return Table(name, ("provider", "nodes", "share"), rows) if rows else None
@@ -93,7 +91,7 @@ def _ending(key: str) -> str:
 
 
 def _words(key: str) -> str:
-    """``memory_bytes`` -> ``"memory"``: the unit stands with the value."""
+    """``memory_bytes`` -> ``"memory"``: the unit is printed with the value."""
     return key.removesuffix(_ending(key)).replace("_", " ")
 
 

@@ -1,4 +1,4 @@
-"""From a template and what it shows to one HTML file that loads nothing."""
+"""Renders a template to one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 
 def render(template: str, **shown: object) -> str:
-    """Fill a template. Every text is escaped where it is put in; only what :mod:`svg` made goes in as it is.
+    """Render a template. All text is escaped; only the SVG of :mod:`svg` is inserted unescaped.
 
     Args:
         template: a file in ``templates/``.
-        shown: what it speaks of; a name that it uses and that is not given is an error.
+        shown: its variables. A missing variable is an error.
 
     Returns:
-        The page. It needs no network and no script, and forbids both to the browser.
+        The page. It needs no network and no script, and its content security policy forbids both.
     """
     return _environment().get_template(template).render(**shown, version=__version__)
 

@@ -1,4 +1,4 @@
-"""Plots as SVG inside a page: text stays text, and colours are the page's own, so that one plot serves light, dark and paper."""
+"""Plots as inline SVG: text stays text, and colours come from the page's style sheet, so one plot works in light, dark and print."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from tlexport.report.text import plain
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# what matplotlib draws with -> what the page's style sheet says in its place
+# placeholder colours for matplotlib, replaced by variables of the page's style sheet
 INK, LINE = "#010203", "#040506"
 SERIES = ("#0a0001", "#0a0002", "#0a0003", "#0a0004", "#0a0005", "#0a0006")
-MARKERS = "os^Dvp"  # a second way to tell series apart
+MARKERS = "os^Dvp"  # distinguish series without colour
 DASHES = ("-", "--", ":", "-.", "-", "--")
 _COLOURS = {INK: "var(--ink)", LINE: "var(--line)"} | {colour: f"var(--series-{number})" for number, colour in enumerate(SERIES, 1)}
-_STYLE: dict[Any, object] = {  # Any: the type of its own settings came with matplotlib 3.11
-    "svg.fonttype": "none",  # the reader's fonts know more scripts than those that matplotlib brings
-    "text.parse_math": False,  # a dollar sign in a name is a dollar sign
+_STYLE: dict[Any, object] = {  # Any: matplotlib before 3.11 has no type for its settings
+    "svg.fonttype": "none",  # the reader's fonts cover more scripts than matplotlib's
+    "text.parse_math": False,  # keep dollar signs in names
     "font.family": "sans-serif",
-    "font.size": 11.0,  # the figure is about as wide as a phone: nothing is shrunk there
+    "font.size": 11.0,  # the figure is about as wide as a phone, so it is not scaled down there
     "text.color": INK,
     "axes.edgecolor": LINE,
     "axes.labelcolor": INK,
@@ -50,34 +50,34 @@ LONGEST_LABEL = 32  # characters
 
 @dataclass
 class Plot:
-    """A drawing as it goes into a page."""
+    """A plot to insert into a page."""
 
     title: str
-    description: str  # for those who do not see it
-    svg: str = ""  # a Markup: goes in as it is
+    description: str  # for screen readers
+    svg: str = ""  # Markup: inserted unescaped
 
 
 def label(text: str) -> str:
-    """A name from anywhere, as it may stand in a drawing: one line, not too long, nothing that XML cannot hold."""
+    """An untrusted name as a label: one line, shortened, without characters that XML forbids."""
     text = " ".join(plain(text).split())
     return text if len(text) <= LONGEST_LABEL else f"{text[: LONGEST_LABEL - 1]}…"
 
 
 @contextmanager
 def drawing(key: str, title: str, description: str) -> Iterator[tuple[Plot, Axes]]:
-    """Draw within: the axes are given, and the plot has its SVG afterwards.
+    """Yield a plot and its axes to draw on; the plot has its SVG afterwards.
 
     Args:
-        key: of the plot, unlike all others of the page: a word of lower-case letters.
-        title: what is shown above it, and read out.
-        description: what it shows, in a sentence.
+        key: unique in the page: a word of lower-case letters.
+        title: shown above the plot, and read by screen readers.
+        description: the content of the plot in a sentence.
     """
     import matplotlib
-    from matplotlib.figure import Figure  # here: reports are written at the end of what takes longer
+    from matplotlib.figure import Figure  # imported late: it is slow to import, and few commands write reports
 
     plot = Plot(title, description)
     with matplotlib.rc_context(_STYLE | {"svg.hashsalt": key}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # measured with matplotlib's font, shown in the reader's
+        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # only laid out with matplotlib's font
         figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")  # without pyplot: no global state, no display
         yield plot, figure.subplots()
         stream = io.StringIO()
@@ -86,9 +86,9 @@ def drawing(key: str, title: str, description: str) -> Iterator[tuple[Plot, Axes
 
 
 def _inline(text: str, key: str, plot: Plot) -> Markup:
-    """What matplotlib wrote, for a page: without namespaces, with ids of its own, named for screen readers.
+    """Convert matplotlib's SVG to inline SVG: without namespaces, with unique ids, with a title and description for screen readers.
 
-    Everything is parsed and written again, so that whatever stands in a label is text in the page too.
+    The SVG is parsed and serialized again, so labels cannot contain markup.
     """
     root = ElementTree.fromstring(text)
     for child in list(root):
@@ -96,7 +96,7 @@ def _inline(text: str, key: str, plot: Plot) -> Markup:
             root.remove(child)
     for element in root.iter():
         for parent in [child for child in element if _local(child.tag) == "style"]:
-            element.remove(parent)  # in a page it would be a rule for everything
+            element.remove(parent)  # in a page it would apply to everything
         element.tag = _local(element.tag)
         attributes = {_local(name): value for name, value in element.attrib.items()}
         element.attrib.clear()
@@ -109,7 +109,7 @@ def _inline(text: str, key: str, plot: Plot) -> Markup:
         element = ElementTree.Element(name, {"id": f"{key}-{'title' if name == 'title' else 'description'}"})
         element.text = plain(words)
         root.insert(place, element)
-    # it was just parsed as XML, and is escaped as such
+    # safe: serialized from parsed XML, so text is escaped
     return Markup(ElementTree.tostring(root, encoding="unicode", short_empty_elements=False))
 
 
@@ -126,12 +126,12 @@ def _attribute(name: str, value: str, key: str) -> str:
     if name == "style":
         for colour, own in _COLOURS.items():
             value = value.replace(colour, own)
-        value = re.sub(r"font:[^;]*?([\d.]+px)[^;]*", r"font-size: \1", value)  # the family is the page's
+        value = re.sub(r"font:[^;]*?([\d.]+px)[^;]*", r"font-size: \1", value)  # use the page's font family
     return value
 
 
 def _drop_unused_ids(root: ElementTree.Element) -> None:
-    """Keep the ids that something points to: matplotlib names every group."""
+    """Remove ids without a reference: matplotlib gives every group an id."""
     values = [value for element in root.iter() for name, value in element.attrib.items() if name != "id"]
     used = {found for value in values for found in re.findall(r"#([\w-]+)", value)}
     for element in root.iter():

@@ -1,4 +1,4 @@
-"""The report of a training: how good the classifier is, what it confuses, and how it came about."""
+"""The report of a training: accuracy, confusions, calibration, learning curves, recipe."""
 
 from __future__ import annotations
 
@@ -11,42 +11,43 @@ import numpy.typing as npt
 from PIL import Image
 
 from tlexport.accuracy import Probabilities, Scores, reliability
+from tlexport.bundle.manifest import wilson
 from tlexport.checkpoint import Checkpoint
 from tlexport.ports import Pixels
 from tlexport.report.page import render
 from tlexport.report.text import data_link, short_names
 from tlexport.report.training_plots import Epoch, calibration, curve
 
-MATRIX = 20  # classes that a matrix of numbers is readable with
-PAIRS = 20  # that are confused most
-IMAGES = 24  # that it got most wrong
-WORST = 20  # classes that are shown before the rest is folded away
+MATRIX_CLASSES = 20  # most classes for which the confusion matrix is readable
+SHOWN_PAIRS = 20  # most frequent confusions shown
+SHOWN_IMAGES = 24  # most confident mistakes shown
+SHOWN_CLASSES = 20  # classes shown before the rest is collapsed
 SIDE = 112  # of a thumbnail, pixels
 
 
 @dataclass(frozen=True)
 class Validated:
-    """The validation part, and what the network says of it."""
+    """The validation part with the network's predictions."""
 
     scores: Scores
     outputs: Probabilities  # float32 (image, class)
     labels: Sequence[int]
     files: Sequence[str]  # relative paths
-    pixels: Callable[[int], Pixels]  # of one image as the network saw it: uint8 (height, width, channel)
+    pixels: Callable[[int], Pixels]  # index -> preprocessed image, uint8 (height, width, channel)
 
 
 @dataclass(frozen=True)
-class Times:
-    """How long a run took, in all its sessions: it has several where it was resumed."""
+class RunTimes:
+    """The times of a run. A resumed run has several sessions; their times are added."""
 
     steps: Sequence[tuple[str, float]]  # title and seconds
-    seconds: float  # from the beginning to the report
+    seconds: float  # from the start to the report
     sessions: int = 1
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Images of one class that were taken for another."""
+    """Images of one class that were classified as another."""
 
     true: str
     predicted: str
@@ -55,8 +56,8 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Mistake:
-    """An image, and what the network takes it for."""
+class Misclassified:
+    """A misclassified image."""
 
     file: str
     link: str
@@ -68,7 +69,7 @@ class Mistake:
 
 @dataclass(frozen=True)
 class ClassRow:
-    """How one class fares."""
+    """The accuracy of one class."""
 
     name: str
     n: int
@@ -78,17 +79,17 @@ class ClassRow:
 
 
 def finetune_report(
-    record: Checkpoint, source: str, history: Sequence[Epoch], validated: Validated, times: Times, advice: Sequence[str] = ()
+    record: Checkpoint, source: str, history: Sequence[Epoch], validated: Validated, times: RunTimes, advice: Sequence[str] = ()
 ) -> str:
-    """The page.
+    """Render the page.
 
     Args:
         record: of the checkpoint.
         source: DATA as the user gave it.
         history: every epoch, as in history.jsonl.
-        validated: the images of the validation part with the answers of the network that the checkpoint holds.
+        validated: the validation part with the predictions of the checkpoint's network.
         times: of the run and of its steps.
-        advice: what the figures suggest, a sentence each.
+        advice: suggestions for the next training, a sentence each.
     """
     scores, bins = validated.scores, reliability(validated.outputs, validated.labels)
     wrong = mistakes(validated)
@@ -98,19 +99,19 @@ def finetune_report(
         source=source,
         short=short_names([source])[0],
         scores=scores,
-        interval=wilson(round(scores.top1 * scores.n), scores.n),
+        interval=wilson(scores.top1, scores.n),
         history=history,
         best=int(record.metrics["best_epoch"]),
         loss=curve(history, "loss", "Loss", "cross-entropy"),
         top1=curve(history, "top1", "Accuracy", "top-1, %", 100),
         calibration=calibration(bins),
         bins=bins,
-        matrix=_matrix(scores) if len(scores.classes) <= MATRIX else None,
+        matrix=_matrix(scores) if len(scores.classes) <= MATRIX_CLASSES else None,
         pairs=confused(scores.confusion, scores.classes),
         mistakes=wrong,
         wrong=scores.n - int(np.trace(scores.confusion)),
         classes=class_rows(scores),
-        worst=WORST,
+        worst=SHOWN_CLASSES,
         phases=_phases(history),
         times=times,
         advice=advice,
@@ -118,23 +119,23 @@ def finetune_report(
     )
 
 
-def mistakes(validated: Validated) -> list[Mistake]:
-    """The images whose own class got the least probability, the worst first; only those that were answered wrongly."""
+def mistakes(validated: Validated) -> list[Misclassified]:
+    """The misclassified images with the lowest probability of their true class, lowest first."""
     labels = np.asarray(validated.labels, dtype=np.int64)
     own = validated.outputs[np.arange(len(labels)), labels]
     answers = validated.outputs.argmax(axis=1)
     wrong = np.flatnonzero(answers != labels)
     found = []
-    for index in wrong[np.argsort(own[wrong], kind="stable")][:IMAGES].tolist():
+    for index in wrong[np.argsort(own[wrong], kind="stable")][:SHOWN_IMAGES].tolist():
         classes, answer = validated.scores.classes, int(answers[index])
         probability = float(validated.outputs[index, answer])
         link = thumbnail(validated.pixels(index))
-        found.append(Mistake(validated.files[index], link, classes[labels[index]], float(own[index]), classes[answer], probability))
+        found.append(Misclassified(validated.files[index], link, classes[labels[index]], float(own[index]), classes[answer], probability))
     return found
 
 
 def thumbnail(pixels: Pixels) -> str:
-    """Decoded pixels uint8 (height, width, channel), encoded anew: nothing of the file that they came from is left."""
+    """Encode pixels uint8 (height, width, channel) as a small JPEG. No metadata of the original file remains."""
     image = Image.fromarray(pixels)
     image.thumbnail((SIDE, SIDE))
     stream = io.BytesIO()
@@ -143,19 +144,19 @@ def thumbnail(pixels: Pixels) -> str:
 
 
 def confused(confusion: npt.NDArray[np.int64], classes: Sequence[str]) -> list[Pair]:
-    """Which class is taken for which, the most frequent first, from int64 (true class, predicted class)."""
-    true, predicted = np.nonzero(confusion)  # of thousands of classes, a copy of the whole would take hundreds of megabytes
+    """The most frequent confusions, from counts int64 (true class, predicted class)."""
+    true, predicted = np.nonzero(confusion)  # a copy of the matrix of thousands of classes would take hundreds of MB
     wrong = true != predicted
     true, predicted = true[wrong], predicted[wrong]
     counts = confusion[true, predicted]
-    most = np.argsort(-counts, kind="stable")[:PAIRS]
+    most = np.argsort(-counts, kind="stable")[:SHOWN_PAIRS]
     totals = confusion.sum(axis=1)
     pairs = [(int(true[i]), int(predicted[i]), int(counts[i])) for i in most]
     return [Pair(classes[row], classes[column], n, n / float(totals[row])) for row, column, n in pairs]
 
 
 def class_rows(scores: Scores) -> list[ClassRow]:
-    """Every class, the one that is found least often first; last those of which there was no image."""
+    """All classes by rising recall; classes without an image come last."""
     rows = []
     for index, (name, figures) in enumerate(scores.per_class().items()):
         errors = scores.confusion[index].copy()
@@ -167,15 +168,8 @@ def class_rows(scores: Scores) -> list[ClassRow]:
     return sorted(rows, key=lambda row: 2.0 if row.recall is None else row.recall)
 
 
-def wilson(right: int, n: int) -> tuple[float, float]:
-    """95 % interval of a share, 0..1, from so many right answers of n (Wilson 1927)."""
-    z = 1.959964
-    centre, width = (right + z * z / 2) / (n + z * z), z * (right * (n - right) / n + z * z / 4) ** 0.5 / (n + z * z)
-    return max(0.0, centre - width), min(1.0, centre + width)
-
-
 def _matrix(scores: Scores) -> list[tuple[str, list[tuple[int, float]]]]:
-    """For each class the counts by answer, with their share of the class."""
+    """For each true class, the count of each predicted class and its share of the true class."""
     rows = []
     for name, counts in zip(scores.classes, scores.confusion, strict=True):
         total = max(1, int(counts.sum()))
@@ -184,7 +178,7 @@ def _matrix(scores: Scores) -> list[tuple[str, list[tuple[int, float]]]]:
 
 
 def _phases(history: Sequence[Epoch]) -> list[dict[str, object]]:
-    """Each phase with its epochs, its time and its best accuracy, in order."""
+    """The phases in order, each with its epochs, time and best accuracy."""
     found: dict[str, list[Epoch]] = {}
     for line in history:
         found.setdefault(line["phase"], []).append(line)

@@ -1,4 +1,4 @@
-"""The plots of a training: how it went, and whether the classifier knows how sure it may be."""
+"""The plots of a training: the learning curves, and the calibration of the classifier."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ Epoch = Mapping[str, Any]  # a line of history.jsonl
 
 
 def curve(history: Sequence[Epoch], kind: str, title: str, unit: str, scale: float = 1.0) -> Plot:
-    """One figure of training and validation by epoch; a thin line where a new phase begins.
+    """A training and a validation curve by epoch; a thin line marks the start of each phase.
 
     Args:
         history: every epoch.
         kind: ``loss`` or ``top1``.
         title: of the plot.
-        unit: on the axis.
-        scale: by which the figures are multiplied.
+        unit: label of the axis.
+        scale: factor for the figures.
     """
-    words = f"{title} of the training and of the validation images after each epoch; a dotted line stands where a new phase begins."
+    words = f"{title} on training and validation images after each epoch; a dotted line marks the start of a phase."
     epochs = [line["epoch"] for line in history]
     with drawing(kind, title, words) as (plot, axes):
         for place, (part, name) in enumerate((("train", "training"), ("val", "validation"))):
@@ -39,16 +39,16 @@ def curve(history: Sequence[Epoch], kind: str, title: str, unit: str, scale: flo
 
 
 def calibration(bins: Sequence[Bin]) -> Plot:
-    """How often it is right where it is so sure; the diagonal is a classifier that knows. The larger a mark, the more images."""
-    words = "For images that the network is about equally sure of: how sure it is from left to right, how many it gets right upwards."
+    """Reliability diagram: accuracy against confidence. The diagonal is perfect calibration; the area of a mark is the number of images."""
+    words = "Images grouped by confidence: mean confidence from left to right, accuracy from bottom to top."
     most = max(b.n for b in bins)
-    with drawing("calibration", "Is it as sure as it is right?", words) as (plot, axes):
+    with drawing("calibration", "Accuracy against confidence", words) as (plot, axes):
         axes.plot([0, 100], [0, 100], color=LINE, linestyle="--", linewidth=1)
         x, y = [100 * b.confidence for b in bins], [100 * b.accuracy for b in bins]
         axes.plot(x, y, color=SERIES[0], linewidth=1)
         axes.scatter(x, y, s=[15 + 150 * b.n / most for b in bins], color=SERIES[0], clip_on=False, zorder=3)
         axes.set_xlim(0, 102)
         axes.set_ylim(0, 102)
-        axes.set_xlabel("mean probability of the answer, %")
-        axes.set_ylabel("of these are right, %")
+        axes.set_xlabel("mean probability of the predicted class, %")
+        axes.set_ylabel("accuracy, %")
     return plot

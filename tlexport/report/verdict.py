@@ -1,4 +1,4 @@
-"""Does what was measured keep the profile's budget? Limit by limit, and in one sentence."""
+"""Whether a measured model is within the profile's budget: limit by limit, and in one sentence."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from tlexport.plan import more_than, not_as_budgeted
 from tlexport.units import format_bytes, format_mj
 
 Kept = Literal["kept", "broken", "unknown"]
-TIMED = ("p95 latency", "energy")  # limits that noise on the machine touches
+TIMED = ("p95 latency", "energy")  # limits that a noisy machine affects
 
 
 @dataclass(frozen=True)
 class Limit:
-    """One limit of the budget, and what was found."""
+    """One limit of the budget, and the measured figure."""
 
     name: str
     allowed: str
     found: str
     kept: Kept
     share: float | None  # found / allowed
-    why: str = ""  # why it is not known
+    why: str = ""  # why it is unknown
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """On the bundle's chosen model."""
+    """The verdict on the bundle's chosen model."""
 
     kept: Kept
     sentence: str
     limits: tuple[Limit, ...] = ()
-    noise: str = ""  # why the machine was not quiet while a limit of time was judged; empty where it was
+    noise: str = ""  # why the measurement behind a latency or energy limit was noisy; empty: it was not
 
     @property
     def word(self) -> str:
@@ -44,25 +44,25 @@ class Verdict:
 
     @property
     def tone(self) -> Kept:
-        """How it is coloured: as certain only on a quiet machine."""
+        """The colour of the verdict: an unknown one on a noisy machine."""
         return "unknown" if self.noise else self.kept
 
 
 def judge(manifest: Manifest, measurements: Sequence[Measurement], *, on_target: bool, noise: Mapping[str, str] | None = None) -> Verdict:
-    """Hold the chosen model against the budget of the bundle's profile.
+    """Compare the chosen model with the budget of the bundle's profile.
 
     Args:
         manifest: of the bundle.
-        measurements: of its models, and perhaps of others.
-        on_target: they were made on the device that the bundle is for. Elsewhere only the size counts.
-        noise: of measurements whose machine was not quiet: the sha256 of the model, and why.
+        measurements: of its models, and possibly of others.
+        on_target: the measurements were made on the bundle's target. Elsewhere only the size counts.
+        noise: the sha256 of each model with a noisy measurement, and the cause.
     """
     found = _judged(manifest, measurements, on_target)
     cause = (noise or {}).get(manifest.model().artifact.sha256, "")
     timed = [limit for limit in found.limits if limit.name in TIMED and limit.kept != "unknown"]
     if not cause or not timed:
         return found
-    again = f"{found.sentence} The machine was not quiet: {cause}. Measure again on a quiet machine to be certain."
+    again = f"{found.sentence} Noisy measurement: {cause}. Measure again on a quiet machine."
     limits = tuple(replace(limit, why="on a noisy machine") if limit in timed else limit for limit in found.limits)
     return replace(found, sentence=again, limits=limits, noise=cause)
 
@@ -72,25 +72,25 @@ def _judged(manifest: Manifest, measurements: Sequence[Measurement], on_target: 
     own = [m for m in measurements if m.artifact_sha256 == chosen.artifact.sha256]
     measured = next((m for m in own if m.batch == 1), None)
     limits = tuple(_limits(manifest, measured, _why_not(manifest, measured, own, on_target)))
-    name = f"The {chosen.artifact.precision.upper()} model, which is the chosen one,"
+    name = f"The chosen {chosen.artifact.precision.upper()} model"
     if not limits:
-        return Verdict("unknown", f"The profile of {where} sets no budget. {name} is shown below without a verdict.")
+        return Verdict("unknown", f"The profile {where} has no budget, so there is no verdict.")
     broken = [limit for limit in limits if limit.kept == "broken"]
     if broken:
-        over = "; ".join(f"{limit.name} is {limit.found}, allowed is {limit.allowed}" for limit in broken)
-        return Verdict("broken", f"{name} breaks the budget of {where}: {over}.", limits)
+        over = "; ".join(f"{limit.name} is {limit.found}, the limit is {limit.allowed}" for limit in broken)
+        return Verdict("broken", f"{name} is over the budget of {where}: {over}.", limits)
     if unknown := [limit for limit in limits if limit.kept == "unknown"]:
         rest = " and ".join(limit.name for limit in unknown)
         kept = [limit.name for limit in limits if limit.kept == "kept"]
-        said = f"{name} keeps the limit of {' and '.join(kept)}" if kept else f"{name} cannot be judged"
-        return Verdict("unknown", f"{said}; whether it keeps that of {rest} on {where} is not known from this: {unknown[0].why}.", limits)
-    return Verdict("kept", f"{name} keeps the budget of {where}.", limits)
+        first = f"{name} is within the limit of {' and '.join(kept)}. Its {rest}" if kept else f"{name}: its {rest}"
+        return Verdict("unknown", f"{first} on {where} could not be checked: {unknown[0].why}.", limits)
+    return Verdict("kept", f"{name} is within the budget of {where}.", limits)
 
 
 def _why_not(manifest: Manifest, measured: Measurement | None, own: Sequence[Measurement], on_target: bool) -> str:
-    """Why the budget of the target says nothing of a measurement; nothing where it does. As ``tlx bench --check`` has it."""
+    """Why the target's budget does not apply to a measurement; empty if it does. The same rule as in ``tlx bench --check``."""
     if measured is None:
-        return "only several images at a time were measured, and the budget is for one" if own else "it was not measured"
+        return "only batches of several images were measured, and the budget is for one image" if own else "it was not measured"
     if not on_target:
         return f"this machine is not {manifest.target}"
     return not_as_budgeted(manifest.profile, measured.runtime, measured.provider)
@@ -111,7 +111,7 @@ def _limits(manifest: Manifest, measured: Measurement | None, why: str) -> Itera
         yield _limit("memory", counted.peak_memory_bytes if counted else None, budget.memory_bytes, format_bytes, why)
     if budget.energy_mj is not None:
         yield _limit(
-            "energy", counted.energy_mj_per_image if counted else None, budget.energy_mj, format_mj, why or "no counter of energy was read"
+            "energy", counted.energy_mj_per_image if counted else None, budget.energy_mj, format_mj, why or "no energy counter was read"
         )
 
 

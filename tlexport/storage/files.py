@@ -25,6 +25,8 @@ from tlexport.storage.lock import is_open_at, open_lock, try_lock
 
 TOKEN = "[0-9a-f]{8}"
 PARTIAL = rf"\.partial-{TOKEN}"  # ends the name of what is being written; that of its lock file ends in .lock- and the same token
+DEMO_MARKER = "tlx-demo.json"  # marks a folder of the demo as written by tlx
+REPLACEABLE = ("checkpoint.json", "manifest.json", DEMO_MARKER)  # files that only tlx writes
 
 
 def sha256_of(path: Path) -> str:
@@ -128,9 +130,6 @@ def held_name(folder: Path, prefix: str, suffix: str = "") -> Iterator[Path]:
         os.close(descriptor)
 
 
-OURS = ("checkpoint.json", "manifest.json", "tlx-demo.json")
-
-
 def check_replaceable(path: Path) -> None:
     """Refuse to replace what we did not write.
 
@@ -141,7 +140,7 @@ def check_replaceable(path: Path) -> None:
         return
     if not path.is_dir():
         raise UsageError(f"{path} is a file; a directory is to be written there", "choose another --out")
-    if any(path.iterdir()) and not any((path / name).is_file() for name in OURS):
+    if any(path.iterdir()) and not any((path / name).is_file() for name in REPLACEABLE):
         raise UsageError(f"{path} exists and was not written by tlx; it is left as it is", "choose another --out, or remove it first")
 
 
