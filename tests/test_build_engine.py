@@ -18,7 +18,7 @@ from tlexport.hardware.target import load_profile, profile_path, resolve
     ("target", "code", "words"),
     [
         ("jetson-orin-nano", 4, ["Jetson Orin Nano", "python3 run.py build"]),
-        ("cpu-x86", 4, ["onnxruntime, which builds no engine", "--build-engine"]),
+        ("cpu-x86", 4, ["onnxruntime, which needs no engine", "--build-engine"]),
     ],
 )
 def test_a_machine_that_is_not_the_target_builds_nothing(

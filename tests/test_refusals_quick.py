@@ -42,7 +42,7 @@ MISTYPED = {
     ("export", "nothing", "--target", "jetson-nan"): "there is no profile 'jetson-nan'",
     EXPORT: "nothing is not a checkpoint",
     ("export", "--target", "cpu-x86"): "no CHECKPOINT was given",
-    (*EXPORT, "--build-engine"): "builds no engine",
+    (*EXPORT, "--build-engine"): "needs no engine",
     (*EXPORT, "--yes", "--no-train"): "exclude each other",
     (*EXPORT, "--max-size", "big"): "'big' is not a quantity",
     ("bench", "nothing.onnx"): "nothing.onnx does not exist",
