@@ -88,7 +88,7 @@ def test_slower_than_before_is_told_after_what_was_measured(model: Path, tmp_pat
         (["--threads", "two"], "'two' is not in the range"),
         (["--shape", "image=1xx3"], "is not a shape"),
         (["--max-regression", "5", "--against", "x.json"], "is not a percentage"),
-        (["--max-regression", "5%"], "there is no before"),
+        (["--max-regression", "5%"], "needs an earlier measurement"),
         (["--against", "missing.json"], "missing.json does not exist"),
         (["--compare", "x.onnx", "--batch", "1,2"], "cannot be combined with --compare"),
         (["--compare", "x.onnx", "--check", "--layers"], "--compare cannot be combined with --check and --layers"),
