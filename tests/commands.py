@@ -19,6 +19,9 @@ TIMEOUT = 1200  # seconds, after which something hangs; even `tlx demo` on a mac
 # what the script `tlx` does, with the modules that this test runs with, and nothing from the working directory
 PROGRAM = [sys.executable, "-P", "-c", "from tlexport.cli.main import main; main()"]
 
+# the same, with less time to search for the blocks of INT8 that are faster in float, which takes most of an export on a quiet machine
+HASTY = [sys.executable, "-P", "-c", "from tlexport.optimize import latency_search as search; search.SECONDS = 1.0; " + PROGRAM[-1]]
+
 
 def environment(**changes: str) -> dict[str, str]:
     """For a subprocess that stands elsewhere. No entry of the search path is empty: Python cannot resolve one in a folder that is gone."""

@@ -31,7 +31,7 @@ def caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TLX_CACHE", str(folder / "tlexport"))
         patch.setenv("TORCH_HOME", str(folder / "torch"))
-        patch.setattr("tlexport.optimize.latency_search.SECONDS", 3.0)  # exports here want a choice of blocks in float, not the best one
+        patch.setattr("tlexport.optimize.latency_search.SECONDS", 1.0)  # exports here want a choice of blocks in float, not the best one
         yield folder
 
 
@@ -59,7 +59,19 @@ def digits(caches: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def checkpoint(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def conversions(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Exports in this process convert equal networks once, and share the conversions with the other processes of this run."""
+    from conversions import conversions_by, keeping
+
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "conversions"
+    folder.mkdir(exist_ok=True)
+    with conversions_by(keeping(folder)):
+        yield
+
+
+@pytest.fixture(scope="session")
+def checkpoint(digits: Path, conversions: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint directory: the embedded trunk, a classifier trained on the digits."""
     from tlexport.api.finetune import finetune
     from tlexport.recipe import Recipe

@@ -75,6 +75,32 @@ def test_likely_causes(watch: dict[str, Any] | None, environment: dict[str, Any]
     assert ("nothing that was watched" in text) == ("nothing that was watched" in " ".join(words))
 
 
+@pytest.mark.parametrize(
+    ("watch", "environment", "named"),
+    [
+        ({"limited_seconds": limits.LIMITED}, {}, True),
+        ({"limited_seconds": 0.9 * limits.LIMITED}, {}, False),
+        ({"limited_seconds": 0.015}, {}, True),
+        ({"stolen_cores": limits.OTHER_CORES}, {}, True),
+        ({"stolen_cores": 0.9 * limits.OTHER_CORES}, {}, False),
+        ({"waiting": {"io": 0.0, "memory": 0.15}}, {}, True),
+        ({"waiting": {"io": 0.05, "memory": 0.05}}, {}, False),
+        ({"gpu_mhz": {"lowest": 900.0, "highest": 1000.0}}, {}, False),
+        ({"other_cores": 0.1}, {"load_1min": 6.0}, True),  # of 4 cores, and the model has 2 threads
+        ({}, {"load_1min": 1.5}, True),
+        ({}, {"load_1min": 0.5}, False),
+    ],
+)
+def test_a_cause_is_named_from_its_threshold_on(watch: dict[str, Any], environment: dict[str, Any], named: bool) -> None:
+    assert ("nothing that was watched" not in noise(measured(SCATTERED, watch, **environment))) == named
+
+
+def test_programs_that_leave_the_model_half_a_core_less_disturb_nothing() -> None:
+    free = ENVIRONMENT.cores - 2 + limits.CROWDED  # the model has 2 threads
+    assert disturbance(measured(QUIET, {"other_cores": free})) == ""
+    assert disturbance(measured(QUIET, {"other_cores": free + 0.1})).startswith("the runs are even, and may all be slow; likely because")
+
+
 def test_throttling_is_told_even_when_the_runs_are_even() -> None:
     text = noise(measured(QUIET, {"throttled": True, "throttling": []}, governor="powersave"))
     assert "the machine throttled" in text

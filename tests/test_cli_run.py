@@ -16,7 +16,7 @@ from typing import Any, Self
 
 import images
 import pytest
-from commands import Ended, here, process, start, tree
+from commands import HASTY, Ended, here, process, start, tree
 
 from tlexport.bundle.manifest import read_manifest
 from tlexport.checkpoint import RECIPE, RECORD, Checkpoint, read_checkpoint
@@ -173,7 +173,7 @@ def test_export_for_this_machine_in_json(flow: tuple[Path, Ended]) -> None:
     folder, _ = flow
     source = (folder / "runs" / "latest").resolve()
     before = tree(source)
-    ended = process("export", "--target", "cpu-x86", "--json", "-q", cwd=folder)
+    ended = process("export", "--target", "cpu-x86", "--json", "-q", cwd=folder, program=HASTY)
     found = answer(ended)
     assert ended.err == ""
     assert tree(source) == before

@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from conversions import conversions_by
 from exports import PROFILES, Made, Notes, exported, images, run, tree
 from onnx import TensorProto, helper
 from safetensors.torch import load_file
@@ -25,6 +26,7 @@ from tlexport.checkpoint import DATASET, read_checkpoint, read_dataset
 from tlexport.contract import Preprocess
 from tlexport.device.inputs.image import prepare
 from tlexport.export.engine import engine_recipe
+from tlexport.export.to_onnx import to_onnx
 from tlexport.hardware.target import resolve
 from tlexport.plan import MAX_DROP_POINTS, Constraints
 from tlexport.storage.files import sha256_of
@@ -249,7 +251,8 @@ def again(checkpoint: Path, digits: Path, tmp_path_factory: pytest.TempPathFacto
     out = base / "bundle"
     shutil.copytree(first.path, out)
     (out / "model.fp32.engine").write_bytes(b"built by an older export")
-    result = export(copy, resolve(profile), Constraints(), out, data_root=base / "moved", progress=Notes())
+    with conversions_by(to_onnx):  # not the conversion of the first export
+        result = export(copy, resolve(profile), Constraints(), out, data_root=base / "moved", progress=Notes())
     assert result.path == out
     return first, Made(out, result.manifest, ()), copy
 

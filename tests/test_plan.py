@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,10 @@ from hypothesis import strategies as st
 
 from tlexport.artifact import PRECISIONS, Precision
 from tlexport.errors import OverBudget, Unsupported, UsageError
-from tlexport.hardware.profile import Profile
+from tlexport.hardware.profile import Budget, Profile
 from tlexport.hardware.target import load_profile
 from tlexport.optimize.steps import Step, plan_export
-from tlexport.plan import Candidate, Constraints, Limits, choose, violations
+from tlexport.plan import MAX_DROP_POINTS, SHARED, Candidate, Constraints, Limits, choose, doubts, not_as_budgeted, violations
 from tlexport.prediction import Estimate
 
 PROFILES = sorted(path.stem for path in (Path(__file__).parent.parent / "profiles").glob("*.toml"))
@@ -208,6 +209,67 @@ def test_figures_that_round_alike_are_told_apart(excess: int) -> None:
     [text] = violations(replace(FP32, size_bytes=2_000_000 + excess), replace(NONE, size_bytes=2_000_000))
     found, limit = text.removeprefix("size ").split(" > ")
     assert found != limit
+
+
+# --- limits of the user and of the profile -----------------------------------------------------------------------------
+
+BUDGET = Budget.model_validate({"size": "2 MB", "latency_p95": "10 ms", "memory": "50 MB"})
+
+
+def test_a_limit_of_the_user_replaces_the_profiles_and_no_other() -> None:
+    own = Limits(2_000_000, 10.0, 50_000_000, MAX_DROP_POINTS)
+    assert Constraints().limits(BUDGET) == own
+    assert Constraints(max_size_bytes=1).limits(BUDGET) == replace(own, size_bytes=1)
+    assert Constraints(max_latency_ms=3.0).limits(BUDGET) == replace(own, latency_p95_ms=3.0, asked=True)
+    assert Constraints(max_memory_bytes=4).limits(BUDGET) == replace(own, memory_bytes=4, asked=True)
+    assert Constraints(max_drop_points=0.0).limits(BUDGET) == replace(own, drop_points=0.0)
+
+
+def test_only_limits_of_the_user_bind_and_only_shrink_lets_a_budget_change_the_network() -> None:
+    assert Constraints().binding() == Limits(None, None, None, math.inf)
+    assert Constraints(max_size_bytes=1, max_drop_points=0.5).binding() == Limits(1, None, None, 0.5)
+    assert Constraints().may_change(BUDGET) == Limits(None, None, None, MAX_DROP_POINTS)
+    assert Constraints(shrink=True).may_change(BUDGET) == Constraints().limits(BUDGET)
+    assert [given.may_train for given in (Constraints(), Constraints(shrink=True), Constraints(max_drop_points=0.0))] == [False, True, True]
+
+
+def test_a_noisy_latency_is_held_against_the_shortest_run_on_a_core_of_its_own() -> None:
+    noisy = replace(FP32, p95_ms=90.0, shortest_ms=8.0, noisy=True)
+    assert noisy.bound_ms == 8.0 / SHARED
+    for limit, broken, doubted in ((3.9, True, False), (4.0, False, True), (89.0, False, True), (90.0, False, False)):
+        limits = replace(NONE, latency_p95_ms=limit)
+        assert [bool(violations(noisy, limits)), bool(doubts(noisy, limits))] == [broken, doubted], limit
+    assert violations(noisy, replace(NONE, latency_p95_ms=3.0)) == [
+        "p95 latency 90 ms (noisy machine; the shortest run took 8 ms) > 3 ms",
+    ]
+    assert replace(noisy, p95_ms=3.0).bound_ms == 3.0
+    assert replace(noisy, noisy=False).bound_ms == 90.0
+    assert not doubts(replace(noisy, noisy=False), replace(NONE, latency_p95_ms=5.0))
+
+
+def test_an_estimate_at_the_limit_keeps_it() -> None:
+    assert violations(expected(FP16, 5), replace(NONE, latency_p95_ms=5.0)) == []
+
+
+def test_where_none_keeps_the_yardstick_accuracy_counts_before_its_other_limits() -> None:
+    verdicts = {v.precision: v for v in choose(ALL, NONE, "auto", Limits(1_000_000, 3.5, None, 0.5))}
+    assert [precision for precision, verdict in verdicts.items() if verdict.chosen] == ["fp16"]  # fp32 breaks two limits, int8 the accuracy
+    assert verdicts["fp16"].reason == "nearest; over the profile's budget: size 3.00 MB > 1.00 MB"
+    assert verdicts["fp16"].over == ("size 3.00 MB > 1.00 MB",)
+    equal = [replace(FP32, p95_ms=3.0), FP16]
+    assert [v.precision for v in choose(equal, NONE, "auto", replace(NONE, size_bytes=1_000_000)) if v.chosen] == ["fp16"]  # the smaller
+
+
+def test_a_budget_says_nothing_of_another_runtime_or_of_another_processor() -> None:
+    cpu, board = load_profile("cpu-x86"), load_profile("jetson-orin-nano")
+    assert not_as_budgeted(cpu, "onnxruntime", "CPUExecutionProvider") == ""
+    assert not_as_budgeted(cpu, "torch", "CPU") == "torch was measured, and the budget is for onnxruntime"
+    assert (
+        not_as_budgeted(cpu, "onnxruntime", "CUDAExecutionProvider") == "CUDAExecutionProvider was measured, and the budget is for the CPU"
+    )
+    assert "is for tensorrt" in not_as_budgeted(board, "onnxruntime", "CUDAExecutionProvider")
+    gpu = cpu.model_copy(update={"device": board.precisions.model_copy(update={"value": "cuda"})})
+    assert not_as_budgeted(gpu, "onnxruntime", "CPUExecutionProvider").endswith("the budget is for a GPU")
 
 
 # --- laws -------------------------------------------------------------------------------------------------------------
