@@ -19,7 +19,7 @@ from tlexport.api.finetune import finetune
 from tlexport.checkpoint import REPORT, read_checkpoint
 from tlexport.errors import InvalidFile, UsageError
 from tlexport.recipe import Recipe
-from tlexport.train.resume import STATE, Saver, read_request, resume_folder
+from tlexport.train.resume import STATE, Saver, read_request, resume_folder, write_tensors
 
 pytestmark = pytest.mark.slow  # processes that start, are killed, and start again
 
@@ -127,3 +127,17 @@ def test_a_state_that_would_run_code_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidFile, match="damaged"):
         saver.begin("data", SIMPLE, "digest", 1)
     assert not (tmp_path / "owned").exists()
+
+
+def test_ctrl_c_while_the_state_is_written_stays_ctrl_c(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch closes its file on the way out, which fails, and so hides what interrupted it."""
+
+    def interrupted(value: object, stream: object) -> None:
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise RuntimeError("unexpected pos 64 vs 0")
+
+    monkeypatch.setattr(torch, "save", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_tensors({}, tmp_path / "state.pt")

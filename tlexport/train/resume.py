@@ -182,13 +182,13 @@ def forget_remains(runs: Path) -> None:
 
 
 def write_tensors(value: object, path: Path) -> None:
-    """``torch.save``. Raises OSError where the file system refuses, which torch itself reports as a RuntimeError."""
+    """``torch.save``. Raises OSError where the file system refuses, and KeyboardInterrupt; torch reports both as a RuntimeError."""
     with path.open("wb") as stream:
         try:
             torch.save(value, stream)
         except RuntimeError as error:
             cause: BaseException | None = error
-            while cause is not None and not isinstance(cause, OSError):
+            while cause is not None and not isinstance(cause, OSError | KeyboardInterrupt):
                 cause = cause.__cause__ or cause.__context__
             if cause is not None:
                 raise cause from error
