@@ -13,6 +13,7 @@ from tlexport.api.compare import Comparison
 from tlexport.bench.against import Regression
 from tlexport.cli import bench_table
 from tlexport.measurement import Layer, LayerProfile, Measurement, Stages
+from tlexport.report.bench_csv import write_csv
 
 WIDTH = 80
 SLOWEST = tuple(
@@ -91,7 +92,7 @@ def test_markdown_is_a_table_that_names_do_not_break() -> None:
 
 def test_csv_is_read_back(tmp_path: Path) -> None:
     measurements = [measured(what="=cmd()"), measured(2.0, what='a "quoted", name\nof two lines', watch=None, stages=None)]
-    bench_table.write_csv(tmp_path / "bench.csv", measurements)
+    write_csv(tmp_path / "bench.csv", measurements)
     with (tmp_path / "bench.csv").open(encoding="utf-8", newline="") as file:
         first, second = csv.DictReader(file)
     assert (first["what"], second["what"]) == ("'=cmd()", measurements[1].what)  # no spreadsheet computes a name

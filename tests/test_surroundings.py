@@ -17,8 +17,8 @@ from commands import PROGRAM, environment, here, process
 
 from tlexport.cli import output
 from tlexport.errors import InvalidFile, MissingDependency, StepFailed, TlxError, UsageError
-from tlexport.machine_errors import as_error
 from tlexport.progress import CONTROLS, TerminalProgress
+from tlexport.storage.machine_errors import as_error
 from tlexport.train.distributed import place_among_workers
 
 TLX = shlex.join(PROGRAM)

@@ -23,9 +23,12 @@ class TlxError(Exception):
     Args:
         message: what happened: the object, what was found, what was expected.
         hint: what to do next, ideally a command to type. May be empty.
+
+    A function of ``import tlexport`` whose command prints its result and then fails puts that result into ``result``; else it is None.
     """
 
     exit_code = 1
+    result: object = None
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)

@@ -9,12 +9,13 @@ import importlib.util
 import platform
 from dataclasses import asdict, dataclass
 
-from tlexport import __version__, plugins
+from tlexport import plugins
 from tlexport.bench.environment import usable_cores
 from tlexport.device.board import description as board
 from tlexport.errors import TlxError
 from tlexport.hardware.target import profile_names, resolve
 from tlexport.units import format_bytes
+from tlexport.version import __version__
 
 
 @dataclass(frozen=True)

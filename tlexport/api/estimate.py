@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from tlexport.artifact import Precision
 from tlexport.errors import OverBudget, Unsupported
 from tlexport.estimate.ranking import BudgetFit, by_peak_rate, fit_to_budget
-from tlexport.hardware.target import Target
-from tlexport.loading.estimable import Estimable
+from tlexport.hardware.target import Target, profile_names, resolve
+from tlexport.loading.estimable import Estimable, Shapes, find_graph
 from tlexport.loading.estimate_on_target import Kind, estimate_with_kind
 from tlexport.plan import Constraints
 from tlexport.ports import Progress, Silent
@@ -57,6 +59,61 @@ def estimate_boards(
             answers.append(_answer(model, target, constraints))
             advance(1, target.profile.target)
     return sorted(answers, key=_place) if rank else answers
+
+
+@dataclass(frozen=True)
+class Estimated:
+    """The result of ``estimate``."""
+
+    model: Estimable
+    answers: tuple[Answer, ...]
+    single: bool  # one board was named
+
+    def to_json(self) -> object:
+        """For ``--json``: one object for a single named board, else a list."""
+        values = [answer.to_json(self.model.what) for answer in self.answers]
+        return values[0] if self.single else values
+
+
+def estimate_what(
+    what: Path,
+    names: Sequence[str],
+    constraints: Constraints,
+    *,
+    precision: Precision | None = None,
+    shapes: Shapes | None = None,
+    progress: Progress | None = None,
+) -> Estimated:
+    """Estimate WHAT on the named boards, or rank all boards if none is named.
+
+    Args:
+        what: see :func:`tlexport.loading.estimable.find_graph`.
+        names: profiles; empty: every one.
+        constraints: see :func:`estimate_boards`.
+        precision: which of a bundle's models; None: the chosen one.
+        shapes: shape of each input that has free axes other than the first.
+        progress: receives progress and notes.
+
+    Raises:
+        Unsupported: there is no estimate for any of the boards.
+        TlxError: see errors.py.
+    """
+    progress = progress or Silent()
+    targets = [resolve(name) for name in names or profile_names()]
+    for target in targets if names else ():
+        if target.note:
+            progress.note(target.note)
+    model = find_graph(what, precision, shapes)
+    if model.note:
+        progress.note(model.note)
+    if model.batch != 1:
+        progress.note(f"{model.what} has a fixed batch of {model.batch}; the estimated latency is that of {model.batch} images at once")
+    answers = estimate_boards(model, targets, constraints, rank=not names, progress=progress)
+    expect_any(answers)
+    for answer in answers:
+        if answer.estimate and answer.target.here and answer.target.profile.runtime == "onnxruntime":
+            progress.note(f"this machine is {answer.target.profile.target}: measure the real latency with tlx bench")
+    return Estimated(model, tuple(answers), len(names) == 1)
 
 
 def _answer(model: Estimable, target: Target, constraints: Constraints) -> Answer:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tlexport import __version__
 from tlexport.artifact import Precision
 from tlexport.bench.in_turn import Measure, measure_in_turn
 from tlexport.bundle.archive import is_archive, pack
@@ -32,6 +31,7 @@ from tlexport.plan import Constraints, Decision, choose
 from tlexport.ports import Progress, Silent
 from tlexport.storage.files import new_file, temporary_folder
 from tlexport.storage.lock import claim
+from tlexport.version import __version__
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -49,6 +49,7 @@ class Exported:
     path: Path
     manifest: Manifest
     measurements: tuple[Measurement | None, ...]  # one for each model of the manifest
+    engine: Path | None = None  # of the chosen model, where one was built
 
     def to_json(self) -> dict[str, object]:
         """For ``--json``."""
@@ -77,13 +78,30 @@ class Exported:
             if r.size_bytes is None
         ]
         chosen = self.manifest.model()
-        return {
+        found: dict[str, object] = {
             "bundle": str(self.path),
             "target": self.manifest.target,
             "chosen": chosen.artifact.precision,
             "budget": {"kept": not chosen.over and not chosen.doubts, "over": list(chosen.over), "doubts": list(chosen.doubts)},
             "models": models,
         }
+        return found | ({"engine": str(self.engine)} if self.engine else {})
+
+    def hints(self) -> tuple[str, ...]:
+        """What to type where the chosen model is over the profile's budget, or may be."""
+        chosen, found = self.manifest.model(), []
+        if chosen.over:
+            found.append(
+                f"over the budget of {self.manifest.target}, which is advisory: {'; '.join(chosen.over)}\n"
+                "  to change the network for it: --shrink; for binding limits: --max-size, --max-latency, --max-memory, --max-drop"
+            )
+        again = f"measure again on a quiet machine: tlx bench {self.path} --check"
+        return (*found, *(f"{doubt}; {again}" for doubt in chosen.doubts))
+
+
+def default_place(checkpoint: Path, target: Target) -> Path:
+    """The bundle directory of an export that names none: ``build/NAME-PROFILE``."""
+    return Path("build") / f"{checkpoint.resolve().name}-{target.profile.target.replace(':', '-')}"
 
 
 def export(

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tlexport import __version__
 from tlexport.accuracy import Probabilities, Scores, probabilities, score
 from tlexport.api.finetune_report import Stopwatch, advice_after, metrics_of, report_of
 from tlexport.checkpoint import Checkpoint
@@ -43,6 +42,7 @@ from tlexport.train.saved_state import number
 from tlexport.train.trackers import Tracker, choose_tracker, tracking
 from tlexport.train.weights import initial_network, preprocess_for
 from tlexport.train.write_checkpoint import write_checkpoint
+from tlexport.version import __version__
 
 LIBRARIES = ("torch", "torchvision", "numpy", "pillow", "safetensors")
 EVALUATION_BATCH = 16

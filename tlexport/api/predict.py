@@ -31,6 +31,27 @@ class Prediction:
         return {"path": str(self.path), "class": self.name, "probability": self.probability, "probabilities": self.probabilities}
 
 
+@dataclass(frozen=True)
+class Predicted:
+    """The predictions for the images that could be read, and why the others could not."""
+
+    predictions: tuple[Prediction, ...]
+    unreadable: tuple[tuple[str, str], ...] = ()  # path and reason
+    host: str = ""  # the board that ran the model; empty: this machine
+
+    def expect_all(self) -> None:
+        """Raises InvalidFile: images could not be read; names each with the reason."""
+        if self.unreadable:
+            listed = "\n".join(f"  {path}: {reason}" for path, reason in self.unreadable)
+            count = len(self.unreadable)
+            raise InvalidFile(f"unreadable images: {count}\n{listed}", "leave them out, or save them as JPEG or PNG")
+
+    def to_json(self) -> list[dict[str, object]]:
+        """As cli.md has it."""
+        where = {"host": self.host} if self.host else {}
+        return [prediction.to_json() | where for prediction in self.predictions]
+
+
 def predict(
     what: Path | LoadedModel,
     images: Sequence[Path],

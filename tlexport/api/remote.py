@@ -1,4 +1,4 @@
-"""``bench``, ``verify`` and ``predict`` on a board elsewhere: the bundle's own runner does the work there."""
+"""``bench``, ``verify`` and ``predict`` on a board elsewhere, by the bundle's own runner; without a board, here."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from tlexport.api.bench import BenchSettings
-from tlexport.api.predict import Prediction, image_paths
+from tlexport.api.predict import Predicted, Prediction, image_paths, predict
+from tlexport.api.verify import Verified, check_key, verify
 from tlexport.artifact import Precision
 from tlexport.bundle.manifest import Manifest
 from tlexport.device.golden import Check
 from tlexport.errors import InvalidFile, Unsupported, VerificationFailed
+from tlexport.loading.bench_request import BenchSettings
 from tlexport.loading.model import LoadedModel, load
 from tlexport.measurement import Measurement
 from tlexport.ports import Progress, Silent
@@ -114,6 +115,48 @@ def predict_there(
         return [Prediction(image, *row) for image, row in zip(images, found, strict=True)]
     except (LookupError, TypeError, ValueError):
         raise board.odd("predict", answer) from None
+
+
+def verify_on(
+    host: Host | None,
+    bundle: Path,
+    *,
+    device: str = "auto",
+    threads: int | None = None,
+    key: Path | None = None,
+    progress: Progress | None = None,
+) -> Verified:
+    """Verify on a board, or here where there is none: see :func:`verify` and :func:`verify_there`."""
+    if host is None:
+        return Verified(bundle, tuple(verify(bundle, device=device, threads=threads, key=key, progress=progress)))
+    signed = [check_key(bundle, key)] if key else []  # here: the key does not leave this machine
+    if signed and not signed[0].ok:
+        return Verified(bundle, tuple(signed), host.name)
+    there = verify_there(bundle, host, device=device, threads=threads, progress=progress)
+    return Verified(bundle, (*signed, *there), host.name)
+
+
+def predict_on(
+    host: Host | None,
+    what: Path,
+    images: Sequence[Path],
+    *,
+    runtime: str = "auto",
+    precision: Precision | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Predicted:
+    """Classify on a board, or here where there is none: see :func:`predict` and :func:`predict_there`.
+
+    An image that cannot be read here does not stop the rest; it is in ``unreadable``.
+    """
+    if host is None:
+        bad: list[tuple[str, str]] = []
+        found = predict(what, images, runtime=runtime, precision=precision, device=device, threads=threads, unreadable=bad)
+        return Predicted(tuple(found), tuple(bad))
+    there = predict_there(what, images, host, runtime=runtime, precision=precision, device=device, threads=threads, progress=progress)
+    return Predicted(tuple(there), host=host.name)
 
 
 def _probabilities(found: Any) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from tlexport.bundle.device_errors import as_ours
@@ -16,6 +17,37 @@ from tlexport.errors import VerificationFailed
 from tlexport.loading.model import device_for
 from tlexport.loading.open_bundle import open_bundle
 from tlexport.ports import Progress, Silent
+
+
+@dataclass(frozen=True)
+class Verified:
+    """The checks of a bundle, here or on a board."""
+
+    bundle: Path
+    checks: tuple[Check, ...]
+    host: str = ""  # the board that ran them; empty: this machine
+
+    @property
+    def failed(self) -> tuple[Check, ...]:
+        """The checks that do not hold."""
+        return tuple(check for check in self.checks if not check.ok)
+
+    @property
+    def verdict(self) -> str:
+        """One word for all of them; see :func:`tlexport.device.golden.verdict`."""
+        return golden.verdict(list(self.checks))
+
+    def expect_ok(self) -> None:
+        """Raises VerificationFailed: a check failed; names the first one and what to do."""
+        if failed := self.failed:
+            counts = f"{len(failed)} of {len(self.checks)} checks failed ({self.verdict})"
+            raise VerificationFailed(f"{counts}, first: {failed[0].name}: {failed[0].detail}", golden.remedy(list(self.checks)))
+
+    def to_json(self) -> dict[str, object]:
+        """As cli.md has it."""
+        where = {"host": self.host} if self.host else {}
+        checks = [check.to_json() for check in self.checks]
+        return {"bundle": str(self.bundle), "ok": not self.failed, "verdict": self.verdict, "checks": checks} | where
 
 
 def verify(

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import psutil
 
-from tlexport import __version__
 from tlexport.device.board import description as board
 from tlexport.measurement import Environment
+from tlexport.version import __version__
 
 _LIBRARIES = ("numpy", "onnxruntime", "onnxruntime-gpu", "torch")  # names of distributions; only one of the two onnxruntimes is there
 

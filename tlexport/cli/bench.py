@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import product
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,16 +11,12 @@ import click
 
 from tlexport.cli import options
 from tlexport.cli.output import echo, print_json, progress
-from tlexport.errors import OverBudget, UsageError
+from tlexport.errors import UsageError
 
 if TYPE_CHECKING:
-    from tlexport.api.bench import BenchSettings
-    from tlexport.bench.against import Regression
-    from tlexport.measurement import Measurement
-    from tlexport.ports import Progress
+    from tlexport.api.bench import Benched, BenchOrder
+    from tlexport.api.compare import Comparison
     from tlexport.remote.ssh import Host
-
-Measured = tuple["Measurement", dict[str, Any]]  # a measurement, and further JSON keys of a board
 
 
 @dataclass(frozen=True)
@@ -50,12 +45,25 @@ class BenchOptions:
     verbose: bool
     quiet: bool
 
-    def sweep(self) -> list[BenchSettings]:
-        """The settings of each measurement: every pair of batch size and threads."""
-        from tlexport.api.bench import BenchSettings
+    def order(self) -> BenchOrder:
+        """What is measured, and how."""
+        from tlexport.api.bench import BenchOrder, BenchSettings
 
         settings = BenchSettings(self.runtime, self.device, None, 1, self.runs, self.seconds, self.layers, dict(self.shapes))
-        return [replace(settings, batch=batch, threads=count) for batch, count in product(self.batches, self.threads or (None,))]
+        return BenchOrder(
+            self.what,
+            settings,
+            batches=self.batches,
+            threads=self.threads,
+            precision=self.precision,
+            compare=self.others,
+            against=self.against,
+            max_regression=self.max_regression,
+            check=self.check,
+            host=self.host,
+            csv=self.csv_file,
+            report=self.report,
+        )
 
 
 @click.command(
@@ -108,140 +116,40 @@ def command(given: BenchOptions) -> None:
 
     With --host, the bundle is copied to that board, measured there by its own runner, and removed again.
     """
-    _expect_consistent(given)
-    reporter, sweep = progress(given.verbose, given.quiet), given.sweep()
+    from tlexport.api.bench import run_bench, run_comparison
+
+    if given.markdown and (given.others or given.as_json):
+        wrong = "--compare cannot be combined with --markdown" if given.others else "--markdown cannot be combined with --json"
+        raise UsageError(wrong, "run them one after the other")
+    reporter = progress(given.verbose, given.quiet)
     if given.others:
-        return _compare(given, sweep[0], reporter)
-    measured = _measure(given, sweep, reporter)
-    regressions = _regressions(measured, given.against)
-    if given.report:
-        from tlexport.api.bench_report import write_report
-
-        host, measurements = given.host.name if given.host else "", [one for one, _ in measured]
-        write_report(given.report, given.what, measurements, regressions=regressions, host=host, host_fits=given.check)
-        reporter.note(f"the report is {given.report}")
-    _show(given, measured, regressions)
+        _show_comparisons(given, run_comparison(given.order(), reporter))
+    else:
+        _show(given, run_bench(given.order(), reporter))
 
 
-def _expect_consistent(given: BenchOptions) -> None:
-    """Refuse options that exclude each other, and files that cannot be used, before anything is measured."""
-    several = len(given.batches) > 1 or len(given.threads or ()) > 1
-    _exclude("--host", given.host, {"--compare": given.others, "--layers": given.layers, "--shape": given.shapes})
-    compared_only = {
-        "--check": given.check,
-        "--against": given.against,
-        "--layers": given.layers,
-        "--markdown": given.markdown,
-        "--csv": given.csv_file,
-    }
-    _exclude("--compare", given.others, compared_only)
-    _exclude("several numbers for --batch or --threads", several, {"--check": given.check, "--compare": given.others})
-    _exclude("--markdown", given.markdown, {"--json": given.as_json})
-    if given.max_regression is not None and given.against is None:
-        raise UsageError("--max-regression needs an earlier measurement to compare with", "name it: --against FILE")
-    if given.against is not None:
-        from tlexport.bench.against import read_previous
-
-        read_previous(given.against)
-    if given.report:
-        from tlexport.api.bench_report import check_report
-
-        check_report(given.report)
-
-
-def _exclude(one: str, given: object, others: Mapping[str, object]) -> None:
-    """Refuse the other options if the first is given."""
-    wrong = [name for name, value in others.items() if value]
-    if given and wrong:
-        raise UsageError(f"{one} cannot be combined with {' and '.join(wrong)}", "run them one after the other")
-
-
-def _compare(given: BenchOptions, settings: BenchSettings, reporter: Progress) -> None:
-    from tlexport.api.compare import compare, to_json
+def _show_comparisons(given: BenchOptions, found: Sequence[Comparison]) -> None:
+    """Print each comparison."""
+    from tlexport.api.compare import to_json
     from tlexport.cli.bench_table import show_comparisons
 
-    found = compare(given.what, given.others, settings, precision=given.precision, progress=reporter)
-    if given.report:
-        from tlexport.api.bench_report import write_comparison
-
-        write_comparison(given.report, found, settings)
-        reporter.note(f"the report is {given.report}")
     if given.as_json:
         print_json(to_json(found))
     else:
         show_comparisons(found[0].what, found)
 
 
-def _measure(given: BenchOptions, sweep: Sequence[BenchSettings], reporter: Progress) -> list[Measured]:
-    """The measurements, on this machine or on a board, each with its further JSON keys."""
-    if given.host:
-        from tlexport.api.remote import bench_there
-
-        host, precision, for_target = given.host, given.precision, given.check
-        return [
-            (one.measurement, one.also | {"host": host.name})
-            for settings in sweep
-            for one in bench_there(given.what, host, settings, precision=precision, for_target=for_target, progress=reporter)
-        ]
-    from tlexport.api.bench import bench, target_here
-
-    if given.check:
-        target_here(given.what)
-    precisions = [given.precision] if given.precision else None
-    return [(one, {}) for settings in sweep for one in bench(given.what, settings, precisions=precisions, progress=reporter)]
-
-
-def _regressions(measured: Sequence[Measured], against: Path | None) -> list[Regression]:
-    """Each measurement compared with the earlier one; empty without --against."""
-    if against is None:
-        return []
-    from tlexport.bench import against as earlier
-
-    return earlier.against([measurement for measurement, _ in measured], against)
-
-
-def _show(given: BenchOptions, measured: Sequence[Measured], regressions: Sequence[Regression]) -> None:
+def _show(given: BenchOptions, benched: Benched) -> None:
     """Print the results; only then fail if a model is over budget or slower than allowed."""
-    from tlexport.bench.against import expect_no_regression
     from tlexport.cli import bench_table
 
-    measurements = [measurement for measurement, _ in measured]
-    over_budget = _over_budget(given, measurements)
-    if given.csv_file:
-        bench_table.write_csv(given.csv_file, measurements)
     title = f"{given.what} on {given.host.name}" if given.host else str(given.what)
     if given.as_json:
-        values = _values(measured, regressions)
-        print_json(values[0] if len(values) == 1 else values)
+        print_json(benched.to_json())
     elif given.markdown:
-        echo(bench_table.markdown(title, measurements, regressions), nl=False)
+        echo(bench_table.markdown(title, benched.measurements, benched.regressions), nl=False)
     else:
-        bench_table.show(title, measurements)
-        if regressions:
-            bench_table.show_regressions(regressions)
-    if over_budget:
-        raise over_budget
-    if given.max_regression is not None:
-        expect_no_regression(regressions, given.max_regression)
-
-
-def _over_budget(given: BenchOptions, measurements: Sequence[Measurement]) -> OverBudget | None:
-    """The error for a chosen model that is over its profile's budget, if --check is given."""
-    from tlexport.api.bench import check_budget
-
-    if given.check:
-        try:
-            check_budget(given.what, measurements, elsewhere=given.host is not None)
-        except OverBudget as error:
-            return error
-    return None
-
-
-def _values(measured: Sequence[Measured], regressions: Sequence[Regression]) -> list[dict[str, Any]]:
-    """The measurements as JSON values."""
-    from tlexport.bench.noise import noise
-
-    values = [also | one.to_json() | {"noise": noise(one)} for one, also in measured]
-    for value, regression in zip(values, regressions, strict=False):
-        value["against"] = regression.to_json()
-    return values
+        bench_table.show(title, benched.measurements)
+        if benched.regressions:
+            bench_table.show_regressions(benched.regressions)
+    benched.expect_kept()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,8 +15,6 @@ from tlexport.units import format_bytes
 
 if TYPE_CHECKING:
     from tlexport.api.estimate import Answer
-    from tlexport.hardware.target import Target
-    from tlexport.ports import Progress
 
 
 @dataclass(frozen=True)
@@ -64,47 +63,25 @@ def command(given: EstimateOptions) -> None:
 
     If limits are given and no board meets them, the exit code is 6.
     """
-    from tlexport.api.estimate import estimate_boards, expect_any, expect_fit
-    from tlexport.loading.estimable import find_graph
+    from tlexport.api.estimate import estimate_what, expect_fit
     from tlexport.plan import Constraints
 
     if bool(given.names) == given.everything:
         raise click.UsageError("give --target PROFILE, once or several times, or --all")
-    reporter = progress(given.verbose, given.quiet)
-    targets = _targets(given.names, reporter)
-    model = find_graph(given.what, given.precision, dict(given.shapes))
-    if model.note:
-        reporter.note(model.note)
-    if model.batch != 1:
-        reporter.note(f"{model.what} has a fixed batch of {model.batch}; the estimated latency is that of {model.batch} images at once")
     constraints = Constraints("auto", given.max_size, given.max_latency, threads=given.threads, max_memory_bytes=given.max_memory)
-    answers = estimate_boards(model, targets, constraints, rank=given.everything, progress=reporter)
-    expect_any(answers)
-    for answer in answers:
-        if answer.estimate and answer.target.here and answer.target.profile.runtime == "onnxruntime":
-            reporter.note(f"this machine is {answer.target.profile.target}: measure the real latency with tlx bench")
+    reporter = progress(given.verbose, given.quiet)
+    shapes = dict(given.shapes)
+    found = estimate_what(given.what, given.names, constraints, precision=given.precision, shapes=shapes, progress=reporter)
     if given.as_json:
-        values = [answer.to_json(model.what) for answer in answers]
-        print_json(values[0] if len(given.names) == 1 else values)
+        print_json(found.to_json())
     else:
         threads = f"{given.threads} CPU thread{'s' if given.threads > 1 else ''}"
-        _show(f"{model.what}, {model.precision}, {threads}: estimated, not measured", answers)
+        _show(f"{found.model.what}, {found.model.precision}, {threads}: estimated, not measured", found.answers)
     if (given.max_size, given.max_latency, given.max_memory) != (None, None, None):
-        expect_fit(answers)
+        expect_fit(found.answers)
 
 
-def _targets(names: tuple[str, ...], reporter: Progress) -> list[Target]:
-    """The named targets, or all."""
-    from tlexport.hardware.target import profile_names, resolve
-
-    targets = [resolve(name) for name in names or profile_names()]
-    for target in targets if names else ():
-        if target.note:
-            reporter.note(target.note)
-    return targets
-
-
-def _show(heading: str, answers: list[Answer]) -> None:
+def _show(heading: str, answers: Sequence[Answer]) -> None:
     """Print the table, then the basis of each estimate."""
     rows, lines = [], []
     for answer in answers:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -134,9 +134,9 @@ def command(given: ExportOptions) -> None:
     expect_checkpoint(source)
     if given.sign is not None:
         read_private_key(given.sign)
-    from tlexport.api.export import export  # after all checks that need no torch, which takes seconds to import
+    from tlexport.api.export import default_place, export  # after all checks that need no torch, which takes seconds to import
 
-    path = given.out or Path("build") / f"{source.resolve().name}-{target.profile.target.replace(':', '-')}"
+    path = given.out or default_place(source, target)
     exported = export(
         source,
         target,
@@ -148,13 +148,14 @@ def command(given: ExportOptions) -> None:
         progress=reporter,
         consent=functools.partial(_consent, declined=given.no_train, given=given.yes),
     )
-    built = build_engine(path, reporter) if given.engine else None
-    if not given.quiet:
-        _hint(exported)
+    if given.engine:
+        exported = replace(exported, engine=build_engine(path, reporter))
+    for hint in () if given.quiet else exported.hints():
+        echo(f"hint: {hint}", err=True)
     if given.as_json:
-        print_json(exported.to_json() | ({"engine": str(built)} if built else {}))
+        print_json(exported.to_json())
     else:
-        _show(exported, target, path, built)
+        _show(exported, target)
 
 
 def _consent(training: Training, *, declined: bool, given: bool) -> bool:
@@ -164,27 +165,14 @@ def _consent(training: Training, *, declined: bool, given: bool) -> bool:
     return click.confirm(f"{training.in_words()}. Begin?", default=True, err=True)
 
 
-def _hint(exported: Exported) -> None:
-    """Print what to type if the chosen model is, or may be, over the profile's budget."""
-    chosen, target = exported.manifest.model(), exported.manifest.target
-    if chosen.over:
-        echo(f"hint: over the budget of {target}, which is advisory: {'; '.join(chosen.over)}", err=True)
-        echo(
-            "  to change the network for it: --shrink; for binding limits: --max-size, --max-latency, --max-memory, --max-drop",
-            err=True,
-        )
-    for doubt in chosen.doubts:
-        echo(f"hint: {doubt}; measure again on a quiet machine: tlx bench {exported.path} --check", err=True)
-
-
-def _show(exported: Exported, target: Target, path: Path, engine: Path | None) -> None:
+def _show(exported: Exported, target: Target) -> None:
     """Print the models, how to get the engine if one is needed, and the path of the bundle."""
     _show_models(exported)
-    if engine:
-        echo(f"engine: {engine}")
+    if exported.engine:
+        echo(f"engine: {exported.engine}")
     elif exported.manifest.model().engine:
         echo(f"no engine was built: copy the bundle to the {target.profile.title} and run there: python3 run.py setup", err=True)
-    echo_path(path)
+    echo_path(exported.path)
 
 
 def _show_models(exported: Exported) -> None:
@@ -263,7 +251,7 @@ def _show_plan(given: ExportOptions, target: Target) -> None:
 
     steps: tuple[Step, ...] = plan(target, given.constraints())
     if given.as_json:
-        print_json([{"action": step.action, "precision": step.precision, "reason": step.reason} for step in steps])
+        print_json([step.to_json() for step in steps])
         return
     for number, step in enumerate(steps, 1):
         echo(f"{number:2}. {step.action} {step.precision or ''}: {step.reason}".replace(" :", ":"))

@@ -16,7 +16,6 @@ from tlexport.units import format_percent
 
 if TYPE_CHECKING:
     from tlexport.api.finetune import Trained
-    from tlexport.recipe import Recipe
 
 MOST_ROWS = 20  # classes that the table shows
 
@@ -147,8 +146,11 @@ def command(given: FinetuneOptions) -> int:
     with the columns path,label[,split], or demo:digits. The last line of the output is the path of the checkpoint.
     """
     from tlexport.errors import INTERRUPTED
+    from tlexport.loading.run_request import requested_recipe, size_budget
 
-    request, out, budget = _request(given), given.out, _budget(given.target)
+    out = given.out
+    base, request = requested_recipe(out, given.recipe, given.replaced(), resume=given.resume, restart=given.restart)
+    budget = size_budget(given.target)
     # modules that import torch, which takes seconds, come after the checks that need none
     from tlexport.api.finetune import finetune
     from tlexport.loading.runs import interrupted_run
@@ -161,7 +163,7 @@ def command(given: FinetuneOptions) -> int:
     if place.count > 1 and out is None:
         raise click.UsageError("under torchrun all processes need the same --out")
     if given.resume:
-        out, request = interrupted_run(given.data, out, _base(given), given.replaced())
+        out, request = interrupted_run(given.data, out, base, given.replaced())
     trained = finetune(
         given.data,
         request,
@@ -187,39 +189,6 @@ def command(given: FinetuneOptions) -> int:
     return INTERRUPTED if trained.checkpoint.interrupted else 0
 
 
-def _request(given: FinetuneOptions) -> Recipe:
-    """The recipe from its file and from the options that replace its keys. Refuses options that contradict each other."""
-    from tlexport.loading.model import LATEST
-    from tlexport.recipe import Recipe
-
-    if given.resume and given.restart:
-        raise click.UsageError("--resume and --restart exclude each other")
-    if given.out == LATEST:
-        raise click.BadParameter(f"{given.out} is the link to the newest run; choose another name for this run", param_hint="--out")
-    base = _base(given)
-    request = Recipe.parse((base.model_dump() if base else {}) | given.replaced(), "the requested recipe")
-    if not given.resume:  # the recipe of a resumed run was checked when it started
-        _expect_feasible(request)
-    return request
-
-
-def _base(given: FinetuneOptions) -> Recipe | None:
-    """The recipe of --recipe."""
-    from tlexport.recipe import Recipe
-
-    return Recipe.read_toml(given.recipe) if given.recipe else None
-
-
-def _expect_feasible(request: Recipe) -> None:
-    """Refuse a recipe with an unknown name, or with settings that contradict each other."""
-    from tlexport.loading.model import load
-    from tlexport.train.request import expect_feasible
-
-    expect_feasible(request)
-    if request.teacher is not None:
-        load(Path(request.teacher))
-
-
 def _show(trained: Trained) -> None:
     """Print recall and precision of each class, the accuracy, and the path of the checkpoint."""
     scores = trained.scores
@@ -232,12 +201,3 @@ def _show(trained: Trained) -> None:
     sessions = f" in {trained.sessions} sessions" if trained.sessions > 1 else ""
     echo(f"validation top-1 {format_percent(scores.top1)} of {scores.n} images, {trained.seconds:.1f} s{sessions}")
     echo_path(trained.path)
-
-
-def _budget(target: str | None) -> int | None:
-    """Largest model file of a target, bytes."""
-    if target is None:
-        return None
-    from tlexport.hardware.target import resolve
-
-    return resolve(target).profile.budget.size_bytes

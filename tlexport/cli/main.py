@@ -9,11 +9,11 @@ from pathlib import Path
 
 import click
 
-from tlexport import __version__
 from tlexport.cli import options, streams
 from tlexport.cli.output import echo
 from tlexport.errors import INTERRUPTED, MissingDependency, StepFailed, TlxError
-from tlexport.machine_errors import as_error, expect_usable, root_cause
+from tlexport.storage.machine_errors import as_error, expect_usable, root_cause
+from tlexport.version import __version__
 
 SHARED = ("__init__", "main", "options", "output", "streams", "bench_table")
 

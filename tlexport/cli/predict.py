@@ -10,7 +10,6 @@ import click
 
 from tlexport.cli import options
 from tlexport.cli.output import print_json, print_table, progress
-from tlexport.errors import InvalidFile
 from tlexport.units import format_percent
 
 if TYPE_CHECKING:
@@ -51,28 +50,21 @@ def command(given: PredictOptions) -> None:
 
     IMAGES are files or folders. Unreadable images are reported at the end, with exit code 2; the others are still predicted.
     """
-    unreadable: list[tuple[str, str]] = []
-    how: dict[str, Any] = {
-        "runtime": given.runtime,
-        "precision": given.precision,
-        "device": given.device,
-        "threads": given.threads,
-    }
-    if given.host:
-        from tlexport.api.remote import predict_there
+    from tlexport.api.remote import predict_on
 
-        reporter = progress(verbose=False, quiet=False)
-        predictions = predict_there(given.what, given.images, given.host, **how, progress=reporter)
-    else:
-        from tlexport.api.predict import predict
-
-        predictions = predict(given.what, given.images, **how, unreadable=unreadable)
-    if given.as_json and predictions:
-        where = {"host": given.host.name} if given.host else {}
-        print_json([prediction.to_json() | where for prediction in predictions])
-    elif predictions:
-        rows = [(str(p.path), p.name, format_percent(p.probability)) for p in predictions]
+    found = predict_on(
+        given.host,
+        given.what,
+        given.images,
+        runtime=given.runtime,
+        precision=given.precision,
+        device=given.device,
+        threads=given.threads,
+        progress=progress(verbose=False, quiet=False),
+    )
+    if given.as_json and found.predictions:
+        print_json(found.to_json())
+    elif found.predictions:
+        rows = [(str(p.path), p.name, format_percent(p.probability)) for p in found.predictions]
         print_table("", ("image", "class", "probability"), rows)
-    if unreadable:
-        listed = "\n".join(f"  {path}: {reason}" for path, reason in unreadable)
-        raise InvalidFile(f"unreadable images: {len(unreadable)}\n{listed}", "leave them out, or save them as JPEG or PNG")
+    found.expect_all()

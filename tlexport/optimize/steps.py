@@ -24,6 +24,10 @@ class Step:
     precision: Precision | None
     reason: str
 
+    def to_json(self) -> dict[str, object]:
+        """As ``export --dry-run --json`` prints it."""
+        return {"action": self.action, "precision": self.precision, "reason": self.reason}
+
 
 def plan_export(profile: Profile, constraints: Constraints, here: bool, estimated: Collection[Precision] = ()) -> tuple[Step, ...]:
     """The steps, in order.

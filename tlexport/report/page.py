@@ -8,9 +8,9 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from tlexport import __version__
 from tlexport.report.text import breakable, json_link, number, percent, plain
 from tlexport.units import format_bytes
+from tlexport.version import __version__
 
 TEMPLATES = Path(__file__).parent / "templates"
 

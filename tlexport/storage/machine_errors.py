@@ -68,21 +68,29 @@ def expect_usable(arguments: Sequence[str]) -> None:
 
 @contextmanager
 def machine_errors() -> Iterator[None]:
-    """Raise the errors of this package for what the machine does wrong inside the block; bugs pass as they are."""
+    """Raise the errors of this package for what the machine does wrong inside the block; bugs pass as they are.
+
+    A traceback shows the hint of each error below its message.
+    """
     try:
         yield
-    except MissingDependency as error:
-        found = root_cause(error)
-        if found is not error:
-            raise found from error
-        raise
-    except TlxError:
-        raise
+    except TlxError as error:
+        found = root_cause(error) if isinstance(error, MissingDependency) else error
+        if found is error:
+            _show_hint(error)
+            raise
+        raise _show_hint(found) from error
     except Exception as error:
         fault = as_error(error)
         if fault is not None:
-            raise fault from error
+            raise _show_hint(fault) from error
         raise
+
+
+def _show_hint(error: TlxError) -> TlxError:
+    if error.hint:
+        error.add_note(f"hint: {error.hint}")
+    return error
 
 
 def root_cause(error: MissingDependency) -> TlxError:
