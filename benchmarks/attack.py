@@ -26,7 +26,7 @@ from attack_files import HOSTILE
 from attack_ground import Failure, Ground, Group
 from attack_runs import disk_faults, kills, pairs
 
-from tlexport.bench.environment import describe
+from tlexport.bench.environment import describe_machine
 
 RESULT = Path(__file__).parent / "results" / "attack.json"
 DISTURBED: dict[str, Callable[[Ground, int, int], Iterator[tuple[str, Callable[[], Any]]]]] = {
@@ -90,7 +90,7 @@ def main() -> int:
     result = {
         "seed": given.seed,
         "seconds": round(time.monotonic() - began),
-        "environment": describe("cpu").model_dump(mode="json"),
+        "environment": describe_machine("cpu").model_dump(mode="json"),
         "rows": rows,
         "failures": [vars(failure) | {"detail": failure.detail.replace(folder, "...")[-400:]} for failure in failures],
     }

@@ -35,7 +35,7 @@ from bench_changed import RAW, raw_session
 from tlexport import plugins
 from tlexport.api.compare import Schedule
 from tlexport.bench.compare import paired
-from tlexport.bench.environment import describe
+from tlexport.bench.environment import describe_machine
 from tlexport.bench.noise import noise
 from tlexport.bench.process import BenchRequest, feeds_for, measure, run_options
 from tlexport.bench.turns import play_round
@@ -179,7 +179,7 @@ def main(arguments: Sequence[str]) -> None:
             "overhead": lambda: overhead(request, blocks),
         }
         result |= {"model": request.what, "sha256": request.artifact_sha256, "threads": asked.threads, "short": asked.short}
-        result["environment"] = describe().model_dump(mode="json")
+        result["environment"] = describe_machine().model_dump(mode="json")
         result |= {name: parts[name]() for name in asked.parts or parts}
     asked.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     for name, part in result.items():

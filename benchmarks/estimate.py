@@ -21,7 +21,7 @@ import numpy as np
 
 from tlexport import plugins
 from tlexport.api.calibrate_profile import calibrate
-from tlexport.bench.environment import describe
+from tlexport.bench.environment import describe_machine
 from tlexport.device.timing import time_runs
 from tlexport.estimate.cost import cost_of
 from tlexport.estimate.graph import fused, read
@@ -132,7 +132,7 @@ def main() -> None:
     results = []
     for precision in options.precision:
         results += run(options.folder, precision, options.threads, options.seconds)
-    environment = describe("cpu").model_dump()
+    environment = describe_machine("cpu").model_dump()
     what = "predicted and measured latency, ms, of torchvision's classifiers with random weights, batch 1; none was used in calibration"
     options.result.write_text(json.dumps({"what": what, "environment": environment, "results": results}, indent=1) + "\n", encoding="utf-8")
     plot(results, options.result.with_suffix(".png"))

@@ -31,7 +31,7 @@ from typing import Any
 import psutil
 from finetune_peers import Job, Outcome
 
-from tlexport.bench.environment import describe
+from tlexport.bench.environment import describe_machine
 from tlexport.checkpoint import HISTORY
 
 HERE = Path(__file__).resolve().parent
@@ -200,7 +200,7 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
             job, stages, weights = pool.submit(make_job, arguments, Path(work)).result()
         parts = {part: sum(len(file.read_bytes()) > 0 for file in Path(job.data).glob(f"{part}/*/*")) for part in ("train", "val")}
-        environment = describe(job.device).model_dump()
+        environment = describe_machine(job.device).model_dump()
         for repeat in range(arguments.repeat):
             for name, row in rows.items():  # in turn, so that a slow period of the machine affects all
                 folder = Path(work) / f"{name}-{repeat}"

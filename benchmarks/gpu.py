@@ -22,7 +22,7 @@ import onnx
 from random_network import random_network
 
 from tlexport import plugins
-from tlexport.bench.environment import describe
+from tlexport.bench.environment import describe_machine
 from tlexport.device.timing import time_runs
 from tlexport.errors import TlxError
 from tlexport.hardware.profile import Profile
@@ -76,7 +76,7 @@ def main() -> None:
                     found = measure(path, options.device, batch, options.size, options.seconds)
                     rows.append({"backbone": backbone, "precision": precision, "batch": batch, **found})
                     print(rows[-1], file=sys.stderr, flush=True)
-    where = describe(options.device).model_dump()
+    where = describe_machine(options.device).model_dump()
     result = {"what": WHAT, "target": options.target, "size": options.size, "environment": where, "models": rows}
     options.result.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(f"wrote {options.result}")

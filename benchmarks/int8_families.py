@@ -11,6 +11,7 @@ INT8 if it is slower than FP32, so an exported model is never slower than FP32. 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import random
 import statistics
@@ -26,11 +27,11 @@ from random_network import random_network
 from torchvision import models
 
 from tlexport import plugins
-from tlexport.bench.environment import describe
+from tlexport.bench.environment import describe_machine
 from tlexport.hardware.target import load_profile
 from tlexport.optimize.latency_search import Int8Config, fastest
 from tlexport.optimize.pairwise_timing import PairwiseTiming
-from tlexport.ports import QuantizeRequest, Runner, Silent
+from tlexport.ports import Pixels, QuantizeRequest, Runner, Silent
 from tlexport.quantizers import int8_onnxruntime
 
 RESULT = Path(__file__).resolve().parent / "results" / "int8_families.json"
@@ -63,8 +64,13 @@ def time_in_turn(made: dict[str, onnx.ModelProto], size: int, rounds: int, secon
     """Median latency of each model in ms."""
     image = np.random.default_rng(1).integers(0, 256, (1, size, size, 3), np.uint8)
     timing = PairwiseTiming(image, 1, folder)
-    runners: dict[str, Runner] = {name: timing.open(model) for name, model in made.items()}
-    found: dict[str, list[float]] = {name: [] for name in made}
+    with contextlib.ExitStack() as opened:
+        runners: dict[str, Runner] = {name: opened.enter_context(timing.open(model)) for name, model in made.items()}
+        return _time_runners(runners, image, rounds, seconds)
+
+
+def _time_runners(runners: dict[str, Runner], image: Pixels, rounds: int, seconds: float) -> dict[str, float]:
+    found: dict[str, list[float]] = {name: [] for name in runners}
     draw = random.Random(0)
     for _ in range(rounds):
         for name in draw.sample(list(runners), len(runners)):
@@ -75,8 +81,6 @@ def time_in_turn(made: dict[str, onnx.ModelProto], size: int, rounds: int, secon
                 begin = time.perf_counter()
                 runners[name].run(feed)
                 found[name].append((time.perf_counter() - begin) * 1e3)
-    for runner in runners.values():
-        runner.__exit__(None, None, None)
     return {f"{name}_ms": round(statistics.median(samples), 4) for name, samples in found.items()}
 
 
@@ -97,7 +101,7 @@ def main() -> None:
         row = {"backbone": backbone, **times, **how, "speedup": round(times["fp32_ms"] / times["mixed_ms"], 3)}
         print(row, file=sys.stderr, flush=True)
         rows.append(row)
-    result = {"what": WHAT, "size": options.size, "environment": describe("cpu").model_dump(), "networks": rows}
+    result = {"what": WHAT, "size": options.size, "environment": describe_machine("cpu").model_dump(), "networks": rows}
     options.result.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(f"wrote {options.result}")
 

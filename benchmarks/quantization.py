@@ -25,7 +25,7 @@ from typing import Any
 
 from quantization_models import Wanted, prepare
 
-from tlexport.bench.environment import describe
+from tlexport.bench.environment import describe_machine
 
 RESULT = Path(__file__).resolve().parent / "results" / "quantization.json"
 BACKBONES = ("mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large", "efficientnet_b0", "resnet18")
@@ -54,7 +54,7 @@ def measure(wanted: Wanted, arguments: argparse.Namespace) -> dict[str, Any]:
     for backbone in arguments.backbones:
         print(f"{backbone}: training, export, quantize_static", file=sys.stderr, flush=True)
         jobs[backbone], entries[backbone] = prepare(wanted.train(backbone))
-    environment = describe("cpu").model_dump()
+    environment = describe_machine("cpu").model_dump()
     job = {"networks": jobs, "rounds": arguments.rounds, "seconds": arguments.seconds}
     answer = timed(job, wanted.work, arguments.peer_python)
     for name, reason in answer["skipped"].items():

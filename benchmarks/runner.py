@@ -23,7 +23,7 @@ from time import perf_counter
 import numpy as np
 from PIL import Image
 
-from tlexport.bench.environment import describe
+from tlexport.bench.environment import describe_machine
 from tlexport.device.inputs.image import resize_and_crop
 from tlexport.device.model import Model
 
@@ -101,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         subprocess.run([sys.executable, __file__, *given], env=os.environ | ONE_THREAD, check=True)
         return
     bundle = options.bundle.resolve()
-    result: dict[str, object] = {"resize_1080p_to_224": resize(), "environment": describe().model_dump()}
+    result: dict[str, object] = {"resize_1080p_to_224": resize(), "environment": describe_machine().model_dump()}
     with Model(bundle, runtime="onnxruntime", device="cpu", threads=1) as model:
         artifact, contract = model.record["artifact"], model.bundle.preprocess
         result["model"] = {"precision": artifact["precision"], "size_bytes": artifact["size_bytes"], "size": contract["size"]}

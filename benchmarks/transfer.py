@@ -25,7 +25,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from tlexport.api.finetune import finetune
-from tlexport.bench.environment import describe
+from tlexport.bench.environment import describe_machine
 from tlexport.contract import Preprocess
 from tlexport.data.decode import decode_all
 from tlexport.data.demo import digits_folder
@@ -105,7 +105,7 @@ def main() -> None:
         "top1": top1,
         "mean": {name: statistics.fmean(values) for name, values in top1.items()},
         "stdev": {name: statistics.stdev(values) for name, values in top1.items() if len(values) > 1},
-        "environment": describe().model_dump(),
+        "environment": describe_machine().model_dump(),
     }
     RESULT.parent.mkdir(exist_ok=True)
     RESULT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from tlexport.bench.environment import describe
+from tlexport.bench.environment import describe_machine
 from tlexport.estimate.cost import cost_of
 from tlexport.estimate.fit import WEIGHTED_KINDS, features_of
 from tlexport.estimate.graph import with_shapes
@@ -74,7 +74,7 @@ def device(precision: str = "fp32", threads: int = 1, **changes: object) -> Devi
         "error": 0.05,
         "within_10": 0.8,
         "probes": 40,
-        "environment": describe("cpu"),
+        "environment": describe_machine("cpu"),
     }
     return DeviceModel.model_validate(known | changes)
 

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 import tlexport
 from tlexport.bench import process
-from tlexport.bench.environment import default_threads, describe, usable_cores
+from tlexport.bench.environment import default_threads, describe_machine, usable_cores
 from tlexport.bench.process import batches, feeds_for, measure, peak_memory_bytes
 from tlexport.contract import TensorSpec, image_input
 from tlexport.device import timing
@@ -205,7 +205,7 @@ def test_inputs_that_cannot_be_read_are_refused(content: bytes | None, tmp_path:
 
 
 def test_environment_is_this_machine() -> None:
-    found = describe()
+    found = describe_machine()
     assert found.machine == platform.machine()
     assert found.python == platform.python_version()
     assert found.memory_bytes == psutil.virtual_memory().total
@@ -218,7 +218,7 @@ def test_environment_is_this_machine() -> None:
 
 
 def test_environment_of_a_gpu_names_it() -> None:
-    assert describe("cuda:0").accelerator
+    assert describe_machine("cuda:0").accelerator
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no CPU affinity")
@@ -244,7 +244,7 @@ def test_a_measurement_holds_what_was_asked_for(classifier: Path, tmp_path: Path
     assert found.size_bytes == classifier.stat().st_size
     assert len(found.latencies_ns) == 25
     assert found.warmup_runs >= 1
-    assert found.environment == describe().model_copy(update={"load_1min": found.environment.load_1min})
+    assert found.environment == describe_machine().model_copy(update={"load_1min": found.environment.load_1min})
     found.write(tmp_path / "measurement.json")
     assert Measurement.read(tmp_path / "measurement.json") == found
 

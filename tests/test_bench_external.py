@@ -13,7 +13,7 @@ import pytest
 from exports import Notes
 
 from tlexport.api.bench import BenchSettings, bench
-from tlexport.bench.made_up import made_up
+from tlexport.bench.synthetic_inputs import synthetic_inputs
 from tlexport.contract import TensorSpec
 from tlexport.errors import InvalidFile, Unsupported, UsageError
 from tlexport.loading.external_model import read_external_model
@@ -136,7 +136,7 @@ def test_a_shape_of_no_input_names_the_nearest(tmp_path: Path) -> None:
 def test_values_are_of_the_declared_type_and_can_be_computed_with() -> None:
     kinds = ("uint8", "float32", "float16", "int64", "int32", "int8", "bool", "float64")
     specs = [TensorSpec.model_validate({"name": kind, "dtype": kind, "shape": ["n", 50]}) for kind in kinds]
-    feed, words = made_up("net", specs, 4, {})
+    feed, words = synthetic_inputs("net", specs, 4, {})
     assert {name: (array.dtype.name, array.shape) for name, array in feed.items()} == {kind: (kind, (4, 50)) for kind in kinds}
     assert len(words) == len(kinds)
     for kind in ("int64", "int32", "int8"):
@@ -145,5 +145,5 @@ def test_values_are_of_the_declared_type_and_can_be_computed_with() -> None:
         assert abs(float(feed[kind].mean())) < 0.3
         assert 0.7 < float(feed[kind].std()) < 1.3
     assert feed["uint8"].max() > 200
-    again, _ = made_up("net", specs, 4, {})
+    again, _ = synthetic_inputs("net", specs, 4, {})
     assert all(np.array_equal(feed[kind], again[kind]) for kind in kinds)

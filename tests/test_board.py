@@ -9,7 +9,7 @@ import pytest
 from boards import AGX_ORIN, JETSONS, NANO, ORIN_NANO, THOR, TX2, XAVIER_NX, Board, packages, power_modes, release, tree, write, zones
 
 from tlexport.api.doctor import _board
-from tlexport.bench.environment import describe
+from tlexport.bench.environment import describe_machine
 from tlexport.device.board import description as board
 from tlexport.hardware.profile import newest_opset
 from tlexport.hardware.target import load_profile, profile_names, resolve
@@ -20,19 +20,19 @@ EVERY = pytest.mark.parametrize("jetson", JETSONS, ids=lambda jetson: jetson.pro
 
 @EVERY
 def test_a_jetson_says_what_it_is_and_how_it_is_set(tmp_path: Path, jetson: Board) -> None:
-    found = board.describe(str(write(tmp_path, jetson.files)))
+    found = board.describe_board(str(write(tmp_path, jetson.files)))
     assert {key: found[key] for key in jetson.told} == jetson.told
     assert json.loads(json.dumps(found)) == found
 
 
 def test_a_machine_that_tells_nothing_is_no_error(tmp_path: Path) -> None:
-    assert set(board.describe(str(tmp_path)).values()) == {None}
+    assert set(board.describe_board(str(tmp_path)).values()) == {None}
 
 
 @EVERY
 def test_every_file_may_be_damaged(tmp_path: Path, jetson: Board) -> None:
-    whole = board.describe(str(write(tmp_path / "whole", jetson.files)))
-    found = board.describe(
+    whole = board.describe_board(str(write(tmp_path / "whole", jetson.files)))
+    found = board.describe_board(
         str(write(tmp_path / "odd", dict.fromkeys(jetson.files, "\udcff no such thing\n".encode("utf-8", "ignore").decode())))
     )
     assert set(found) == set(whole)
@@ -42,12 +42,12 @@ def test_every_file_may_be_damaged(tmp_path: Path, jetson: Board) -> None:
 def test_other_boards_are_described_as_far_as_they_tell(tmp_path: Path) -> None:
     pi = tree("Raspberry Pi 5 Model B Rev 1.0", "raspberrypi,5-model-b", "brcm,bcm2712") | zones(cpu_thermal=61.3)
     pi["sys/devices/platform/soc/soc:firmware/get_throttled"] = "50005\n"  # as %x: now under-voltage and throttled, both earlier, too
-    found = board.describe(str(write(tmp_path, pi)))
+    found = board.describe_board(str(write(tmp_path, pi)))
     assert (found["module"], found["soc"], found["part"]) == ("Raspberry Pi 5 Model B Rev 1.0", "bcm2712", None)
     assert found["throttled"] == ["under-voltage", "throttled"]
     assert found["temperatures_c"] == {"cpu-thermal": 61.3}
     write(tmp_path, {"sys/devices/platform/soc/soc:firmware/get_throttled": "80000\n"})
-    assert board.describe(str(tmp_path))["throttled"] == ["soft temperature limit (earlier)"]
+    assert board.describe_board(str(tmp_path))["throttled"] == ["soft temperature limit (earlier)"]
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_l4t_from_its_package_where_the_release_file_is_missing(tmp_path: Path) 
 @EVERY
 def test_a_measurement_on_a_board_carries_its_state(tmp_path: Path, jetson: Board) -> None:
     root = str(write(tmp_path, jetson.files))
-    environment = describe(root=root)
+    environment = describe_machine(root=root)
     assert environment.board is not None
     assert {key: environment.board[key] for key in jetson.told} == jetson.told
     written = json.loads(environment.model_dump_json())
@@ -110,7 +110,7 @@ def test_a_measurement_on_a_board_carries_its_state(tmp_path: Path, jetson: Boar
 
 
 def test_a_measurement_elsewhere_carries_none(tmp_path: Path) -> None:
-    assert describe(root=str(tmp_path)).board is None
+    assert describe_machine(root=str(tmp_path)).board is None
 
 
 # The board's software against its profile's
@@ -154,7 +154,7 @@ def test_another_tensorrt_is_told_with_what_follows(
     target = resolve("jetson", write(tmp_path, without | files), "aarch64")
     profile = load_profile(jetson.profile)
     assert target.profile == profile, "never changed silently"
-    newest = newest_opset(board.version(tensorrt))
+    newest = newest_opset(board.version_tuple(tensorrt))
     assert (profile.opset.value > newest) == fails
     assert ("no engine can be built" in target.note) == fails
     source = "/var/lib/dpkg/status" if "var/lib/dpkg/status" in files else "derived from L4T"

@@ -122,7 +122,7 @@ def test_an_engine_for_several_batches_is_set_up_anew_for_each(here: Here, gpu: 
 
 
 def test_what_an_engine_belongs_to(here: Here) -> None:
-    found = here.device.engine.describe(1)
+    found = here.device.engine.describe_gpu(1)
     assert found == {"tensorrt": "10.3.0", "gpu": "Stand-in B", "compute_capability": "8.7", "driver": "12.6"}
 
 
@@ -331,10 +331,10 @@ def test_an_error_of_cuda_while_opening_leaves_nothing_behind(here: Here, gpu: D
 # --- TensorRT not installed -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("call", ["describe", "build_engine", "open_engine"])
+@pytest.mark.parametrize("call", ["describe_gpu", "build_engine", "open_engine"])
 def test_without_tensorrt_the_way_to_get_it_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, gpu: Device, call: str) -> None:
     device = load_device(monkeypatch, tmp_path, None, gpu)
-    arguments = {"describe": (), "build_engine": ("m.onnx", "m.engine", RECIPE, print), "open_engine": ("m.engine",)}
+    arguments = {"describe_gpu": (), "build_engine": ("m.onnx", "m.engine", RECIPE, print), "open_engine": ("m.engine",)}
     with pytest.raises(device.errors.MissingDependency, match="TensorRT") as caught:
         getattr(device.engine, call)(*arguments[call])
     assert caught.value.exit_code == 3
@@ -350,14 +350,14 @@ def test_bindings_whose_libraries_are_missing_are_missing_too(
     (tmp_path / "tensorrt.py").write_text(f'raise ImportError("libnvinfer.so.10: cannot open shared object file", name={name!r})')
     monkeypatch.delitem(sys.modules, "tensorrt")
     with pytest.raises(device.errors.MissingDependency, match=r"libnvinfer\.so\.10"):
-        device.engine.describe()
+        device.engine.describe_gpu()
 
 
 def test_a_bug_of_ours_is_not_taken_for_its_absence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, gpu: Device, here: Here) -> None:
     replaced = [("runtimes/engine_build.py", "from .onnx_nodes import", "from .onnx_knots import")]
     device = load_device(monkeypatch, tmp_path / "bug", here.trt, gpu, replaced)
     with pytest.raises(ModuleNotFoundError, match="onnx_knots"):
-        device.engine.describe()
+        device.engine.describe_gpu()
 
 
 # --- pieces -----------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 from tlexport.api.calibrate_profile import calibrate
-from tlexport.bench.environment import describe
+from tlexport.bench.environment import describe_machine
 from tlexport.errors import InvalidFile, StepFailed, Unsupported
 from tlexport.estimate.blocks import FAMILIES
 from tlexport.estimate.cost import cost_of
@@ -90,7 +90,7 @@ def device(probes: int = 24, profiler_us: float = 0.0, busy: int = 0) -> tuple[l
         node_us = {layer.name: slower * (3 + layer.macs / 1e5) for layer in cost.layers}
         whole_us = sum(node_us.values()) + 20
         timed.append(probe_of(cost, len(cost.layers), {name: time + profiler_us for name, time in node_us.items()}, whole_us))
-    return timed, fit_device(timed, "fp32", 1, describe("cpu"))
+    return timed, fit_device(timed, "fp32", 1, describe_machine("cpu"))
 
 
 def test_a_device_is_foretold_from_its_layers_and_its_file_says_the_same(tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_an_operator_that_was_never_timed_is_named_and_widens_the_interval() -> 
 def test_too_few_probes_are_not_made_into_a_model() -> None:
     timed, _ = device()
     with pytest.raises(StepFailed, match="5 probe networks") as caught:
-        fit_device(timed[:5], "fp32", 1, describe("cpu"))
+        fit_device(timed[:5], "fp32", 1, describe_machine("cpu"))
     assert "--seconds" in caught.value.hint
 
 

@@ -28,7 +28,7 @@ from tlexport.errors import InvalidFile, MissingDependency, OverBudget, StepFail
 from tlexport.hardware.target import load_profile
 from tlexport.measurement import Measurement
 from tlexport.remote.board_run import bundle_files, connected
-from tlexport.remote.ssh import Host
+from tlexport.remote.host import Host
 
 needs_sshd = pytest.mark.skipif(ssh_server.MISSING is not None, reason=str(ssh_server.MISSING))
 QUICK = ("--runs", "5", "--seconds", "0")

@@ -12,7 +12,7 @@ import pytest
 from commands import ROOT, here, tree
 from estimates import board, device, network, saved
 
-from tlexport.bench.environment import describe
+from tlexport.bench.environment import describe_machine
 from tlexport.hardware.target import load_profile, resolve, shipped_here
 from tlexport.measurement import Measurement
 from tlexport.storage.files import sha256_of
@@ -54,7 +54,7 @@ def run(file: str, model: str, p50_ms: float, threads: int = 1, environment: dic
         "load_ns": 1,
         "peak_memory_bytes": 1,
         "size_bytes": 1,
-        "environment": describe("cpu").model_copy(update=environment or {}),
+        "environment": describe_machine("cpu").model_copy(update=environment or {}),
     }
     Path(file).write_text(json.dumps(Measurement.model_validate(known | changes).to_json()), encoding="utf-8")
     return Path(file)

@@ -19,9 +19,9 @@ from trtexec_files import VERSIONS, Version
 from tlexport.artifact import PRECISIONS
 from tlexport.bench.trtexec import measurement
 from tlexport.device.errors import DeviceError, InvalidFile, MissingDependency, Unsupported
-from tlexport.device.runtimes import trtexec
+from tlexport.device.runtimes import trtexec, trtexec_program
 from tlexport.device.runtimes.plan_header import read_plan_version
-from tlexport.device.runtimes.trtexec_command import bench_command, build_command, predict_command
+from tlexport.device.runtimes.trtexec_command import TimingOptions, bench_command, build_command, predict_command
 from tlexport.errors import Unsupported as NotHere
 from tlexport.measurement import Measurement
 
@@ -43,7 +43,10 @@ def commands(version: Version, recipe: dict[str, Any]) -> list[tuple[str, ...]]:
     found = [build_command(version, "m.onnx", "m.engine", recipe, cache) for cache in (None, "t.cache")]
     found += [predict_command(version, "m.engine", recipe, "in.bin", "out.json")]
     for transfers in (False, True):
-        found += [bench_command(version, "m.engine", recipe, "t.json", profile, transfers=transfers) for profile in (None, "p.json")]
+        found += [
+            bench_command(version, "m.engine", recipe, "t.json", profile, TimingOptions(transfers=transfers))
+            for profile in (None, "p.json")
+        ]
     return found
 
 
@@ -79,7 +82,7 @@ def test_fp32_is_not_rounded_to_tf32(version: Version, precision: str) -> None:
 @pytest.mark.parametrize("transfers", [False, True])
 def test_all_versions_measure_the_same_thing(version: Version, transfers: bool) -> None:
     """The options that the version does not set by default: graph capture, busy waiting, and the requested copies."""
-    given = set(options(bench_command(version, "m.engine", RECIPE, "t.json", "p.json", transfers=transfers)))
+    given = set(options(bench_command(version, "m.engine", RECIPE, "t.json", "p.json", TimingOptions(transfers=transfers))))
     turned = version >= (11,)
     assert turned or "useCudaGraph" in given
     assert turned or "useSpinWait" in given
@@ -91,7 +94,7 @@ def test_all_versions_measure_the_same_thing(version: Version, transfers: bool) 
 @versions
 def test_a_measurement_is_as_long_as_asked(version: Version, seconds: float, whole: str, exact: str) -> None:
     """Before 8.5 the option is a whole number, and "0.5" is read as 0."""
-    given = options(bench_command(version, "m.engine", RECIPE, "t.json", runs=7, seconds=seconds, warmup_ms=50))
+    given = options(bench_command(version, "m.engine", RECIPE, "t.json", timing=TimingOptions(7, seconds, 50)))
     assert given["duration"] == (whole if version < (8, 5) else exact)
     assert (given["iterations"], given["warmUp"]) == ("7", "50")
 
@@ -163,12 +166,12 @@ def test_from_the_model_to_a_measurement_and_a_prediction(monkeypatch: pytest.Mo
     assert {item.name for item in folder.iterdir()} == {"model.onnx", "model.engine", *(cache.name for cache in caches)}
     assert [cache.name for cache in caches] == [f"trtexec-{log.tensorrt}.timing.cache"]
 
-    found = trtexec.bench(path, RECIPE, runs=30, seconds=0.5, layers=True)
+    found = trtexec.bench(path, RECIPE, TimingOptions(30, 0.5), layers=True)
     assert (len(found.latencies_ns), [(layer.name, layer.average_ms) for layer in found.layers]) == (30, list(fake.LAYERS))
     assert found.mode == "CUDA graph, spin wait, copies to and from the GPU not counted"
     assert found.log.latency is not None
     assert max(found.latencies_ns) / 1e6 == pytest.approx(found.log.latency.max, rel=1e-5)
-    slower = trtexec.bench(path, RECIPE, runs=30, transfers=True)
+    slower = trtexec.bench(path, RECIPE, TimingOptions(30, transfers=True))
     assert slower.mode == "CUDA graph, spin wait, copies to and from the GPU counted"
     assert [after - before for before, after in zip(found.latencies_ns, slower.latencies_ns, strict=True)] == [125_000] * 30
 
@@ -190,7 +193,7 @@ def test_another_gpu_is_chosen_for_all_of_it(monkeypatch: pytest.MonkeyPatch, fo
         with trtexec.open_trtexec(path, RECIPE, device=device) as session:
             for step in (
                 lambda device=device: trtexec.build(folder / "model.onnx", path, RECIPE, device=device),
-                lambda device=device: trtexec.bench(path, RECIPE, runs=3, device=device),
+                lambda device=device: trtexec.bench(path, RECIPE, TimingOptions(3), device=device),
                 lambda session=session: session.run(np.zeros((1, SIZE, SIZE, 3), np.uint8)),
             ):
                 step()
@@ -202,7 +205,7 @@ def test_another_gpu_is_chosen_for_all_of_it(monkeypatch: pytest.MonkeyPatch, fo
 @versions
 def test_a_version_is_asked_for_without_a_gpu(monkeypatch: pytest.MonkeyPatch, folder: Path, version: Version) -> None:
     monkeypatch.setenv("FAKE", "fail")  # every command that needs one fails
-    assert trtexec.ask_version(str(use(monkeypatch, folder, version))) == version
+    assert trtexec_program.ask_version(str(use(monkeypatch, folder, version))) == version
 
 
 @posix
@@ -225,7 +228,7 @@ def test_a_build_that_fails_leaves_the_engine_that_was_there(
 @posix
 def test_an_option_that_the_version_lacks_is_an_error_with_trtexec_s_words(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     """So that a mistake in a command line would be seen in the tests above."""
-    ended = trtexec.run(str(use(monkeypatch, folder, (11, 1, 0, 30))), ["--onnx=x", "--fp16"])
+    ended = trtexec_program.run(str(use(monkeypatch, folder, (11, 1, 0, 30))), ["--onnx=x", "--fp16"])
     with pytest.raises(DeviceError, match="Unknown option: --fp16"):
         trtexec.require(ended.text, (), ended.status)
     assert ended.status == 1
@@ -282,7 +285,7 @@ def test_an_interrupted_run_leaves_no_process(monkeypatch: pytest.MonkeyPatch, f
 
     begin = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        trtexec.run(str(slow), (), interrupt)
+        trtexec_program.run(str(slow), (), interrupt)
     assert time.monotonic() - begin < 30
     with pytest.raises(ProcessLookupError):
         os.kill(seen[0], 0)
@@ -294,19 +297,19 @@ def test_an_interrupted_run_leaves_no_process(monkeypatch: pytest.MonkeyPatch, f
 @posix
 def test_trtexec_is_found_where_it_is_named_at_jetpack_s_place_and_on_the_path(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     folder = folder.parent  # PATH takes a colon for its own
-    monkeypatch.setattr(trtexec, "JETPACK", str(folder / "jetpack" / "trtexec"))
+    monkeypatch.setattr(trtexec_program, "JETPACK", str(folder / "jetpack" / "trtexec"))
     monkeypatch.setenv("PATH", str(folder / "bin"))
     with pytest.raises(MissingDependency, match="neither") as error:
-        trtexec.find_trtexec()
+        trtexec_program.find_trtexec()
     assert "TRTEXEC=" in error.value.hint
     for place in ("bin", "jetpack", "named"):
         found = fake.program(folder / place, (10, 3, 0))
         if place == "named":
             monkeypatch.setenv("TRTEXEC", str(found))
-        assert trtexec.find_trtexec() == str(found)
+        assert trtexec_program.find_trtexec() == str(found)
     found.chmod(0o644)
     with pytest.raises(MissingDependency, match=r"TRTEXEC is .*named"):
-        trtexec.find_trtexec()
+        trtexec_program.find_trtexec()
 
 
 @posix
@@ -315,10 +318,10 @@ def test_a_program_that_says_no_version_is_no_trtexec(folder: Path) -> None:
     path.write_text("#!/bin/sh\necho 'error while loading shared libraries: libnvinfer.so.8' >&2\nexit 127\n", encoding="utf-8")
     path.chmod(0o755)
     with pytest.raises(MissingDependency, match="libnvinfer") as error:
-        trtexec.ask_version(str(path))
+        trtexec_program.ask_version(str(path))
     assert "127" in error.value.message
     with pytest.raises(MissingDependency, match="cannot be started"):
-        trtexec.run(str(folder / "nothing"), ())
+        trtexec_program.run(str(folder / "nothing"), ())
 
 
 # --- the record -------------------------------------------------------------------------------------------------------
@@ -328,7 +331,7 @@ def test_a_program_that_says_no_version_is_no_trtexec(folder: Path) -> None:
 @some
 def test_a_run_becomes_a_measurement(monkeypatch: pytest.MonkeyPatch, folder: Path, version: Version) -> None:
     use(monkeypatch, folder, version)
-    found = trtexec.bench(engine(folder, version), RECIPE, runs=25)
+    found = trtexec.bench(engine(folder, version), RECIPE, TimingOptions(25))
     known: dict[str, Any] = {"what": "bundle", "artifact_sha256": "0" * 64, "precision": "fp16", "size_bytes": 1000, "batch": 1}
     made = measurement(found, environment=ENVIRONMENT, **known)
     assert Measurement.parse(made.model_dump(mode="json"), "memory") == made

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from trtexec_files import VERSIONS, Version
 
 from tlexport.device.errors import DeviceError
-from tlexport.device.runtimes.trtexec_json import read_output, read_profile, read_times
+from tlexport.device.runtimes.trtexec_json import read_output_file, read_profile, read_times
 from tlexport.device.runtimes.trtexec_log import (
     BUILT,
     LAST_LINES,
     MEASURED,
-    Log,
     Statistics,
+    TrtexecLog,
     last_lines,
     percentile,
     read_log,
@@ -180,7 +180,7 @@ def test_an_end_without_a_word_is_refused(status: int, words: str) -> None:
     | st.lists(st.sampled_from(measured((8, 2, 1)).splitlines() + built((11, 1, 0)).splitlines()), max_size=8).map(text)
 )
 def test_reading_never_fails(log: str) -> None:
-    assert isinstance(read_log(log), Log)
+    assert isinstance(read_log(log), TrtexecLog)
 
 
 @pytest.mark.parametrize(
@@ -255,7 +255,7 @@ def test_layer_times_cut_short_are_refused(version: Version) -> None:
 
 def test_outputs() -> None:
     values = [0.25, 1e-9, 0.75]
-    found = read_output(fake.output_file(values))
+    found = read_output_file(fake.output_file(values))
     assert (found.shape, found.dtype) == ((1, 3), np.dtype("float32"))
     assert found[0].tolist() == pytest.approx(values)
 
@@ -263,7 +263,7 @@ def test_outputs() -> None:
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_outputs_that_are_no_numbers_are_named_as_such(value: float) -> None:
     with pytest.raises(DeviceError, match="not finite"):
-        read_output(fake.output_file([0.5, value, 0.5]))
+        read_output_file(fake.output_file([0.5, value, 0.5]))
 
 
 def test_outputs_that_are_cut_short_or_odd_are_refused() -> None:
@@ -278,4 +278,4 @@ def test_outputs_that_are_cut_short_or_odd_are_refused() -> None:
         "[]",
     ):
         with pytest.raises(DeviceError, match="cannot be read"):
-            read_output(text)
+            read_output_file(text)

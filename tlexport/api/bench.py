@@ -26,7 +26,7 @@ from tlexport.ports import Progress, Silent
 from tlexport.storage.files import temporary_folder
 
 if TYPE_CHECKING:
-    from tlexport.remote.ssh import Host
+    from tlexport.remote.host import Host
 
 
 def bench(

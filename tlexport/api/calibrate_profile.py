@@ -15,7 +15,7 @@ import numpy as np
 
 from tlexport import plugins
 from tlexport.artifact import Precision
-from tlexport.bench.environment import default_threads, describe
+from tlexport.bench.environment import default_threads, describe_machine
 from tlexport.errors import StepFailed, Unsupported
 from tlexport.estimate.cost import cost_of
 from tlexport.estimate.layer_times import Probe, fit_device, probe_of
@@ -142,7 +142,7 @@ def calibrate(
             f"{profile.name}: {profile.runtime} in {precision} cannot be calibrated",
             "calibrate fp32 or int8 on ONNX Runtime's CPU provider",
         )
-    environment = describe("cpu")
+    environment = describe_machine("cpu")
     timed: dict[int, list[Probe]] = {count: [] for count in threads}
     end = time.perf_counter() + seconds * (1 - FITTING)
     with progress.task("timing layers", round(seconds * (1 - FITTING))) as advance:

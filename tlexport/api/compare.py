@@ -11,7 +11,7 @@ from typing import Any
 
 from tlexport.artifact import Precision
 from tlexport.bench.compare import CONFIDENCE, Samples, Turns, paired
-from tlexport.bench.environment import describe
+from tlexport.bench.environment import describe_machine
 from tlexport.bench.process import BenchRequest
 from tlexport.bench.turns import Turn, play_round
 from tlexport.loading.bench_request import BenchSettings, requests_for
@@ -114,7 +114,7 @@ def compare(
     progress = progress or Silent()
     with temporary_folder("tlx-compare-") as folder:
         requests = [_one(each, settings, precision, progress, folder / str(at)) for at, each in enumerate((what, *others))]
-        rounds, environment = [], describe(requests[0].device)
+        rounds, environment = [], describe_machine(requests[0].device)
         with progress.task("comparing", schedule.rounds) as advance:
             for number in range(schedule.rounds):
                 rounds.append(play(requests, schedule.turns, schedule.turn(settings), number))

@@ -61,7 +61,7 @@ def doctor() -> list[Finding]:
 
 def _board(root: str = "/") -> Finding:
     """The board, its software, and every setting that affects its speed."""
-    state = board.describe(root)
+    state = board.describe_board(root)
     if state["module"] is None:
         return Finding("board", True, "none: not a board with a device tree", needed=False)
     locked = {True: "clocks locked", False: "clocks not locked (sudo jetson_clocks locks them)" if state["l4t"] else None, None: None}

@@ -19,7 +19,7 @@ from tlexport.loading.model import LoadedModel, load
 from tlexport.measurement import Measurement
 from tlexport.ports import Progress, Silent
 from tlexport.remote.board_run import IMAGES, Board, bundle_files, connected
-from tlexport.remote.ssh import Host
+from tlexport.remote.host import Host
 
 
 @dataclass(frozen=True)

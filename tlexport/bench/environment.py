@@ -19,7 +19,7 @@ from tlexport.version import __version__
 _LIBRARIES = ("numpy", "onnxruntime", "onnxruntime-gpu", "torch")  # names of distributions; only one of the two onnxruntimes is there
 
 
-def describe(device: str = "cpu", root: str = "/") -> Environment:
+def describe_machine(device: str = "cpu", root: str = "/") -> Environment:
     """Describe this machine as it is now. Imports none of the libraries whose versions it names.
 
     Args:
@@ -38,7 +38,7 @@ def describe(device: str = "cpu", root: str = "/") -> Environment:
         accelerator=_gpu(int(device.partition(":")[2] or 0)) if device.startswith("cuda") else None,
         python=platform.python_version(),
         versions={"tlexport": __version__} | _versions(),
-        board=board.describe(root) if board.identity(root)["module"] else None,
+        board=board.describe_board(root) if board.identity(root)["module"] else None,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from tlexport.bench.environment import describe
+from tlexport.bench.environment import describe_machine
 from tlexport.bench.process import BenchRequest
 from tlexport.bench.turns import Answer, Turn, players
 from tlexport.bench.watching import watching
@@ -25,7 +25,7 @@ def measure_in_turn(requests: Sequence[BenchRequest]) -> list[Measurement]:
     Raises:
         TlxError: as for :func:`tlexport.bench.process.measure`.
     """
-    environment = describe(requests[0].device)
+    environment = describe_machine(requests[0].device)
     taken: list[list[Answer]] = [[] for _ in requests]
     with players(requests) as ready:
 

@@ -21,10 +21,10 @@ from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from tlexport import plugins
 from tlexport.artifact import Precision
-from tlexport.bench.environment import default_threads, describe
+from tlexport.bench.environment import default_threads, describe_machine
 from tlexport.bench.layers import RUNS, engine_profile, profile, prove
-from tlexport.bench.made_up import made_up
 from tlexport.bench.stages import time_stages
+from tlexport.bench.synthetic_inputs import synthetic_inputs
 from tlexport.bench.watching import gpu_memory_used, watching
 from tlexport.child import PARENT, Failure, deadline, death, limit_memory, run
 from tlexport.contract import Preprocess
@@ -142,7 +142,7 @@ def _measure(request: BenchRequest) -> Measurement:
     runtime = plugins.runtime(request.runtime)  # imports its library: not part of the time to load
     _expect_profiler(request, runtime)
     options = run_options(request, runtime)
-    machine = describe(request.device)
+    machine = describe_machine(request.device)
     gpu_before = gpu_memory_used(request.device)
     with open_for(request, runtime, options) as (runner, load_ns):
         feeds, inputs = feeds_for(request, runner.inputs)
@@ -242,7 +242,7 @@ def feeds_for(request: BenchRequest, specs: tuple[TensorSpec, ...]) -> tuple[lis
     """
     if request.inputs is not None:
         return batches(request.inputs, request.batch, specs), "real images"
-    feed, words = made_up(request.what, specs, request.batch, request.shapes)
+    feed, words = synthetic_inputs(request.what, specs, request.batch, request.shapes)
     return [feed], f"made up by the declared shapes: {'; '.join(words)}"
 
 

@@ -64,20 +64,20 @@ def _counters(root: str) -> dict[str, float]:
     found = {"busy": sum(getattr(times, name, 0.0) for name in BUSY), "stolen": getattr(times, "steal", 0.0)}
     found["swapped"] = float(swap.sin + swap.sout)
     for name in PRESSURES:
-        if total := re.search(r"^some .*total=(\d+)", sysfs.text(root, f"proc/pressure/{name}") or "", re.MULTILINE):
+        if total := re.search(r"^some .*total=(\d+)", sysfs.read_text(root, f"proc/pressure/{name}") or "", re.MULTILINE):
             found[name] = int(total[1]) / 1e6
     limited = [seconds for folder in _control_groups(root) if (seconds := _limited(root, folder)) is not None]
     if limited:
         found["limited"] = sum(limited)
     files = sysfs.find(root, "sys/devices/system/cpu/cpufreq/policy*/scaling_cur_freq")
-    if clocks := [khz for file in files if (khz := sysfs.number(root, file))]:
+    if clocks := [khz for file in files if (khz := sysfs.read_number(root, file))]:
         found["mhz"] = max(clocks) / 1000
     return found
 
 
 def _control_groups(root: str) -> Iterator[str]:
     """Folders of the control groups that this process is in, with those above them; version 2, then version 1."""
-    own = re.findall(r"^\d+:(.*?):/(.*)$", sysfs.text(root, "proc/self/cgroup") or "", re.MULTILINE)
+    own = re.findall(r"^\d+:(.*?):/(.*)$", sysfs.read_text(root, "proc/self/cgroup") or "", re.MULTILINE)
     for controllers, path in own:
         if controllers == "":
             base = "sys/fs/cgroup"
@@ -91,7 +91,7 @@ def _control_groups(root: str) -> Iterator[str]:
 
 def _limited(root: str, folder: str) -> float | None:
     """Seconds for which a control group's limit on CPU time has held its processes; None where it has no such limit."""
-    stat = sysfs.text(root, f"{folder}/cpu.stat") or ""
+    stat = sysfs.read_text(root, f"{folder}/cpu.stat") or ""
     found = re.search(r"^throttled_(usec|time) (\d+)$", stat, re.MULTILINE)  # version 2: µs; version 1: ns
     return int(found[2]) / (1e6 if found[1] == "usec" else 1e9) if found else None
 

@@ -16,7 +16,7 @@ from tlexport.errors import UsageError
 if TYPE_CHECKING:
     from tlexport.api.bench import Benched, BenchOrder
     from tlexport.api.compare import Comparison
-    from tlexport.remote.ssh import Host
+    from tlexport.remote.host import Host
 
 
 @dataclass(frozen=True)

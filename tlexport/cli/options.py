@@ -14,7 +14,7 @@ from tlexport import arguments
 from tlexport.errors import UsageError
 
 if TYPE_CHECKING:
-    from tlexport.remote.ssh import Host
+    from tlexport.remote.host import Host
 
 F = TypeVar("F", bound=Callable[..., Any])
 O = TypeVar("O")  # noqa: E741 - the record of a command's options
@@ -160,7 +160,7 @@ def _host(name: str | None, ssh_options: tuple[str, ...], python: str | None) ->
     arguments.expect_host(name, ssh_options, python)
     if name is None:
         return None
-    from tlexport.remote.ssh import Host
+    from tlexport.remote.host import Host
 
     return Host(name, ssh_options, "python3" if python is None else python)
 

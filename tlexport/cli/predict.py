@@ -13,7 +13,7 @@ from tlexport.cli.output import print_json, print_table, progress
 from tlexport.units import format_percent
 
 if TYPE_CHECKING:
-    from tlexport.remote.ssh import Host
+    from tlexport.remote.host import Host
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from tlexport.cli import options
 from tlexport.cli.output import echo, print_json, progress
 
 if TYPE_CHECKING:
-    from tlexport.remote.ssh import Host
+    from tlexport.remote.host import Host
 
 
 @click.command(epilog=options.examples("tlx verify tlx-demo/bundle", "tlx verify tlx-demo/bundle --threads 1 --json"))

@@ -15,6 +15,7 @@ from .choice import split
 from .errors import Unsupported, VerificationFailed
 from .model import open_model
 from .runtimes import engines
+from .runtimes.trtexec_command import TimingOptions
 from .terminal import say
 from .timing import now_ns, time_runs
 
@@ -76,12 +77,12 @@ def measure(bundle: "Bundle", record: "Dict[str, Any]", choice: "Choice", settin
     accelerator = None
     told["size_bytes"] = artifact["size_bytes"]
     if choice.runtime != "onnxruntime":
-        accelerator = engines.describe(choice)["gpu"]
+        accelerator = engines.describe_gpu_of(choice)["gpu"]
         told["size_bytes"] = built.path.stat().st_size
     elif choice.device != "cpu":
         accelerator = choice.device
-    ran["environment"] = environment.describe(versions(bundle), accelerator)
-    ran["environment"]["board"] = board.describe() if board.identity()["module"] else None
+    ran["environment"] = environment.describe_environment(versions(bundle), accelerator)
+    ran["environment"]["board"] = board.describe_board() if board.identity()["module"] else None
     return dict(told, **ran, board_state=watch.report(), **derived(ran["latencies_ns"], settings.batch, ran["load_ns"]))
 
 
@@ -140,7 +141,9 @@ def _by_trtexec(bundle: "Bundle", record: "Dict[str, Any]", choice: "Choice", se
     if settings.batch != recipe["shape"][0]:
         raise Unsupported(f"the engine takes {recipe['shape'][0]} image(s) at a time, not {settings.batch}", "leave out --batch")
     path = engines.ready(bundle, record, choice, say).path
-    ran = trtexec.bench(path, recipe, settings.runs, settings.seconds, transfers=settings.copies, device=split(choice.device)[1])
+    ran = trtexec.bench(
+        path, recipe, TimingOptions(settings.runs, settings.seconds, transfers=settings.copies), device=split(choice.device)[1]
+    )
     return dict(trtexec.measured(ran))
 
 

@@ -81,10 +81,10 @@ def why_no_bindings() -> str:
 
 def why_no_trtexec() -> str:
     """Why trtexec cannot be used here; empty where it can."""
-    from .runtimes import trtexec
+    from .runtimes import trtexec_program
 
     try:
-        trtexec.find_trtexec()
+        trtexec_program.find_trtexec()
     except MissingDependency as error:
         return str(error)
     return ""

@@ -84,8 +84,8 @@ def software_note(profile: Profile, root: Path = Path("/")) -> str:
     if found["tensorrt"] is None:
         known = "is installed" if (root / board.PACKAGES).exists() else "could be found"
         return f"this board has {l4t}, but no TensorRT {known} (/{board.PACKAGES}): sudo apt install nvidia-jetpack"
-    here = board.version(found["tensorrt"])
-    if here[:3] == board.version(wanted.tensorrt.value)[:3]:
+    here = board.version_tuple(found["tensorrt"])
+    if here[:3] == board.version_tuple(wanted.tensorrt.value)[:3]:
         same = f"this board has {l4t}; {meant}; TensorRT {wanted.tensorrt.value} is the same, so models and engines are too"
         return "" if found["l4t"] == wanted.l4t.value else same
     newest, opset = newest_opset(here), profile.opset.value

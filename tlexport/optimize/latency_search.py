@@ -7,17 +7,18 @@ timed on a busy machine is neither used nor remembered.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice, repeat
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from tlexport.bench.environment import describe
+from tlexport.bench.environment import describe_machine
 from tlexport.optimize.mixed_precision import Nodes, blocks_of
 from tlexport.optimize.pairwise_timing import PairwiseTiming
 from tlexport.ports import Progress, Task
@@ -64,10 +65,13 @@ def fastest(
     if known is not None and known.shape == (len(names) + 1,):
         return Int8Config(variants[known[-1]], frozenset(name for name, in_float in zip(names, known[:-1], strict=True) if in_float))
     plain = Int8Config(variants[0], frozenset())
-    search = _Search(quantize, timing, plain)
     blocks = list(blocks_of(graph).values())
     total = len(variants) + 2 * len(blocks)
-    with progress.task("timing what stays in float", total) as advance, timing.watched() as causes:
+    with (
+        _Search(quantize, timing, plain) as search,
+        progress.task("timing what stays in float", total) as advance,
+        timing.watched() as causes,
+    ):
         search.run(variants, blocks, advance)
     if causes:
         progress.note(
@@ -84,7 +88,7 @@ def _key(graph: onnx.ModelProto, how: str, threads: int | None) -> dict[str, obj
     """What a choice depends on: the structure of the graph, not its weights; the machine and its runtime."""
     shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.graph.initializer}
     nodes = [(n.op_type, [shapes.get(name, name) for name in n.input], [str(a) for a in n.attribute]) for n in graph.graph.node]
-    where = describe("cpu")
+    where = describe_machine("cpu")
     return {
         "kind": "the fastest variant in nine looks, and blocks in float, each shown twice, on a quiet machine",
         "quantizer": how,
@@ -102,8 +106,15 @@ class _Search:
     def __init__(self, quantize: Quantize, timing: PairwiseTiming, start: Int8Config) -> None:
         self.best = start
         self._quantize, self._timing = quantize, timing
-        self._runner = timing.open(quantize(start))
+        self._opened = contextlib.ExitStack()  # holds the runner of the best
+        self._runner = self._opened.enter_context(timing.open(quantize(start)))
         self._end = time.perf_counter() + SECONDS
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._opened.close()
 
     def run(self, variants: Sequence[str], blocks: Sequence[Nodes], advance: Task) -> None:
         """The variants; what lies at the input; each block alone: whatever is faster stays. Then each must show once more that it is.
@@ -125,7 +136,6 @@ class _Search:
             if block <= self.best.float_nodes:
                 self._doubt(replace(self.best, float_nodes=self.best.float_nodes - block))
             advance(1)
-        self._runner.__exit__(None, None, None)
 
     def _look(self, candidate: Int8Config) -> None:
         """Another variant becomes the best where it is faster; a network may have nothing that they differ in."""
@@ -144,7 +154,8 @@ class _Search:
 
     def _meet(self, candidate: Int8Config, model: onnx.ModelProto, wins: Callable[[Iterator[float]], bool]) -> None:
         """A candidate is opened, and becomes the best where the ratios of its time to that of the best say so."""
-        other = self._timing.open(model)
-        if wins(self._timing.ratio(other, self._runner) for _ in repeat(None)):
-            self.best, self._runner, other = candidate, other, self._runner
-        other.__exit__(None, None, None)
+        with contextlib.ExitStack() as opened:
+            other = opened.enter_context(self._timing.open(model))
+            if wins(self._timing.ratio(other, self._runner) for _ in repeat(None)):
+                self._opened.close()
+                self.best, self._runner, self._opened = candidate, other, opened.pop_all()

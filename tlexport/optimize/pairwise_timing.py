@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tlexport import plugins
-from tlexport.bench.environment import default_threads, describe
+from tlexport.bench.environment import default_threads, describe_machine
 from tlexport.bench.noise import crowding, throttling
 from tlexport.bench.watching import watching
 from tlexport.ports import Array, Runner, RunOptions
@@ -42,12 +42,12 @@ class PairwiseTiming:
     _computed_ns: int = 0  # CPU time of them, over all threads
 
     def open(self, model: onnx.ModelProto) -> Runner:
-        """A graph, ready; the caller leaves it."""
+        """Opens a graph; the caller enters and leaves the runner with ``with``."""
         path = self.folder / f"timed-{next(self._opened)}.onnx"
         path.write_bytes(model.SerializeToString())
         runner = plugins.runtime("onnxruntime").open_model(path, RunOptions(threads=self.threads, batch=1))
         path.unlink()
-        return runner.__enter__()
+        return runner
 
     @contextmanager
     def watched(self) -> Iterator[list[str]]:
@@ -58,7 +58,7 @@ class PairwiseTiming:
             yield causes
         spent, computed = self._spent_ns - spent, self._computed_ns - computed
         threads = self.threads or default_threads()
-        causes += [*throttling(watch), *crowding(watch, threads, describe("cpu").cores)]
+        causes += [*throttling(watch), *crowding(watch, threads, describe_machine("cpu").cores)]
         if computed < HELD_UP * spent:
             causes.append(f"the runs had a core for {100 * computed / spent:.0f} % of their time")
 

@@ -12,7 +12,7 @@ from tlexport import arguments
 from tlexport.errors import UsageError
 
 if TYPE_CHECKING:
-    from tlexport.remote.ssh import Host
+    from tlexport.remote.host import Host
 
 PathLike = str | os.PathLike[str]
 Precision = Literal["fp32", "fp16", "int8"]
@@ -135,7 +135,7 @@ def host(name: str | None, ssh_option: Any, host_python: str | None) -> Host | N
     arguments.expect_host(name, ssh_options, host_python)
     if name is None:
         return None
-    from tlexport.remote.ssh import Host
+    from tlexport.remote.host import Host
 
     return Host(text("host", name), ssh_options, "python3" if host_python is None else text("host_python", host_python))
 

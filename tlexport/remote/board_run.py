@@ -22,7 +22,8 @@ from tlexport.errors import (
 from tlexport.hardware.machine import Machine, this_machine
 from tlexport.ports import Progress, Task
 from tlexport.remote import on_board
-from tlexport.remote.ssh import Connection, Ended, Host
+from tlexport.remote.host import CommandResult, Host
+from tlexport.remote.ssh import Connection
 from tlexport.storage.files import temporary_folder
 from tlexport.storage.untrusted import parse_json
 
@@ -119,7 +120,7 @@ class Board:
 
         return heard
 
-    def _error(self, verb: str, ended: Ended) -> TlxError:
+    def _error(self, verb: str, ended: CommandResult) -> TlxError:
         starts = [index for index, line in enumerate(ended.err) if line.startswith("error: ")]
         if not starts or ended.code not in ERRORS:
             hint = "the board may have run out of memory" if ended.code == KILLED else f"look there: ssh {self.host.name}"

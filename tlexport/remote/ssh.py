@@ -17,14 +17,15 @@ import shutil
 import subprocess
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
-from tlexport.errors import InvalidFile, MissingDependency, StepFailed, UsageError
+from tlexport.errors import InvalidFile, MissingDependency, StepFailed
 from tlexport.remote import on_board
+from tlexport.remote.host import CommandResult, Host
+from tlexport.remote.streams import pipe, read_lines
 from tlexport.storage.untrusted import parse_json
 
 OLDEST = (3, 6)  # Python that the runner of a bundle works with
@@ -33,7 +34,6 @@ CLEANING = 20.0  # seconds that the board has to remove its folder
 ASKING = 0.5  # seconds from one request to end to the next
 LAST_WORDS = 5  # lines of what ssh said that an error shows
 # of what a board says, which may be broken or hostile: bytes of a line, lines that are shown, bytes of an answer and of a greeting
-LONGEST_LINE = 4096
 MOST_LINES = 2000
 LARGEST_ANSWER = 64 * 10**6
 LARGEST_GREETING = 10**6
@@ -43,30 +43,6 @@ FIRST = ("-T", "-a", "-x", "-o", "RemoteCommand=none", "-o", "ControlPersist=no"
 LAST = ("-o", "ServerAliveInterval=15", "-o", "ServerAliveCountMax=8")
 ABOUT: dict[str, type] = {"folder": str, "python": str, "numpy": bool, "machine": str, "files": dict}  # of a greeting
 NOT_FOUND = (126, 127)  # exit codes of a shell that cannot start a program
-
-
-@dataclass(frozen=True)
-class Host:
-    """Where a board is, as ssh is told. Raises UsageError when it is not the name of a host."""
-
-    name: str  # user@board, a name from ssh's configuration, or ssh://user@board:port
-    options: tuple[str, ...] = ()  # for ssh's -o, such as "Port=2222"
-    python: str = "python3"  # what is started there; relative to the user's home where it is a path
-
-    def __post_init__(self) -> None:
-        if not re.fullmatch(r"(?!-)[^\s\"'`$\\;&|<>(){}*?!#\x00-\x1f\x7f]+", self.name) or "@-" in self.name:
-            raise UsageError(f"{self.name!r} is not a host", "write user@board, a name from ~/.ssh/config, or ssh://user@board:port")
-        if not self.python or self.python.startswith("-"):
-            raise UsageError(f"{self.python!r} is not a Python", "give the path of one on the board: --host-python venv/bin/python")
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How a command on the board ended."""
-
-    code: int
-    out: str  # what it wrote to standard output
-    err: tuple[str, ...]  # lines of standard error
 
 
 class Connection:
@@ -112,7 +88,7 @@ class Connection:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._stack.close()
 
-    def run(self, words: tuple[str, ...], feed: Callable[[IO[bytes]], object], heard: Callable[[str], None]) -> Ended:
+    def run(self, words: tuple[str, ...], feed: Callable[[IO[bytes]], object], heard: Callable[[str], None]) -> CommandResult:
         """Run on_board.py on the board.
 
         Args:
@@ -129,7 +105,7 @@ class Connection:
             subprocess.Popen(command, stdin=subprocess.PIPE, stdout=out, stderr=subprocess.PIPE) as process,
         ):
             try:
-                with contextlib.suppress(BrokenPipeError), _of(process.stdin) as stream:  # broken: it ended early, and says why
+                with contextlib.suppress(BrokenPipeError), pipe(process.stdin) as stream:  # broken: it ended early, and says why
                     feed(stream)
                 lines = self._follow(process, out, heard)
                 code = process.wait()
@@ -139,7 +115,7 @@ class Connection:
             text = out.read().decode("utf-8", errors="replace")
         if code:
             self._check_alive(code, lines)
-        return Ended(code, text.partition(f"{on_board.BEGIN}\n")[2], tuple(lines))
+        return CommandResult(code, text.partition(f"{on_board.BEGIN}\n")[2], tuple(lines))
 
     def _follow(self, process: subprocess.Popen[bytes], out: IO[bytes], heard: Callable[[str], None]) -> list[str]:
         """Hand on what a command on the board says until it ends; the last lines of it.
@@ -161,7 +137,7 @@ class Connection:
         watcher = threading.Thread(target=watch, daemon=True)
         watcher.start()
         try:
-            for count, line in enumerate(_lines(_of(process.stderr))):
+            for count, line in enumerate(read_lines(pipe(process.stderr))):
                 lines.append(line)
                 if count < MOST_LINES or line.startswith(("error: ", "hint: ")):
                     heard(line)
@@ -176,14 +152,14 @@ class Connection:
     def _start_keeper(self) -> subprocess.Popen[bytes]:
         """The ssh that logs in. Ctrl-C on a terminal reaches every process: this one ignores it, because cleaning up needs it."""
         command = ["ssh", "-M", "-S", self._socket, *FIRST, *self._options(), *LAST, "--", self.host.name, self._remote("keep")]
-        pipe = subprocess.PIPE
-        keeper = subprocess.Popen(["sh", "-c", 'trap "" INT; exec "$@"', "sh", *command], stdin=pipe, stdout=pipe, stderr=pipe)
-        self._listener = threading.Thread(target=self._listen, args=(_of(keeper.stderr),), daemon=True)
+        piped = subprocess.PIPE
+        keeper = subprocess.Popen(["sh", "-c", 'trap "" INT; exec "$@"', "sh", *command], stdin=piped, stdout=piped, stderr=piped)
+        self._listener = threading.Thread(target=self._listen, args=(pipe(keeper.stderr),), daemon=True)
         self._listener.start()
         return keeper
 
     def _listen(self, stream: IO[bytes]) -> None:
-        for count, line in enumerate(_lines(stream)):
+        for count, line in enumerate(read_lines(stream)):
             self._words.append(line)
             if count < MOST_LINES:
                 self._heard(line)
@@ -193,7 +169,7 @@ class Connection:
         keeper = self._keeper
         try:
             with contextlib.suppress(BrokenPipeError):
-                _of(keeper.stdin).close()
+                pipe(keeper.stdin).close()
             if self.about:
                 keeper.wait(CLEANING)
             else:
@@ -204,8 +180,8 @@ class Connection:
             keeper.kill()
             keeper.wait()
             self._listener.join(1)
-            _of(keeper.stdout).close()
-            _of(keeper.stderr).close()
+            pipe(keeper.stdout).close()
+            pipe(keeper.stderr).close()
 
     def _leave(self) -> None:
         """End an ssh that is not yet there. One that is about to ask for a password misses a signal, and asks; killed while it asks, it
@@ -217,7 +193,7 @@ class Connection:
                 return
 
     def _greeting(self) -> dict[str, Any]:
-        stream = _of(self._keeper.stdout)
+        stream = pipe(self._keeper.stdout)
         left = LARGEST_GREETING
         while left > 0 and (line := stream.readline(left)):
             left -= len(line)
@@ -294,24 +270,3 @@ class Connection:
 
     def _by_hand(self) -> str:
         return shlex.join(["ssh", *self._options(), self.host.name, "true"])
-
-
-def _of(stream: IO[bytes] | None) -> IO[bytes]:
-    """A pipe that was asked for."""
-    if stream is None:
-        raise ValueError("no pipe was asked for")
-    return stream
-
-
-def _lines(stream: IO[bytes]) -> Iterator[str]:
-    """The lines of a stream as text; of one that is far too long the beginning, so that the memory is bounded."""
-    begun = False  # a line whose beginning was given already
-    while raw := stream.readline(LONGEST_LINE):
-        if not begun:
-            yield _plain(raw)
-        begun = not raw.endswith(b"\n")
-
-
-def _plain(raw: bytes) -> str:
-    """A line as text that may be shown: a board's output must not steer the terminal."""
-    return "".join(letter if letter.isprintable() else " " for letter in raw.decode("utf-8", errors="replace").rstrip("\r\n"))

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Self, get_args
 from tlexport.contract import TensorSpec
 from tlexport.device.runtimes.half_rounding import FIXED, rounding
 from tlexport.device.runtimes.native_log import native_log, pass_on, plain
-from tlexport.device.runtimes.onnx_session import version
+from tlexport.device.runtimes.onnx_session import onnxruntime_version
 from tlexport.errors import InvalidFile, StepFailed, TlxError, Unsupported, UsageError
 from tlexport.onnx_model.file import check_onnx_file, may_refer_to_files
 from tlexport.onnx_model.names import printable
@@ -89,7 +89,7 @@ def open_with(path: Path, options: RunOptions, provider: str, settings: dict[str
             settled = _session_options(options)
             if _weight_only(path):  # else it would dequantize them at every run
                 settled.add_session_config_entry("session.disable_quant_qdq", "1")
-            model = rounding(path) if version(ort) < FIXED else path
+            model = rounding(path) if onnxruntime_version(ort) < FIXED else path
             session = ort.InferenceSession(model, settled, providers=[provider], enable_fallback=0)
         else:
             session = _open_on_gpu(path, options, provider, settings)

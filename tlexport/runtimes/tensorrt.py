@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +17,7 @@ from tlexport.ports import LayerTime, RunOptions
 
 if TYPE_CHECKING:
     from tlexport.device.runtimes.engine_run import Session
-    from tlexport.device.runtimes.engine_tensors import Tensor
+    from tlexport.device.runtimes.engine_tensors import EngineTensor
     from tlexport.ports import Array
 
 FORMATS = ("engine",)
@@ -46,14 +47,16 @@ def open_model(path: Path, options: RunOptions) -> TensorrtRunner:
             f"{path} is an engine, whose quantized layers are fused already; they cannot be computed as they are written",
             "open the ONNX file that it was built from, on the CPU",
         )
-    with as_ours():
-        runner = TensorrtRunner(engine.open_engine(path, int(match[1])))
-    least, most = runner.session.batch
-    if options.batch is not None and not least <= options.batch <= most:
-        runner.session.close()
-        allowed = str(most) if least == most else f"{least} to {most}"
-        raise Unsupported(f"{path} was built for batches of {allowed}; {options.batch} was asked for", "build an engine for that batch")
-    return runner
+    with as_ours(), contextlib.ExitStack() as opened:
+        session = opened.enter_context(engine.open_engine(path, int(match[1])))
+        least, most = session.batch
+        if options.batch is not None and not least <= options.batch <= most:
+            allowed = str(most) if least == most else f"{least} to {most}"
+            raise Unsupported(
+                f"{path} was built for batches of {allowed}, but the requested batch is {options.batch}", "build an engine for that batch"
+            )
+        opened.pop_all()  # the runner closes the session
+        return TensorrtRunner(session)
 
 
 class TensorrtRunner:
@@ -94,6 +97,6 @@ class TensorrtRunner:
             self.session.close()
 
 
-def _spec(tensor: Tensor, free: bool) -> TensorSpec:
+def _spec(tensor: EngineTensor, free: bool) -> TensorSpec:
     shape: list[int | str] = ["batch" if free else tensor.usual[0], *tensor.usual[1:]]
     return TensorSpec.model_validate({"name": tensor.name, "dtype": tensor.dtype, "shape": shape})

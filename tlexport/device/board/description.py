@@ -66,7 +66,7 @@ _GPU = re.compile(r"gpu|g[pvab]1[01]b")
 _EMC = ("sys/class/devfreq/bwmgr/cur_freq", "sys/kernel/debug/bpmp/debug/clk/emc/rate", "sys/kernel/debug/clk/emc/clk_rate")
 
 
-def describe(root: str = "/") -> "Dict[str, Any]":
+def describe_board(root: str = "/") -> "Dict[str, Any]":
     """What the board is and its state now, as plain data for JSON.
 
     Args:
@@ -97,13 +97,13 @@ def describe(root: str = "/") -> "Dict[str, Any]":
 
 def identity(root: str = "/") -> "Dict[str, Optional[str]]":
     """``module``, ``part`` and ``soc``: what the device tree says. None where there is none."""
-    names = (sysfs.text(root, "proc/device-tree/compatible") or "").split("\0")
+    names = (sysfs.read_text(root, "proc/device-tree/compatible") or "").split("\0")
     chips = [name.partition(",")[2] for name in names if re.match(r"nvidia,tegra\d+$", name)]
     parts = re.findall(r"p\d{4}-\d{4}", " ".join(names))
     # a developer kit is named CARRIER+MODULE; the one of the Nano ends in its board's revision
     modules = [name.rpartition("+")[2][:10] for name in names if re.search(r"\+p\d{4}-\d{4}", name)]
     return {
-        "module": sysfs.text(root, "proc/device-tree/model") or None,
+        "module": sysfs.read_text(root, "proc/device-tree/model") or None,
         "part": next(iter(modules + parts), None),
         "soc": (chips or [names[-1].partition(",")[2]])[-1] or None,
     }
@@ -116,7 +116,7 @@ def software(root: str = "/") -> "Dict[str, Optional[str]]":
     from L4T's. TensorRT's follows from L4T's only where there is no record of packages at all.
     """
     packages = _packages(root)
-    release = re.search(r"R(\d+) \(release\), REVISION: (\d+(?:\.\d+)*)", sysfs.text(root, NV_RELEASE) or "")
+    release = re.search(r"R(\d+) \(release\), REVISION: (\d+(?:\.\d+)*)", sysfs.read_text(root, NV_RELEASE) or "")
     l4t = "{}.{}".format(*release.groups()) if release else packages.get("nvidia-l4t-core")
     found: Dict[str, Optional[str]] = {"l4t": l4t, "jetpack": packages.get("nvidia-jetpack"), "jetpack_source": "/" + PACKAGES}
     if not found["jetpack"]:
@@ -130,7 +130,7 @@ def software(root: str = "/") -> "Dict[str, Optional[str]]":
     return found
 
 
-def version(written: str) -> "Tuple[int, ...]":
+def version_tuple(written: str) -> "Tuple[int, ...]":
     """``"10.3.0.30"`` -> ``(10, 3, 0, 30)``."""
     return tuple(int(part) for part in re.findall(r"\d+", written))
 
@@ -138,22 +138,22 @@ def version(written: str) -> "Tuple[int, ...]":
 def _packages(root: str) -> "Dict[str, str]":
     """Version of each installed package that NVIDIA numbers its software by, without the packaging's own revision."""
     found = {}
-    for entry in re.split(r"\n\n+", sysfs.text(root, PACKAGES) or ""):
+    for entry in re.split(r"\n\n+", sysfs.read_text(root, PACKAGES) or ""):
         name = re.match(r"Package: (nvidia-jetpack|nvidia-l4t-core|cuda-cudart-\d+-\d+|libnvinfer\d+)\n", entry)
         number = re.search(r"^Version: (\d+(?:\.\d+)*)", entry, re.MULTILINE)
         if name and number and re.search(r"^Status: .* installed$", entry, re.MULTILINE):
             found[name.group(1)] = number.group(1)
-    if not found and sysfs.text(root, PACKAGES):
+    if not found and sysfs.read_text(root, PACKAGES):
         found[""] = ""  # there is a record, and none of them is in it
     return found
 
 
 def _newest(packages: "Dict[str, str]", name: str) -> "Optional[str]":
-    return max((number for package, number in packages.items() if re.match(name, package)), key=version, default=None)
+    return max((number for package, number in packages.items() if re.match(name, package)), key=version_tuple, default=None)
 
 
 def _tensorrt_of(l4t: "Optional[str]") -> "Optional[str]":
-    here = version(l4t or "0")
+    here = version_tuple(l4t or "0")
     return next((number for since, number in reversed(TENSORRT) if since[0] == here[0] and since <= here), None)
 
 
@@ -163,8 +163,8 @@ def power_mode(root: str = "/") -> "Tuple[Optional[str], Optional[int]]":
     The record is ``pmode:0002``; the modes stand in the configuration as ``< POWER_MODEL ID=2 NAME=MAXN_SUPER >``, the default
     as ``< PM_CONFIG DEFAULT=1 >``. Where neither can be read, ``nvpmodel -q`` is asked.
     """
-    modes = sysfs.text(root, POWER_MODES) or ""
-    chosen = re.search(r"pmode:(\d+)", sysfs.text(root, POWER_STATUS) or "") or re.search(r"< *PM_CONFIG +DEFAULT=(\d+)", modes)
+    modes = sysfs.read_text(root, POWER_MODES) or ""
+    chosen = re.search(r"pmode:(\d+)", sysfs.read_text(root, POWER_STATUS) or "") or re.search(r"< *PM_CONFIG +DEFAULT=(\d+)", modes)
     if chosen is None:
         return _asked_mode() if root == "/" else (None, None)
     number = int(chosen.group(1))
@@ -194,14 +194,14 @@ def gpu_clock(root: str = "/") -> "Optional[str]":
 
 
 def clocks(root: str = "/") -> "Dict[str, Any]":
-    """The clocks now and at most, MHz, the CPU's governor, and whether they are locked; see :func:`describe`."""
+    """The clocks now and at most, MHz, the CPU's governor, and whether they are locked; see :func:`describe_board`."""
     ranges = _ranges(root)
     policies = [path for path in ranges if path != gpu_clock(root)]
-    now = [sysfs.number(root, path + "/scaling_cur_freq") or 0 for path in policies]
-    governors = {sysfs.text(root, path + "/scaling_governor") or "" for path in policies} - {""}
+    now = [sysfs.read_number(root, path + "/scaling_cur_freq") or 0 for path in policies]
+    governors = {sysfs.read_text(root, path + "/scaling_governor") or "" for path in policies} - {""}
     gpu = gpu_clock(root)
-    gpu_now = sysfs.number(root, gpu + "/cur_freq") if gpu else None
-    emc = next((clock for clock in (sysfs.number(root, path) for path in _EMC) if clock), None)
+    gpu_now = sysfs.read_number(root, gpu + "/cur_freq") if gpu else None
+    emc = next((clock for clock in (sysfs.read_number(root, path) for path in _EMC) if clock), None)
     return {
         "clocks_locked": all(low == high for low, high in ranges.values()) if ranges else None,
         "governor": ", ".join(sorted(governors)) or None,
@@ -228,7 +228,7 @@ def _ranges(root: str) -> "Dict[str, Tuple[int, int]]":
     gpu = gpu_clock(root)
     domains = [(path, "/scaling_{}_freq") for path in sysfs.find(root, "sys/devices/system/cpu/cpufreq/policy*")]
     for path, names in domains + ([(gpu, "/{}_freq")] if gpu else []):
-        low, high = (sysfs.number(root, path + names.format(end)) for end in ("min", "max"))
+        low, high = (sysfs.read_number(root, path + names.format(end)) for end in ("min", "max"))
         if low is not None and high is not None:
             found[path] = low, high
     return found
@@ -245,7 +245,7 @@ def temperatures(root: str = "/") -> "Dict[str, float]":
     """
     found: Dict[str, float] = {}
     for zone in sysfs.find(root, "sys/class/thermal/thermal_zone*"):
-        name, value = sysfs.text(root, zone + "/type"), sysfs.number(root, zone + "/temp")
+        name, value = sysfs.read_text(root, zone + "/type"), sysfs.read_number(root, zone + "/temp")
         if name and value is not None and -40000 < value < 150000 and not name.startswith("PMIC"):
             found[name if name not in found else "{} {}".format(name, zone.rpartition("zone")[2])] = round(value / 1000, 1)
     return found
@@ -253,10 +253,10 @@ def temperatures(root: str = "/") -> "Dict[str, float]":
 
 def memory_of(root: str = "/") -> "Dict[str, int]":
     """The entries of /proc/meminfo, bytes; empty where it cannot be read."""
-    lines = re.findall(r"^(\w+): +(\d+) kB$", sysfs.text(root, "proc/meminfo") or "", re.MULTILINE)
+    lines = re.findall(r"^(\w+): +(\d+) kB$", sysfs.read_text(root, "proc/meminfo") or "", re.MULTILINE)
     return {name: int(kib) * 1024 for name, kib in lines}
 
 
 def zram(root: str = "/") -> "List[str]":
     """Swap that lies in memory itself: its devices, such as ``/dev/zram0``."""
-    return re.findall(r"^(/dev/zram\d+)\s", sysfs.text(root, "proc/swaps") or "", re.MULTILINE)
+    return re.findall(r"^(/dev/zram\d+)\s", sysfs.read_text(root, "proc/swaps") or "", re.MULTILINE)

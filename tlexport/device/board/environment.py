@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from typing import Any, Dict, Optional
 
 
-def describe(versions: "Dict[str, str]", accelerator: "Optional[str]") -> "Dict[str, Any]":
+def describe_environment(versions: "Dict[str, str]", accelerator: "Optional[str]") -> "Dict[str, Any]":
     """The record ``environment`` of a measurement.
 
     Args:
@@ -39,27 +39,27 @@ def usable_cores() -> int:
 
 def default_threads() -> int:
     """Threads that a model runs with when no number was asked for: one for each physical core that is usable."""
-    siblings = {text(str(file)) for file in Path("/sys/devices/system/cpu").glob("cpu[0-9]*/topology/thread_siblings_list")}
+    siblings = {read_kernel_file(str(file)) for file in Path("/sys/devices/system/cpu").glob("cpu[0-9]*/topology/thread_siblings_list")}
     return min(len(siblings - {""}) or usable_cores(), usable_cores())
 
 
 def cpu() -> str:
     """Name of the processor; on boards whose kernel does not tell it, of the board."""
-    cpuinfo = text("/proc/cpuinfo")
+    cpuinfo = read_kernel_file("/proc/cpuinfo")
     for key in ("model name", "Model", "Hardware"):  # x86; Raspberry Pi; older ARM kernels
         found = re.search(rf"^{key}\s*: *(.+)$", cpuinfo, re.MULTILINE)
         if found:
             return found.group(1).strip()
-    return text("/proc/device-tree/model").strip("\0\n ") or platform.processor() or platform.machine()
+    return read_kernel_file("/proc/device-tree/model").strip("\0\n ") or platform.processor() or platform.machine()
 
 
 def governor() -> "Optional[str]":
     """Frequency governor of the cores, such as ``"performance"``; all of them where they differ; None where the kernel has none."""
     files = Path("/sys/devices/system/cpu").glob("cpu[0-9]*/cpufreq/scaling_governor")
-    return ", ".join(sorted({text(str(file)).strip() for file in files} - {""})) or None
+    return ", ".join(sorted({read_kernel_file(str(file)).strip() for file in files} - {""})) or None
 
 
-def text(path: str) -> str:
+def read_kernel_file(path: str) -> str:
     """Content of a kernel's file, or nothing where it cannot be read."""
     try:
         return Path(path).read_bytes().decode("utf-8", errors="replace")
@@ -73,7 +73,7 @@ def peak_memory_bytes() -> int:
     On Linux that is VmHWM of /proc/self/status. Its ``getrusage`` would not do: ``ru_maxrss`` survives ``exec`` and so begins
     with the size of the process that started this one.
     """
-    found = re.search(r"^VmHWM:\s*(\d+) kB$", text("/proc/self/status"), re.MULTILINE)
+    found = re.search(r"^VmHWM:\s*(\d+) kB$", read_kernel_file("/proc/self/status"), re.MULTILINE)
     if found:
         return int(found.group(1)) * 1024
     import resource  # not on Windows

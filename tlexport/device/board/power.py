@@ -31,7 +31,7 @@ class Rail(NamedTuple):
         """Power now; None where it cannot be read."""
         power = self.to_mw
         for path in self.files:
-            value = sysfs.number(root, path)
+            value = sysfs.read_number(root, path)
             if value is None:
                 return None
             power *= value
@@ -50,16 +50,16 @@ def rails(root: str = "/") -> "List[Rail]":
     """The sensors of a board. A label NC is of a channel that is not connected; channel 7 holds a sum of other channels."""
     found = []
     for chip in sysfs.find(root, "sys/class/hwmon/hwmon*"):
-        kind = sysfs.text(root, chip + "/name")
+        kind = sysfs.read_text(root, chip + "/name")
         if kind == "ina238":
             found.append(Rail(BOARD_INPUT, (chip + "/power1_input",), 1e-3))
         for number in (1, 2, 3) if kind == "ina3221" else ():
-            label = sysfs.text(root, "{}/in{}_label".format(chip, number))
+            label = sysfs.read_text(root, "{}/in{}_label".format(chip, number))
             files = ("{}/in{}_input".format(chip, number), "{}/curr{}_input".format(chip, number))
             if label and label != "NC":
                 found.append(Rail(label, files, 1e-3))
     for path in sysfs.find(root, "sys/bus/i2c/drivers/ina3221x/*/iio?device*/rail_name_*"):
-        label = sysfs.text(root, path)
+        label = sysfs.read_text(root, path)
         if label and label != "NC":
             found.append(Rail(label, (re.sub(r"rail_name_(\d+)$", r"in_power\1_input", path),), 1))
     return [rail for rail in found if rail.milliwatts(root) is not None]
@@ -69,9 +69,9 @@ def counters(root: str = "/") -> "Tuple[List[Counter], str]":
     """The energy counts of a PC's processor packages, and the reason where there are some that may not be read."""
     found, why = [], ""
     for zone in sysfs.find(root, _RAPL):
-        name, most = sysfs.text(root, zone + "/name") or "", sysfs.number(root, zone + "/max_energy_range_uj")
+        name, most = sysfs.read_text(root, zone + "/name") or "", sysfs.read_number(root, zone + "/max_energy_range_uj")
         if name.startswith("package") and most:
-            if sysfs.number(root, zone + "/energy_uj") is None:
+            if sysfs.read_number(root, zone + "/energy_uj") is None:
                 why = "/{}/energy_uj may be read by root alone".format(zone)
             else:
                 found.append(Counter(name, zone + "/energy_uj", most))
@@ -102,7 +102,7 @@ class Meter:
                 self._add(rail.name, now - when, (power + before) / 2 * (now - when))  # mW x s = mJ
                 self._last[rail.name] = now, power
         for counter in self._counters:
-            count = sysfs.number(self._root, counter.path)
+            count = sysfs.read_number(self._root, counter.path)
             if count is not None:
                 when, last = self._last.get(counter.name, (now, count))
                 # the kernel's text: the range is what the counter holds before it starts again from 0

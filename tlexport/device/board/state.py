@@ -68,7 +68,7 @@ def preflight(needed_bytes: int, root: str = "/") -> "Optional[int]":
 def _remedies(root: str, missing: int) -> "List[str]":
     """What helps on this board, the least trouble first."""
     found = []
-    if any(_DESKTOP.match(sysfs.text(root, path) or "") for path in sysfs.find(root, "proc/[0-9]*/comm")):
+    if any(_DESKTOP.match(sysfs.read_text(root, path) or "") for path in sysfs.find(root, "proc/[0-9]*/comm")):
         found.append("stop the desktop until the next start: sudo systemctl isolate multi-user.target")
     gb = -(-(missing + 10**9) // 10**9)  # one more than is missing
     found.append(
@@ -84,7 +84,7 @@ def _remedies(root: str, missing: int) -> "List[str]":
 
 def _free_swap(root: str) -> int:
     """Bytes of swap on disks that nothing uses: /proc/swaps has one line each, with size and used in KiB."""
-    lines = re.findall(r"^(/\S+)\s+\w+\s+(\d+)\s+(\d+)", sysfs.text(root, "proc/swaps") or "", re.MULTILINE)
+    lines = re.findall(r"^(/\S+)\s+\w+\s+(\d+)\s+(\d+)", sysfs.read_text(root, "proc/swaps") or "", re.MULTILINE)
     return sum(int(size) - int(used) for name, size, used in lines if not name.startswith("/dev/zram")) * 1024
 
 
@@ -140,7 +140,7 @@ class Watch:
         self._times.append(time.monotonic())
         self._meter.read(self._times[-1])
         self._throttling.look()
-        clock = sysfs.number(self._root, self._gpu + "/cur_freq") if self._gpu else None
+        clock = sysfs.read_number(self._root, self._gpu + "/cur_freq") if self._gpu else None
         if clock:  # 0: switched off
             self._gpu_mhz.append(round(clock / 1e6, 1))
 

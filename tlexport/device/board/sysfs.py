@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from typing import List, Optional
 
 
-def text(root: str, path: str) -> "Optional[str]":
+def read_text(root: str, path: str) -> "Optional[str]":
     """Content of a file, without what is blank at its ends and without the NUL after a device tree's texts.
 
     Args:
@@ -24,10 +24,10 @@ def text(root: str, path: str) -> "Optional[str]":
         return None
 
 
-def number(root: str, path: str) -> "Optional[int]":
+def read_number(root: str, path: str) -> "Optional[int]":
     """A whole number in a file; None also where something else stands there."""
     try:
-        return int(text(root, path) or "")
+        return int(read_text(root, path) or "")
     except ValueError:
         return None
 

@@ -27,7 +27,7 @@ def pi_value(root: str = "/") -> "Optional[int]":
     for pattern in _PI:
         for path in sysfs.find(root, pattern):
             try:
-                return int(sysfs.text(root, path) or "", 16)
+                return int(sysfs.read_text(root, path) or "", 16)
             except ValueError:
                 continue
     return None
@@ -56,12 +56,12 @@ class Throttling:
         self._counters: Dict[str, Tuple[int, str]] = {}
         for pattern, cause in _COUNTERS:
             for path in sysfs.find(root, pattern):
-                count = sysfs.number(root, path)
+                count = sysfs.read_number(root, path)
                 if count is not None:
                     self._counters[path] = count, cause
         # a PC's processor counts for itself; to ask each of its cores for its clock would disturb it
         self._locked = {} if any("thermal_throttle" in path for path in self._counters) else locked
-        kinds = ((path, sysfs.text(root, path + "/type") or "") for path in sysfs.find(root, "sys/class/thermal/cooling_device*"))
+        kinds = ((path, sysfs.read_text(root, path + "/type") or "") for path in sysfs.find(root, "sys/class/thermal/cooling_device*"))
         self._cooling = {path + "/cur_state": kind for path, kind in kinds if _COOLING.search(kind)}
         self._seen: Dict[str, None] = {}  # in order
 
@@ -74,10 +74,10 @@ class Throttling:
                 if (value >> bit) & 1 or earlier & ~before & 1:
                     self._seen[name] = None
         for path, kind in self._cooling.items():
-            if (sysfs.number(self._root, path) or 0) > 0:
+            if (sysfs.read_number(self._root, path) or 0) > 0:
                 self._seen["cooling by " + kind] = None
         for path, full in self._locked.items():
-            clock = sysfs.number(self._root, path)
+            clock = sysfs.read_number(self._root, path)
             if clock and clock < MARGIN * full:  # 0: switched off, with nothing to do
                 self._seen["/{} below its locked clock".format(path)] = None
 
@@ -85,7 +85,7 @@ class Throttling:
         """Whether it was throttled, None where nothing tells, and by what."""
         seen = list(self._seen)
         for path, (before, cause) in self._counters.items():
-            after = sysfs.number(self._root, path)
+            after = sysfs.read_number(self._root, path)
             if after is not None and after > before:
                 seen.append("{}: /{} rose by {}".format(cause, path, after - before))
         told = self._pi is not None or self._counters or self._cooling or self._locked

@@ -28,7 +28,7 @@ def _missing(error: ImportError) -> MissingDependency:
     return MissingDependency(f"TensorRT's Python bindings cannot be imported: {error}", _HINT)
 
 
-def describe(device: int = 0) -> "dict[str, str]":
+def describe_gpu(device: int = 0) -> "dict[str, str]":
     """What an engine that is built here belongs to.
 
     Returns:
@@ -42,7 +42,7 @@ def describe(device: int = 0) -> "dict[str, str]":
         from . import engine_build
     except ImportError as error:
         raise _missing(error) from None
-    return engine_build.describe(device)
+    return engine_build.describe_gpu(device)
 
 
 def build_engine(

@@ -16,7 +16,7 @@ from ..errors import DeviceError, InvalidFile, Unsupported
 from .build_options import precision_flags
 from .cuda import open_cuda
 from .onnx_nodes import read_nodes
-from .tensorrt_log import Log, explained, made, version
+from .tensorrt_log import TensorrtLog, explained, made, tensorrt_version
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -28,8 +28,8 @@ _EVERY = 5.0  # seconds between two reports of progress
 _LISTED = 8  # errors of the parser that are told in full
 
 
-def describe(device: int) -> "dict[str, str]":
-    """See :func:`tlexport.device.runtimes.engine.describe`."""
+def describe_gpu(device: int) -> "dict[str, str]":
+    """See :func:`tlexport.device.runtimes.engine.describe_gpu`."""
     cuda = open_cuda()
     cuda.use(device)
     capability = cuda.compute_capability(device)
@@ -45,9 +45,9 @@ def build(
     onnx_path: Path, engine_path: Path, recipe: "Mapping[str, Any]", report: "Report", timing_cache: "Path | None", device: int
 ) -> None:
     """See :func:`tlexport.device.runtimes.engine.build_engine`."""
-    flags = precision_flags(version(), recipe["precision"], recipe["opset"])
+    flags = precision_flags(tensorrt_version(), recipe["precision"], recipe["opset"])
     open_cuda().use(device)
-    log = Log()
+    log = TensorrtLog()
     action = f"build {engine_path.name} from {onnx_path}"
     with explained(action, log):
         builder = trt.Builder(log)
@@ -78,7 +78,7 @@ def _creation_flags(flags: "Sequence[str]") -> int:
     wanted = []
     if "stronglyTyped" in flags:
         wanted.append("STRONGLY_TYPED")
-    if version()[0] < 10:
+    if tensorrt_version()[0] < 10:
         wanted.append("EXPLICIT_BATCH")  # what a parsed graph always has; from 10 on there is nothing else
     bits = 0
     for name in wanted:
@@ -107,7 +107,7 @@ def _configure(config: "trt.IBuilderConfig", flags: "Sequence[str]", recipe: "Ma
         config.clear_flag(trt.BuilderFlag.TF32)  # on by default: it rounds what is multiplied to 10 bits
 
 
-def _parse(network: "trt.INetworkDefinition", path: Path, log: Log) -> None:
+def _parse(network: "trt.INetworkDefinition", path: Path, log: TensorrtLog) -> None:
     """Read the graph into a network. Raises with every error of the parser."""
     if not path.is_file():
         raise InvalidFile(f"{path} does not exist; the ONNX file to build an engine from was expected")
@@ -153,7 +153,7 @@ def _check_input(network: "trt.INetworkDefinition", path: Path, recipe: "Mapping
 # --- timing cache -----------------------------------------------------------------------------------------------------
 
 
-def _use_timing_cache(config: "trt.IBuilderConfig", path: "Path | None", log: Log, report: "Report") -> bool:
+def _use_timing_cache(config: "trt.IBuilderConfig", path: "Path | None", log: TensorrtLog, report: "Report") -> bool:
     """Have kernels timed only where the file does not know them yet. Returns whether the build fills a cache."""
     if path is None:
         return False

@@ -28,7 +28,7 @@ _TYPES = (
 _TYPE_KEYS = ("DataType", "Datatype", "Format/Datatype", "Format/DataType", "Format")  # the first that is there holds the type
 
 
-class Layer(NamedTuple):
+class EngineLayer(NamedTuple):
     """One layer of an engine, which may be several nodes of the graph."""
 
     name: str
@@ -37,14 +37,14 @@ class Layer(NamedTuple):
     outputs: "tuple[str, ...]"
 
 
-class Layers(NamedTuple):
+class EngineLayers(NamedTuple):
     """An engine's layers, and the tensors at its border."""
 
-    layers: "tuple[Layer, ...]"
+    layers: "tuple[EngineLayer, ...]"
     tensors: "tuple[str, ...]"  # names of inputs and outputs
 
 
-def read_layers(text: str) -> Layers:
+def read_layers(text: str) -> EngineLayers:
     """Read what ``EngineInspector.get_engine_information`` gives as JSON.
 
     Raises:
@@ -54,16 +54,16 @@ def read_layers(text: str) -> Layers:
         found = json.loads(text)
         layers = tuple(_layer(item) for item in found["Layers"])
         border = found.get("I/O Tensors", found.get("Bindings", ()))
-        return Layers(layers, tuple(str(item["Name"] if isinstance(item, dict) else item) for item in border))
+        return EngineLayers(layers, tuple(str(item["Name"] if isinstance(item, dict) else item) for item in border))
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise DeviceError(f"TensorRT's engine information is not as expected: {type(error).__name__} {error}: {text[:80]!r}") from None
 
 
-def _layer(item: "Any") -> Layer:
+def _layer(item: "Any") -> EngineLayer:
     if isinstance(item, str):  # an engine that was built with names alone
-        return Layer(item, "", (), ())
+        return EngineLayer(item, "", (), ())
     kind = item.get("LayerType", "")
-    return Layer(str(item["Name"]), str(kind), _types(item.get("Inputs", ())), _types(item.get("Outputs", ())))
+    return EngineLayer(str(item["Name"]), str(kind), _types(item.get("Inputs", ())), _types(item.get("Outputs", ())))
 
 
 def _types(tensors: "Any") -> "tuple[str, ...]":

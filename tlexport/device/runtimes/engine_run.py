@@ -13,9 +13,10 @@ import tensorrt as trt
 
 from ..errors import DeviceError, InvalidFile, Unsupported
 from .cuda import Cuda, open_cuda
-from .engine_layers import Layers, read_layers
-from .engine_tensors import check_feeds, read_dtype, read_input, read_output, refuse_other_version
-from .tensorrt_log import Log, explained, failed, made
+from .engine_layers import EngineLayers, read_layers
+from .engine_tensors import check_feeds, read_dtype, read_input_tensor, read_output_tensor, refuse_other_version
+from .engine_times import EngineLayerTime, RunTimes
+from .tensorrt_log import TensorrtLog, explained, failed, made
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,22 +25,6 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     Array = npt.NDArray[Any]
-
-
-class Times(NamedTuple):
-    """One run as the GPU's own clock saw it, in milliseconds between CUDA events."""
-
-    total_ms: float  # of what is counted
-    compute_ms: float
-    to_device_ms: float  # 0 where copies are not counted
-    to_host_ms: float
-
-
-class LayerTime(NamedTuple):
-    """How long one layer takes, in milliseconds."""
-
-    name: str
-    ms: float
 
 
 class _Buffer(NamedTuple):
@@ -82,7 +67,7 @@ class Session:
         self.tensorrt = str(trt.__version__)
         self.cuda_graph = cuda_graph
         self.copies = copies
-        self._log = Log()
+        self._log = TensorrtLog()
         self._executable = 0  # of the CUDA graph; 0: none
         self._shapes: "dict[str, tuple[int, ...]]" = {}  # of the inputs that everything is set up for
         self._buffers: "dict[str, _Buffer]" = {}
@@ -111,12 +96,12 @@ class Session:
         self._context = made(self._engine.create_execution_context(), action, self._log)
         names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
         going_in = [name for name in names if self._engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
-        self.inputs = tuple(read_input(self._engine, name, self.path) for name in going_in)
+        self.inputs = tuple(read_input_tensor(self._engine, name, self.path) for name in going_in)
         if not self.inputs:
             raise InvalidFile(f"{self.path} has no inputs; an engine of a classifier was expected")
         self._names_out = [name for name in names if name not in going_in]
         self._set_up({tensor.name: tensor.usual for tensor in self.inputs})
-        self.outputs = tuple(read_output(self._engine, name, self._buffers[name].host.shape, self.path) for name in self._names_out)
+        self.outputs = tuple(read_output_tensor(self._engine, name, self._buffers[name].host.shape, self.path) for name in self._names_out)
         self.batch = (self.inputs[0].least[0], self.inputs[0].most[0])
 
     # --- running ---
@@ -155,7 +140,7 @@ class Session:
             self._cuda.synchronize(self._stream)
         return {name: self._buffers[name].host.copy() for name in self._names_out}
 
-    def time_run(self) -> Times:
+    def time_run(self) -> RunTimes:
         """Run once more on what the last run was given (zeros before the first), and time it with CUDA's events.
 
         The copies between host and device are part of it where ``copies`` is set, and are neither made nor counted where it is not.
@@ -175,10 +160,10 @@ class Session:
             cuda.synchronize(stream)
             compute = cuda.elapsed_ms(start, end)
             if not self.copies:
-                return Times(compute, compute, 0.0, 0.0)
-            return Times(cuda.elapsed_ms(before, behind), compute, cuda.elapsed_ms(before, start), cuda.elapsed_ms(end, behind))
+                return RunTimes(compute, compute, 0.0, 0.0)
+            return RunTimes(cuda.elapsed_ms(before, behind), compute, cuda.elapsed_ms(before, start), cuda.elapsed_ms(end, behind))
 
-    def layers(self) -> Layers:
+    def layers(self) -> EngineLayers:
         """What TensorRT made of the network: the engine's layers with their types."""
         action = f"describe the layers of {self.path}"
         with explained(action, self._log):
@@ -186,7 +171,7 @@ class Session:
             inspector.execution_context = self._context  # else it does not know the shapes
             return read_layers(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
 
-    def layer_times(self, runs: int = 10) -> "tuple[LayerTime, ...]":
+    def layer_times(self, runs: int = 10) -> "tuple[EngineLayerTime, ...]":
         """The median time of each layer, in the engine's order, over so many runs on what the last run was given.
 
         Their sum exceeds the time of a run: between layers the profiler waits. It takes a context of its own, without a CUDA graph.
@@ -201,7 +186,7 @@ class Session:
                 self._enqueue(context)
                 self._cuda.synchronize(self._stream)
             del context  # before the profiler that it reports to
-            return tuple(LayerTime(name, float(np.median(times))) for name, times in profiler.times.items())
+            return tuple(EngineLayerTime(name, float(np.median(times))) for name, times in profiler.times.items())
 
     def close(self) -> None:
         """Give everything back. The session cannot be used any more."""

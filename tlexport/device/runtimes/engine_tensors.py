@@ -11,7 +11,7 @@ import tensorrt as trt
 from ..errors import InvalidFile, Unsupported
 from .build_options import version_text
 from .plan_header import read_plan_version
-from .tensorrt_log import version
+from .tensorrt_log import tensorrt_version
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -33,7 +33,7 @@ _PLANS_TELL = (8, 6)  # the first TensorRT whose plans say in their header what 
 _REBUILD = "build it again on this device: python3 run.py build"
 
 
-class Tensor(NamedTuple):
+class EngineTensor(NamedTuple):
     """An input or output of an engine. An input's shapes are those that the engine was built for; an output has one, three times."""
 
     name: str
@@ -51,21 +51,21 @@ def read_dtype(engine: "trt.ICudaEngine", name: str, path: Path) -> str:
     return _DTYPES[found]
 
 
-def read_input(engine: "trt.ICudaEngine", name: str, path: Path) -> Tensor:
+def read_input_tensor(engine: "trt.ICudaEngine", name: str, path: Path) -> EngineTensor:
     """An input with the shapes of the engine's first profile. Raises Unsupported where it is not data on the GPU."""
     if engine.get_tensor_location(name) != trt.TensorLocation.DEVICE:
         raise Unsupported(f"{path}: its input {name!r} lies in host memory, as shapes do; an image was expected", _REBUILD)
     least, usual, most = (tuple(shape) for shape in engine.get_tensor_profile_shape(name, 0))
-    return Tensor(name, read_dtype(engine, name, path), least, usual, most)
+    return EngineTensor(name, read_dtype(engine, name, path), least, usual, most)
 
 
-def read_output(engine: "trt.ICudaEngine", name: str, shape: "Sequence[int]", path: Path) -> Tensor:
+def read_output_tensor(engine: "trt.ICudaEngine", name: str, shape: "Sequence[int]", path: Path) -> EngineTensor:
     """An output, of the shape that it has for the inputs' usual shapes."""
     axes = tuple(shape)
-    return Tensor(name, read_dtype(engine, name, path), axes, axes, axes)
+    return EngineTensor(name, read_dtype(engine, name, path), axes, axes, axes)
 
 
-def check_feeds(inputs: "Sequence[Tensor]", feeds: "Mapping[str, npt.NDArray[Any]]", path: Path) -> None:
+def check_feeds(inputs: "Sequence[EngineTensor]", feeds: "Mapping[str, npt.NDArray[Any]]", path: Path) -> None:
     """Raises Unsupported unless there is an array for each input, of its dtype and of a shape that the engine was built for."""
     if set(feeds) != {tensor.name for tensor in inputs}:
         expected = ", ".join(tensor.name for tensor in inputs)
@@ -89,7 +89,7 @@ def refuse_other_version(path: Path) -> None:
         InvalidFile: not an engine.
         Unsupported: made by another version.
     """
-    here = version()
+    here = tensorrt_version()
     if here[:2] < _PLANS_TELL:  # its own plans do not tell; it looks at them itself
         if not path.is_file():
             raise InvalidFile(f"{path} does not exist; an engine was expected", _REBUILD)

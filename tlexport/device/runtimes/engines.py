@@ -45,7 +45,7 @@ def ready(bundle: "Bundle", model: "Dict[str, Any]", choice: "Choice", report: "
     recipe = recipe_of(bundle, model)
     source = bundle.checked(model["file"])
     engine = engine_cache.place(model["artifact"]["sha256"], model["file"])
-    here = describe(choice)
+    here = describe_gpu_of(choice)
     options = dict(recipe, runtime=choice.runtime)
     gpu = here["gpu"], here["compute_capability"], here["driver"]
     key = engine_cache.Key(model["artifact"]["sha256"], options, here["tensorrt"], *gpu)
@@ -80,7 +80,7 @@ def recipe_of(bundle: "Bundle", model: "Dict[str, Any]") -> "Dict[str, Any]":
     return dict(recipe)
 
 
-def describe(choice: "Choice") -> "Dict[str, str]":
+def describe_gpu_of(choice: "Choice") -> "Dict[str, str]":
     """What an engine that is built here belongs to: ``tensorrt``, ``gpu``, ``compute_capability``, ``driver``.
 
     Raises:
@@ -90,14 +90,14 @@ def describe(choice: "Choice") -> "Dict[str, str]":
     if choice.runtime == "tensorrt":
         from . import engine
 
-        return dict(engine.describe(index))
-    from . import trtexec
+        return dict(engine.describe_gpu(index))
+    from . import trtexec_program
     from .build_options import version_text
     from .cuda import open_cuda
 
     cuda = open_cuda()
     return {
-        "tensorrt": version_text(trtexec.ask_version(trtexec.find_trtexec())),
+        "tensorrt": version_text(trtexec_program.ask_version(trtexec_program.find_trtexec())),
         "gpu": cuda.device_name(index),
         "compute_capability": cuda.compute_capability(index),
         "driver": cuda.driver_version(),

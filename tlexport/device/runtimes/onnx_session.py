@@ -60,7 +60,7 @@ def load() -> "Any":
     pass_on(log)
     if onnxruntime is None:
         raise MissingDependency(f"onnxruntime cannot be imported: {reason}", install_hint())
-    if version(onnxruntime) < OLDEST:
+    if onnxruntime_version(onnxruntime) < OLDEST:
         oldest = ".".join(str(part) for part in OLDEST)
         raise MissingDependency(
             f"onnxruntime {onnxruntime.__version__} is here; {oldest} is the oldest that works",
@@ -70,7 +70,7 @@ def load() -> "Any":
     return onnxruntime
 
 
-def version(onnxruntime: "Any") -> "Tuple[int, ...]":
+def onnxruntime_version(onnxruntime: "Any") -> "Tuple[int, ...]":
     """Major and minor version."""
     return tuple(int(part) for part in re.findall(r"\d+", onnxruntime.__version__)[:2])
 
@@ -122,12 +122,12 @@ def open_session(
     notes = []
     if kind != "cpu":
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-        if version(ort) < _TELLS_FALLBACK:
+        if onnxruntime_version(ort) < _TELLS_FALLBACK:
             notes.append(f"onnxruntime {ort.__version__} does not tell whether single nodes run on the CPU; 1.16 and newer do")
     settings = dict(_SETTINGS[kind], device_id=str(index)) if kind != "cpu" else {}
-    if version(ort) < _TF32_OPTION:
+    if onnxruntime_version(ort) < _TF32_OPTION:
         settings.pop("use_tf32", None)
-    model = rounding(path) if kind == "cpu" and version(ort) < FIXED else str(path)
+    model = rounding(path) if kind == "cpu" and onnxruntime_version(ort) < FIXED else str(path)
     session = _create(ort, str(path), model, options, provider, settings, device)
     return OnnxSession(ort, session, str(path), provider, notes)
 

@@ -21,7 +21,7 @@ KEPT = 12  # lines; one failure seldom logs more
 _SHOWN = ("INTERNAL_ERROR", "ERROR", "WARNING")
 
 
-class Log(trt.ILogger):
+class TensorrtLog(trt.ILogger):
     """Keeps the last warnings and errors, for the text of an error; prints nothing."""
 
     def __init__(self) -> None:
@@ -38,13 +38,13 @@ class Log(trt.ILogger):
         return "".join(f"\n  {line}" for line in self._lines)
 
 
-def version() -> "tuple[int, ...]":
+def tensorrt_version() -> "tuple[int, ...]":
     """TensorRT's version: (10, 3, 0), or with a fourth number where the bindings know it."""
     return parse_version(trt.__version__)
 
 
 @contextlib.contextmanager
-def explained(action: str, log: Log) -> "Iterator[None]":
+def explained(action: str, log: TensorrtLog) -> "Iterator[None]":
     """Turn what TensorRT's bindings raise into a DeviceError with the log's last lines."""
     try:
         yield
@@ -54,12 +54,12 @@ def explained(action: str, log: Log) -> "Iterator[None]":
         raise failed(action, log, str(error)) from None
 
 
-def failed(action: str, log: Log, why: str = "it gave nothing") -> DeviceError:
+def failed(action: str, log: TensorrtLog, why: str = "it gave nothing") -> DeviceError:
     """The error of something that TensorRT could not do."""
     return DeviceError(f"TensorRT {trt.__version__} cannot {action}: {why}{log.tail()}")
 
 
-def made(result: "_Made | None", action: str, log: Log) -> _Made:
+def made(result: "_Made | None", action: str, log: TensorrtLog) -> _Made:
     """What TensorRT made. It answers None where it failed, and has logged why."""
     if result is None:
         raise failed(action, log)

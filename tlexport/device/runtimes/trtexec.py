@@ -4,136 +4,39 @@ Python 3.6 syntax: it is copied into bundles as it is. The command lines are in 
 trtexec_log.py and trtexec_json.py.
 """
 
-import errno
-import os
-import shutil
-import subprocess
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Optional, Tuple
 
-from ..errors import DeviceError, InvalidFile, MissingDependency, Unsupported
-from ..lifeline import bound
-from .build_options import parse_version, version_text
-from .trtexec_command import bench_command, build_command, device_option, predict_command
-from .trtexec_json import LayerTime, read_output, read_profile, read_times
-from .trtexec_log import BUILT, MEASURED, Log, last_lines, read_log, require
+from ..errors import DeviceError, InvalidFile, Unsupported
+from .build_options import version_text
+from .trtexec_command import DEFAULT_TIMING, TimingOptions, bench_command, build_command, device_option, predict_command
+from .trtexec_json import ProfiledLayer, read_output_file, read_profile, read_times
+from .trtexec_log import BUILT, MEASURED, TrtexecLog, require
+from .trtexec_program import ask_version, find_trtexec, run
 
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, Mapping, Sequence, Union
+    from typing import Any, Callable, Dict, Mapping, Union
 
     import numpy as np
     import numpy.typing as npt
 
     Report = Callable[[str], None]
 
-JETPACK = "/usr/src/tensorrt/bin/trtexec"  # where NVIDIA's Debian packages put it, outside of PATH
-INSTALL = "install TensorRT (on a Jetson: sudo apt-get install tensorrt), or say where trtexec is: TRTEXEC=/path/to/trtexec"
-
-
-class Ended(NamedTuple):
-    """A run of the program."""
-
-    status: int  # exit status; negative: the signal that ended it
-    text: str  # standard output and standard error, as they came
-    peak_memory_bytes: Optional[int]  # largest resident size; None where the system does not tell
-
 
 class Bench(NamedTuple):
     """A measurement."""
 
-    log: Log
+    log: TrtexecLog
     latencies_ns: Tuple[int, ...]  # one per run, in order
-    layers: Tuple[LayerTime, ...]  # empty unless asked for
+    layers: Tuple[ProfiledLayer, ...]  # empty unless asked for
     mode: str  # what was measured, in words
     peak_memory_bytes: Optional[int]
 
 
-def find_trtexec() -> str:
-    """Path of the program: what ``$TRTEXEC`` names, else JetPack's place, else ``PATH``.
-
-    Raises:
-        MissingDependency: there is none, or ``$TRTEXEC`` names no program.
-    """
-    named = os.environ.get("TRTEXEC")
-    if named:
-        found = shutil.which(named)
-        if not found:
-            raise MissingDependency("TRTEXEC is {}, which is no program that can be run".format(named), INSTALL)
-        return found
-    found = shutil.which(JETPACK) or shutil.which("trtexec")
-    if not found:
-        raise MissingDependency("trtexec is neither {} nor on PATH".format(JETPACK), INSTALL)
-    return found
-
-
-def ask_version(program: str) -> Tuple[int, ...]:
-    """Which TensorRT a trtexec is of. Started without options it prints its banner and its help, and needs no GPU for that.
-
-    Returns:
-        ``(8, 2, 1)``; from 10.14 on with the build number.
-
-    Raises:
-        MissingDependency: it does not run, as where a library is missing, or says no version.
-    """
-    ended = run(program, ())
-    version = read_log(ended.text).tensorrt
-    if version is None:
-        lines = "".join("\n  " + line for line in last_lines(ended.text))
-        raise MissingDependency("{} does not say its version (exit status {}){}".format(program, ended.status, lines), INSTALL)
-    return parse_version(version)
-
-
-def run(program: str, arguments: "Sequence[str]", report: "Optional[Report]" = None, folder: "Optional[str]" = None) -> Ended:
-    """Run trtexec, and wait for it. However this process ends, that one ends too.
-
-    Args:
-        program: its path.
-        arguments: its options.
-        report: is given each line as it comes, without the time stamp.
-        folder: the working directory.
-
-    Raises:
-        MissingDependency: it cannot be started.
-    """
-    try:
-        Path(program).stat()  # what starts it does not say why it cannot
-        if not os.access(program, os.X_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-        process = subprocess.Popen(
-            bound([program, *arguments]), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=folder
-        )
-    except OSError as error:
-        raise MissingDependency("{} cannot be started: {}".format(program, error.strerror or error), INSTALL) from None
-    lines: "list[str]" = []
-    with process:
-        try:
-            for raw in process.stdout or ():
-                line = raw.decode("utf-8", "replace").rstrip("\r\n")
-                lines.append(line)
-                if report is not None:
-                    for text in last_lines(line):
-                        report(text)
-            memory = _wait(process)
-        except BaseException:
-            process.kill()
-            raise
-    return Ended(process.returncode, "\n".join(lines), memory)
-
-
-def _wait(process: "subprocess.Popen[bytes]") -> Optional[int]:
-    """Wait for the end. Returns the largest resident size, bytes."""
-    if not hasattr(os, "wait4"):
-        process.wait()
-        return None
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
-    return usage.ru_maxrss * 1024  # Linux counts it in units of 1024 bytes
-
-
 def build(
     onnx: "Union[str, Path]", engine: "Union[str, Path]", recipe: "Mapping[str, Any]", report: "Optional[Report]" = None, device: int = 0
-) -> Log:
+) -> TrtexecLog:
     """Build an engine. It is written beside and renamed, so that an engine that is there is whole.
 
     Timings of kernels are kept beside it, one file for each version of TensorRT: another build is then quicker.
@@ -175,10 +78,8 @@ def build(
 def bench(
     engine: "Union[str, Path]",
     recipe: "Mapping[str, Any]",
-    runs: int = 100,
-    seconds: float = 1.0,
+    timing: TimingOptions = DEFAULT_TIMING,
     layers: bool = False,
-    transfers: bool = False,
     report: "Optional[Report]" = None,
     device: int = 0,
 ) -> Bench:
@@ -187,10 +88,8 @@ def bench(
     Args:
         engine: the file.
         recipe: as for the build.
-        runs: at least so many,
-        seconds: and at least this long.
+        timing: number and duration of the runs, and whether copies are included.
         layers: whether to time the layers too, in a run after the others.
-        transfers: whether copies to and from the GPU are counted.
         report: is given each line of the log as it comes.
         device: number of the GPU.
 
@@ -202,9 +101,7 @@ def bench(
     version = ask_version(program)
     with tempfile.TemporaryDirectory(prefix="tlx-") as folder:
         times, profile = Path(folder) / "times.json", Path(folder) / "layers.json"
-        command = bench_command(
-            version, Path(engine).absolute(), recipe, times, profile if layers else None, runs, seconds, transfers=transfers
-        )
+        command = bench_command(version, Path(engine).absolute(), recipe, times, profile if layers else None, timing)
         ended = run(program, command + device_option(device), report)
         log = require(ended.text, MEASURED, ended.status)
         latencies = read_times(_written(times), log.queries or 0, log.warmup_queries or 0)
@@ -212,7 +109,7 @@ def bench(
     return Bench(log, latencies, found, mode_text(log), ended.peak_memory_bytes)
 
 
-def mode_text(log: Log) -> str:
+def mode_text(log: TrtexecLog) -> str:
     """What a measurement measured, as its own log says it: ``"CUDA graph, spin wait, copies to and from the GPU not counted"``."""
     words = [
         {True: "CUDA graph", False: "no CUDA graph"}.get(log.cuda_graph),  # type: ignore[arg-type]  # None finds nothing
@@ -283,7 +180,7 @@ class TrtexecSession:
         command += device_option(self._device)
         ended = run(self._program, command, folder=str(folder))
         require(ended.text, (), ended.status)
-        probabilities = read_output(_written(output))
+        probabilities = read_output_file(_written(output))
         return probabilities.reshape(1, -1)
 
     def close(self) -> None:

@@ -6,7 +6,7 @@ copies left out), so up to 10 they are asked for, and from 11 on they are what i
 """
 
 import math
-from typing import TYPE_CHECKING, Tuple
+from typing import TYPE_CHECKING, NamedTuple, Tuple
 
 from ..errors import InvalidFile
 from .build_options import precision_flags
@@ -22,6 +22,18 @@ MEMORY_POOLS = (8, 4)  # the first with --memPoolSize; --workspace is gone from 
 SKIPS_INFERENCE = (8, 6)  # the first with --skipInference; --buildOnly is gone from 10 on
 FRACTIONS = (8, 5)  # the first that takes a fraction of a second for --duration
 TURNED = (11,)  # CUDA graph, spin wait, no copies and a profile run of its own are the default
+
+
+class TimingOptions(NamedTuple):
+    """How long an engine is timed, and what a run includes."""
+
+    runs: int = 100  # minimum
+    seconds: float = 1.0  # minimum; rounded up to whole seconds before TensorRT 8.5
+    warmup_ms: int = 200  # runs in this time before the measurement are not counted
+    transfers: bool = False  # whether copies to and from the GPU are counted
+
+
+DEFAULT_TIMING = TimingOptions()
 
 
 def build_command(
@@ -61,10 +73,7 @@ def bench_command(
     recipe: "Recipe",
     export_times: "Name",
     export_profile: "Optional[Name]" = None,
-    runs: int = 100,
-    seconds: float = 1.0,
-    warmup_ms: int = 200,
-    transfers: bool = False,
+    timing: TimingOptions = DEFAULT_TIMING,
 ) -> Tuple[str, ...]:
     """Arguments that time an engine, with a CUDA graph and busy waiting, one query at a time.
 
@@ -74,23 +83,20 @@ def bench_command(
         recipe: as for :func:`build_command`.
         export_times: the file for the times of the single runs.
         export_profile: the file for the times of the layers, measured in a run of their own after the others.
-        runs: at least so many,
-        seconds: and at least this long; before TensorRT 8.5 in whole seconds, rounded up.
-        warmup_ms: runs in so many milliseconds before are not counted.
-        transfers: whether copies to and from the GPU are counted.
+        timing: number and duration of the runs; see :class:`TimingOptions`.
 
     Raises:
         InvalidFile: the recipe lacks a key, or holds something else under it.
     """
-    duration = "{:g}".format(seconds) if version >= FRACTIONS else str(math.ceil(seconds))
+    duration = "{:g}".format(timing.seconds) if version >= FRACTIONS else str(math.ceil(timing.seconds))
     command = ["--loadEngine={}".format(engine), "--shapes={}".format(shape_text(recipe))]
-    command += ["--iterations={}".format(runs), "--duration={}".format(duration), "--warmUp={}".format(warmup_ms)]
+    command += ["--iterations={}".format(timing.runs), "--duration={}".format(duration), "--warmUp={}".format(timing.warmup_ms)]
     command.append("--exportTimes={}".format(export_times))
     if version < TURNED:
         command += ["--useCudaGraph", "--useSpinWait"]
-    if transfers and version >= TURNED:
+    if timing.transfers and version >= TURNED:
         command.append("--includeDataTransfers")
-    elif not transfers and version < TURNED:
+    elif not timing.transfers and version < TURNED:
         command.append("--noDataTransfers")
     if export_profile is not None:
         command.append("--exportProfile={}".format(export_profile))

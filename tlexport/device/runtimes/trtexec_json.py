@@ -24,7 +24,7 @@ _LAYER = re.compile(  # greedy: a name may hold quotes, and whole keys
 )
 
 
-class LayerTime(NamedTuple):
+class ProfiledLayer(NamedTuple):
     """How long a layer took, over all runs of the profile."""
 
     name: str
@@ -71,7 +71,7 @@ def _milliseconds(value: object) -> float:
     return float(value)
 
 
-def read_profile(text: str) -> "Tuple[LayerTime, ...]":
+def read_profile(text: str) -> "Tuple[ProfiledLayer, ...]":
     """Times of the layers, from a file of ``--exportProfile``.
 
     Raises:
@@ -89,11 +89,11 @@ def read_profile(text: str) -> "Tuple[LayerTime, ...]":
             raise DeviceError("trtexec's file of layer times holds a line that is no layer: {:.200}".format(line))
         total, average, percent = (float(found.group(name)) for name in ("total", "average", "percent"))
         median = found.group("median")
-        layers.append(LayerTime(found.group("name"), total, average, None if median is None else float(median), percent))
+        layers.append(ProfiledLayer(found.group("name"), total, average, None if median is None else float(median), percent))
     return tuple(layers)
 
 
-def read_output(text: str) -> "npt.NDArray[np.float32]":
+def read_output_file(text: str) -> "npt.NDArray[np.float32]":
     """The one output tensor, from a file of ``--exportOutput``.
 
     Returns:

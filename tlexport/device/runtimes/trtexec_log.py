@@ -37,7 +37,7 @@ class Statistics(NamedTuple):
     percentiles: Dict[float, float]  # percent -> ms; TensorRT 8.2 and 8.4 print one, of 99 %
 
 
-class Log(NamedTuple):
+class TrtexecLog(NamedTuple):
     """What a log says. Seconds are wall time; the latencies are those of one query, which is one batch."""
 
     verdict: str  # "PASSED", "FAILED", "WAIVED"; "" where the log ends without one
@@ -62,7 +62,7 @@ class Log(NamedTuple):
     errors: Tuple[str, ...]  # lines of severity E and F
 
 
-def read_log(text: str) -> Log:
+def read_log(text: str) -> TrtexecLog:
     """Read a log, whole or not. Never raises: what is missing is None. See :func:`require`.
 
     Args:
@@ -73,7 +73,7 @@ def read_log(text: str) -> Log:
     banners = [found for found in map(_BANNER.search, plain) if found]
     ends = [found.group(1) for found in banners if found.group(1) != "RUNNING"]
     figures = {name: _statistics(plain, words) for name, words in _SUMMARY.items()}
-    return Log(
+    return TrtexecLog(
         verdict=ends[-1] if ends else "",
         tensorrt=_version(banners, plain),
         device=_after(plain, "Selected Device: "),
@@ -93,12 +93,12 @@ def read_log(text: str) -> Log:
     )
 
 
-def require(text: str, names: "Sequence[str]", status: int = 0) -> Log:
+def require(text: str, names: "Sequence[str]", status: int = 0) -> TrtexecLog:
     """Read the log of a run that must have succeeded.
 
     Args:
         text: the log.
-        names: fields of :class:`Log` that must be there, such as :data:`BUILT` or :data:`MEASURED`.
+        names: fields of :class:`TrtexecLog` that must be there, such as :data:`BUILT` or :data:`MEASURED`.
         status: exit status of trtexec.
 
     Raises:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 IMAGE = "image"  # the name of our own graphs' input, which takes pixels 0..255 in every type
 
 
-def made_up(
+def synthetic_inputs(
     what: str, specs: Sequence[TensorSpec], batch: int, shapes: Mapping[str, Sequence[int]]
 ) -> tuple[dict[str, Array], tuple[str, ...]]:
     """One batch of every input.
