@@ -11,12 +11,14 @@ import onnx
 import pytest
 
 from tlexport.contract import Preprocess
+from tlexport.export import to_onnx as exporter
 from tlexport.export.to_onnx import to_onnx
 from tlexport.network import Network
+from tlexport.optimize import candidates
 from tlexport.storage.files import new_file
 
 Convert = Callable[[Network, Preprocess, str, int], onnx.ModelProto]
-USERS = ("tlexport.optimize.candidates.to_onnx", "tlexport.export.to_onnx.to_onnx")
+USERS = (candidates, exporter)  # modules: as an attribute of the package, tlexport.export is the function
 
 
 def keeping(folder: Path) -> Convert:
@@ -42,5 +44,5 @@ def conversions_by(convert: Convert) -> Iterator[None]:
     """Let exports in this process convert so; ``to_onnx`` converts each time."""
     with pytest.MonkeyPatch.context() as patch:
         for user in USERS:
-            patch.setattr(user, convert)
+            patch.setattr(user, "to_onnx", convert)
         yield
