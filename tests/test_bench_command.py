@@ -84,7 +84,7 @@ def test_slower_than_before_is_told_after_what_was_measured(model: Path, tmp_pat
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--batch", "1,0"], "'0' is not in the range 1<=x<=4096"),
+        (["--batch", "1,0"], "'0' is not an integer from 1 to 4096"),
         (["--threads", "two"], "'two' is not in the range"),
         (["--shape", "image=1xx3"], "is not a shape"),
         (["--max-regression", "5", "--against", "x.json"], "is not a percentage"),

@@ -207,7 +207,7 @@ def test_export_for_a_jetson(work: Path, checkpoint: Path, capfd: pytest.Capture
     assert (manifest.target, manifest.model().artifact.precision) == ("jetson-orin-nano", "fp16")
     assert not list(Path("for_jetson").glob("*.engine"))
     assert [line for line in ended.out.splitlines() if line.startswith("* fp16")]
-    assert [line for line in ended.out.splitlines() if line.startswith("fp16: chosen, asked for; within the budget")]
+    assert [line for line in ended.out.splitlines() if line.startswith("fp16: chosen, requested; within the budget")]
     assert re.search(r"^latency of (fp32, )?fp16: estimated for jetson-orin-nano, not measured: ", ended.out, re.MULTILINE)
 
 

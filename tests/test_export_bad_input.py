@@ -40,8 +40,8 @@ BAD = [
     Bad("{nan} -t cpu-x86", 2, (WEIGHTS, SPOILED, "not finite", "3 of the 16"), "tlx finetune DATA --lr"),
     Bad("{sound} -t jetson-nano --precision int8", 4, ("Jetson Nano", "no int8"), "--precision fp32 or fp16"),
     Bad("{sound} -t cpu-x86 --max-size 0", 2, ("--max-size", "'0'"), "tlx export --help"),
-    Bad("{sound} -t cpu-x86 --max-size 0kB", 2, ("--max-size", "leaves no room for any model"), "tlx export --help"),
-    Bad("{sound} -t cpu-x86 --max-latency 0us", 2, ("--max-latency", "leaves no room"), "tlx export --help"),
+    Bad("{sound} -t cpu-x86 --max-size 0kB", 2, ("--max-size", "a limit must be greater than 0"), "tlx export --help"),
+    Bad("{sound} -t cpu-x86 --max-latency 0us", 2, ("--max-latency", "must be greater than 0"), "tlx export --help"),
 ]
 # fmt: on
 

@@ -151,7 +151,7 @@ def test_a_profile_s_budget_is_a_yardstick(checkpoint: Path, tmp_path: Path) -> 
     assert chosen.artifact.shrunk is None
     assert made.manifest.preprocess == read_checkpoint(checkpoint).preprocess
     assert [text.partition(" ")[0] for text in chosen.over] == ["size", "p95"]
-    assert chosen.reason.startswith("asked for; over the profile's budget: size ")
+    assert chosen.reason.startswith("requested; over the profile's budget: size ")
     assert made.to_json()["budget"] == {"kept": False, "over": list(chosen.over), "doubts": []}
     assert not made.manifest.rejected
 

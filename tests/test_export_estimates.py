@@ -48,7 +48,7 @@ def test_estimates_choose_and_are_called_so(checkpoint: Path, capfd: pytest.Capt
     assert manifest.model().artifact.precision == "int8"
     if "fp16" in estimates:  # of which nothing is known
         assert estimates["fp16"] is None
-        assert reasons["fp16"] == "neither measured nor estimated, so it cannot be held against the limit"
+        assert reasons["fp16"] == "neither measured nor estimated, so the limit cannot be checked"
         assert "latency of fp16: not known; this machine is not the target" in out
 
 
@@ -65,7 +65,7 @@ def test_a_limit_is_held_against_the_estimate(checkpoint: Path, capfd: pytest.Ca
     [model] = json.loads(within.out)["models"]
     assert (model["latency_ms"]["kind"], model["latency_ms"]["p95"], model["peak_memory_bytes"]) == ("estimated", None, None)
     assert model["memory_bytes"] > model["size_bytes"] * 0.8
-    assert model["reason"] == "asked for; within the budget, as far as latency can be estimated"
+    assert model["reason"] == "requested; within the budget by estimated latency"
 
 
 @pytest.mark.parametrize("option", ["--max-latency=1s", "--max-memory=1GB"])

@@ -160,8 +160,8 @@ def test_reasons_compare() -> None:
     assert "5.00" in reason["int8"]
     assert "2.00" in reason["int8"]
     asked = {v.precision: v.reason for v in choose(ALL, NONE, "fp32")}
-    assert "asked for" in asked["fp32"]
-    assert asked["fp16"] == asked["int8"] == "fp32 was asked for"
+    assert "requested" in asked["fp32"]
+    assert asked["fp16"] == asked["int8"] == "fp32 was requested"
 
 
 def test_without_timing_no_reason_claims_a_speed() -> None:
@@ -175,8 +175,8 @@ def test_an_estimate_is_called_one_in_every_reason() -> None:
     made = [expected(FP32, 6), expected(FP16, 4), expected(INT8, 3.5)]
     reason = {v.precision: v.reason for v in choose(made, replace(NONE, latency_p95_ms=5), "auto")}
     assert reason["fp32"] == "estimated latency 6 ms (4.8 to 7.5) > 5 ms"
-    assert reason["fp16"] == "within the budget, as far as latency can be estimated; not timed here"
-    assert reason["int8"] == "fits too; estimated at 3.5 ms (2.8 to 4.38), fp16 at 4 ms (3.2 to 5)"
+    assert reason["fp16"] == "within the budget by estimated latency; not timed here"
+    assert reason["int8"] == "also fits; estimated at 3.5 ms (2.8 to 4.38), fp16 at 4 ms (3.2 to 5)"
 
 
 def test_over_budget_names_every_limit_and_the_nearest() -> None:

@@ -385,7 +385,7 @@ def test_the_provider_is_chosen_on_the_command_line(
 ) -> None:
     ended = here(capfd, "bench", bundle, "--precision", "fp32", *words)
     assert (ended.code, ended.out) == (code, "")
-    assert ("torch has no providers" if code == 2 else "cuda:0") in ended.err
+    assert ("--provider needs --runtime onnxruntime, not torch" if code == 2 else "cuda:0") in ended.err
 
 
 def gpu_driver() -> bool:

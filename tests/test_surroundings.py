@@ -140,9 +140,9 @@ FAULTS: list[tuple[BaseException, type[TlxError], str]] = [
     (MemoryError(), StepFailed, "memory"),
     (RuntimeError("[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate memory: you tried"), StepFailed, "memory"),
     (RuntimeError("can't start new thread"), StepFailed, "can't start new thread"),
-    (RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0"), StepFailed, "could not be written to its end"),
-    (RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed"), StepFailed, "could not be written to its end"),
-    (OSError("98304 requested and 10112 written"), StepFailed, "could not be written to its end"),  # numpy.save, without an errno
+    (RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0"), StepFailed, "could not be written completely"),
+    (RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed"), StepFailed, "could not be written completely"),
+    (OSError("98304 requested and 10112 written"), StepFailed, "could not be written completely"),  # numpy.save, without an errno
     (RuntimeError('IoError(Os { code: 28, kind: StorageFull, message: "No space left on device" })'), StepFailed, "No space left"),
     (ImportError("libtorch_cpu.so: failed to map segment from shared object", name="torch"), StepFailed, "allocate memory"),
     (ImportError("libcudart.so.12: cannot open shared object file", name="onnxruntime"), MissingDependency, "libcudart"),

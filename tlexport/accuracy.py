@@ -1,4 +1,4 @@
-"""Accuracy, written once against Runner: the same code for torch, ONNX Runtime, an engine, a device."""
+"""Accuracy and calibration error of any Runner: torch, ONNX Runtime, an engine, a device."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ Probabilities = npt.NDArray[np.float32]
 
 ECE_BINS = 15  # as in Guo et al. 2017, "On Calibration of Modern Neural Networks"
 
-BATCH = 16  # images that are evaluated at once
+BATCH = 16  # images per run in an evaluation
 
 
 class Images(Protocol):
-    """uint8 (image, height, width, channel), of which a slice is taken at a time: an array, or what reads from a file."""
+    """Images uint8 (image, height, width, channel) that are read slice by slice: an array, or a file's contents."""
 
     def __len__(self) -> int:
         """Number of images."""
 
     def __getitem__(self, rows: slice, /) -> Pixels:
-        """Some of them."""
+        """A slice of the images."""
 
 
 def probabilities(runner: Runner, pixels: Images, batch: int, progress: Progress, title: str) -> Probabilities:
-    """Run every image.
+    """Run a model on all images.
 
     Args:
         runner: an open model with one image input and one output.
-        pixels: the images; converted to the input's type if that is another.
-        batch: images at a time; a model with a fixed batch axis is fed that many.
-        progress: moved on by the number of images.
+        pixels: the images, converted to the type of the input.
+        batch: images per run. Ignored for a model with a fixed batch axis.
+        progress: advanced by the number of images.
         title: of the progress bar.
 
     Returns:
@@ -57,16 +57,16 @@ def probabilities(runner: Runner, pixels: Images, batch: int, progress: Progress
 
 @dataclass(frozen=True)
 class Scores:
-    """How good a classifier is on labelled images. Fractions 0..1."""
+    """Accuracy of a classifier on labelled images. Fractions 0..1."""
 
     n: int
     top1: float
-    ece: float  # expected calibration error: how far confidence is from accuracy
+    ece: float  # expected calibration error: mean distance of confidence from accuracy
     confusion: npt.NDArray[np.int64]  # (true class, predicted class), counts
     classes: tuple[str, ...]
 
     def per_class(self) -> dict[str, dict[str, float | int | None]]:
-        """Recall and precision of each class; None where there is nothing to divide by."""
+        """Recall and precision of each class; None if there are no images or no predictions of the class."""
         table: dict[str, dict[str, float | int | None]] = {}
         counts = (self.confusion.diagonal(), self.confusion.sum(axis=1), self.confusion.sum(axis=0))
         for name, right, true, predicted in zip(self.classes, *(count.tolist() for count in counts), strict=True):
@@ -79,7 +79,7 @@ class Scores:
 
 
 def score(outputs: Probabilities, labels: Sequence[int], classes: tuple[str, ...]) -> Scores:
-    """Compare probabilities float32 (image, class) with class indices (image,)."""
+    """Score probabilities float32 (image, class) against class indices (image,)."""
     truth = np.asarray(labels, dtype=np.int64)
     predicted = outputs.argmax(axis=1)
     right = predicted == truth
@@ -90,24 +90,24 @@ def score(outputs: Probabilities, labels: Sequence[int], classes: tuple[str, ...
 
 
 class Bin(NamedTuple):
-    """The images that a classifier is about equally sure of."""
+    """Images with similar confidence."""
 
-    low: float  # of the confidence, 0..1
+    low: float  # bounds of the confidence, 0..1
     high: float
     n: int
-    confidence: float  # their mean
-    accuracy: float  # the share of them that is right
+    confidence: float  # mean, 0..1
+    accuracy: float  # fraction classified correctly, 0..1
 
 
 def reliability(outputs: Probabilities, labels: Sequence[int]) -> tuple[Bin, ...]:
-    """How often a classifier is right where it is so sure: what the expected calibration error sums up.
+    """Accuracy by confidence: the bins of the expected calibration error.
 
     Args:
         outputs: probabilities float32 (image, class).
         labels: class indices (image,).
 
     Returns:
-        The bins that hold an image, the least sure first, of ECE_BINS of equal width.
+        The nonempty bins, out of ECE_BINS of equal width, by rising confidence.
     """
     confidence = outputs.max(axis=1)
     right = outputs.argmax(axis=1) == np.asarray(labels, dtype=np.int64)

@@ -1,4 +1,4 @@
-"""Values of options, from the command line or from Python: sizes, durations, rates, shapes, devices. Each error names the value."""
+"""Parsers of option values for the command line and the Python API. Each error names the value."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _more_than_nothing(value: str | float, parse: Callable[[str], float], scale:
         raise UsageError(f"{value!r} is neither a number nor text with a unit")
     amount = parse(value) if isinstance(value, str) else scale * float(value)
     if not 0 < amount < math.inf:
-        raise UsageError(f"{value!r} leaves no room for any model; a limit must be greater than 0")
+        raise UsageError(f"{value!r} is not a limit; a limit must be greater than 0")
     return amount
 
 
@@ -63,10 +63,10 @@ def shape(value: str) -> tuple[str, tuple[int, ...]]:
 
 
 def counts(value: str, most: int) -> tuple[int, ...]:
-    """Whole numbers from 1 to ``most`` with commas between them, such as ``1,4,16``; each once."""
+    """Integers from 1 to ``most``, separated by commas, such as ``1,4,16``. Duplicates are removed."""
     words = [word.strip() for word in value.split(",")]
     if wrong := [word for word in words if not word.isdecimal() or not 1 <= int(word) <= most]:
-        raise UsageError(f"{wrong[0]!r} is not in the range 1<=x<={most}; write one number, or several such as 1,4,16")
+        raise UsageError(f"{wrong[0]!r} is not an integer from 1 to {most}; write one, or several such as 1,4,16")
     return tuple(dict.fromkeys(map(int, words)))
 
 
@@ -89,26 +89,26 @@ def device(value: str) -> str:
 
 
 def runtime_with(runtime: str, provider: str | None) -> str:
-    """The runtime's name with another provider: a runtime of its own."""
+    """The name of the runtime plug-in for a runtime and an execution provider."""
     if provider is None:
         return runtime
     if runtime not in ("auto", "onnxruntime"):
-        raise UsageError(f"{runtime} has no providers; leave it out, or --runtime onnxruntime")
+        raise UsageError(f"--provider needs --runtime onnxruntime, not {runtime}; leave one of them out")
     return f"onnxruntime_{provider}"
 
 
 def expect_host(host: str | None, ssh_option: Sequence[str], host_python: str | None) -> None:
-    """Refuse what goes with a board where no board is named."""
+    """Refuse the options of a board if no board is named."""
     if host is None and (ssh_option or host_python):
-        raise UsageError("--ssh-option and --host-python say how to reach a board, and none is named", "name it: --host user@board")
+        raise UsageError("--ssh-option and --host-python need a board, and --host is missing", "name it: --host user@board")
 
 
 def place(value: str) -> Path:
-    """Where something new is written; neither the current directory nor a folder that holds it."""
+    """A path to write to. Refuses the current directory and the folders above it."""
     if not value:
         raise UsageError("the path is empty; name a new file or directory")
     path = Path(value)
-    if (here := Path.cwd()).is_relative_to(whole := Path(os.path.abspath(path))):  # noqa: PTH100  # links are followed later
+    if (here := Path.cwd()).is_relative_to(whole := Path(os.path.abspath(path))):  # noqa: PTH100  # resolve() would follow links
         where = "the current directory" if whole == here else "a folder above the current directory"
-        raise UsageError(f"{value!r} is {where}; name a new one, such as {Path(value, 'new')}")
+        raise UsageError(f"{value!r} is {where}; name a new path, such as {Path(value, 'new')}")
     return path

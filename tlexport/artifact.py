@@ -1,4 +1,4 @@
-"""Artifact: one immutable model file, and how it came about."""
+"""Artifact: one immutable model file, and how it was made."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 
 
 class Tried(Record):
-    """A method of calibration, and how good the model was that it gave: on training images that set no ranges."""
+    """A calibration method and the accuracy of its model, on training images that were not used for the ranges."""
 
     method: str
     top1: float = Field(ge=0, le=1)
@@ -26,33 +26,33 @@ class Calibration(Record):
     """Which images set the ranges of a quantized model. Always real training images, never random data."""
 
     method: str
-    tried: tuple[Tried, ...] = Field((), description="what it was chosen from; nothing where there were too few images for a choice")
+    tried: tuple[Tried, ...] = Field((), description="the methods compared; empty if there were too few images to compare")
     images: int = Field(ge=1)
     part: Literal["train"] = "train"
     sha256: str = Field(description="of the sorted sha256 of the images used")
 
 
 class Sensitivity(Record):
-    """What INT8 does to one block: a weighted node and what follows it up to the next."""
+    """The effect of INT8 on one block: a weighted node and the nodes up to the next one."""
 
     block: str = Field(description="name of its weighted node")
-    divergence: float = Field(description="with this block alone in INT8: of the probabilities from those of FP32, as in Tried")
+    divergence: float = Field(description="of the probabilities from FP32 with only this block in INT8, as in Tried")
 
 
 class Mixed(Record):
-    """Which blocks of an INT8 model stayed in float for the sake of accuracy."""
+    """The blocks of an INT8 model that stay in float for accuracy."""
 
-    ranking: tuple[Sensitivity, ...] = Field(description="all blocks, the most harmed first")
-    kept: tuple[str, ...] = Field(description="those in float, by the names of their weighted nodes")
-    top1: float = Field(ge=0, le=1, description="on the training images kept for the choice")
+    ranking: tuple[Sensitivity, ...] = Field(description="all blocks, the most sensitive first")
+    kept: tuple[str, ...] = Field(description="blocks in float, by the names of their weighted nodes")
+    top1: float = Field(ge=0, le=1, description="on the held-out training images")
 
 
 class Shrunk(Record):
-    """How a network was made smaller for the sake of the file's size, and trained to win back what that lost."""
+    """How a network was pruned to reduce the file size, and trained to recover its accuracy."""
 
     parameters: int = Field(ge=1)
     parameters_before: int = Field(ge=1)
-    images: int = Field(ge=1, description="training images that it was trained with, taught by the whole network")
+    images: int = Field(ge=1, description="training images of the distillation from the whole network")
     epochs: int = Field(ge=1)
 
 
@@ -69,18 +69,18 @@ RungName = Literal[
 
 
 class Rung(Record):
-    """One thing that was done so that INT8 loses less, and what it did."""
+    """One step of the accuracy recovery of INT8, and its result."""
 
     rung: RungName
-    top1: float = Field(ge=0, le=1, description="on the training images kept for the choice")
+    top1: float = Field(ge=0, le=1, description="on the held-out training images")
     divergence: float = Field(description="as in Tried")
     size_bytes: int = Field(ge=1)
-    latency_ms: float | None = Field(description="the shortest of some runs; None where the target is not the machine of the export")
-    kept: bool = Field(description="whether the model was made so")
+    latency_ms: float | None = Field(description="shortest of several runs; None if the export did not run on the target")
+    kept: bool = Field(description="whether the step is part of the final model")
 
 
 class Artifact(Record):
-    """The record of a model file. The file's name is given by whoever holds the record (the bundle's manifest)."""
+    """The record of a model file. The manifest of the bundle gives the name of the file."""
 
     format: Literal["onnx"] = "onnx"
     precision: Precision
@@ -95,5 +95,5 @@ class Artifact(Record):
     made_by: str = Field(description="the step and its settings")
     calibration: Calibration | None = None
     mixed: Mixed | None = None
-    shrunk: Shrunk | None = Field(None, description="None: of the whole network")
-    ladder: tuple[Rung, ...] = Field((), description="what was done for the accuracy of INT8, in order, as far as was needed")
+    shrunk: Shrunk | None = Field(None, description="None: the network was not pruned")
+    ladder: tuple[Rung, ...] = Field((), description="the steps of the accuracy recovery of INT8 that were needed, in order")

@@ -1,6 +1,6 @@
-"""Work in a process of its own: how it is started, what it may use, and how it answers or dies.
+"""Child processes: start, limits of memory and time, results and crashes.
 
-A runtime that opens a file from others may crash, hang or ask for more memory than there is. In a child that ends the child alone.
+A runtime that opens an untrusted file may crash, hang or exhaust the memory. In a child process, this ends only the child.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from tlexport import errors
 from tlexport.errors import StepFailed, TlxError, Unsupported
 from tlexport.record import Record
 
-PARENT = "TLX_PARENT_PID"  # in a child's environment: who started it
+PARENT = "TLX_PARENT_PID"  # in a child's environment: process id of its parent
 CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGFPE, signal.SIGILL, signal.SIGBUS, signal.SIGTRAP)
-SHARE = 0.8  # of the memory that is free, for a model from others
+SHARE = 0.8  # of the free memory, for an external model
 
 
 class Failure(Record):
-    """One of our errors, on its way from the child to us."""
+    """An error of this package, as sent from the child to its parent."""
 
     error: str
     message: str
@@ -32,32 +32,35 @@ class Failure(Record):
 
     @classmethod
     def of(cls, error: TlxError) -> Failure:
-        """An error, as plain data."""
+        """The error as plain data."""
         return cls(error=type(error).__name__, message=error.message, hint=error.hint)
 
     def as_error(self) -> TlxError:
-        """The error that it was."""
+        """The original error."""
         found: TlxError = getattr(errors, self.error)(self.message, self.hint)
         return found
 
 
 def command(module: str) -> list[str]:
-    """What starts a child."""
-    # -P and our own search path (see environment): the child finds the modules that we found, be it in a checkout, an editable
-    # installation or a wheel, and nothing that happens to lie in the working directory
+    """The command line that starts a child."""
+    # -P and the parent's search path (see environment): the child imports the same modules as its parent, from a checkout, an
+    # editable installation or a wheel, and nothing from the working directory
     return [sys.executable, "-P", "-m", module]
 
 
 def environment() -> dict[str, str]:
-    """For a child."""
+    """The environment of a child."""
     search_path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
     return os.environ | {"PYTHONPATH": search_path, "PYTHONIOENCODING": "utf-8", PARENT: str(os.getpid())}
 
 
 def run(module: str, line: str) -> tuple[int, str, str]:
-    """Start a child, send it a line, and keep its standard input open until it has ended: exit code, standard output, standard error.
+    """Start a child, send it a line, and keep its standard input open until it ends.
 
-    When this process is interrupted, the child is ended.
+    If this process is interrupted, the child is killed.
+
+    Returns:
+        Exit code, standard output and standard error.
     """
     theirs, ours = os.pipe()
     pipe = subprocess.PIPE
@@ -67,7 +70,7 @@ def run(module: str, line: str) -> tuple[int, str, str]:
         ) as child:
             try:
                 os.close(theirs)
-                with contextlib.suppress(BrokenPipeError):  # it is dead: its exit code says how
+                with contextlib.suppress(BrokenPipeError):  # the child has ended; its exit code gives the reason
                     os.write(ours, f"{line}\n".encode())
                 answers, log = child.communicate()
             except BaseException:
@@ -79,18 +82,18 @@ def run(module: str, line: str) -> tuple[int, str, str]:
 
 
 def death(doing: str, code: int, log: str) -> TlxError:
-    """What to say of a child that died: how, and the last lines that it wrote.
+    """The error for a child that crashed, with the last lines of its log.
 
     Args:
-        doing: what it was doing, such as "measuring model.onnx".
+        doing: its task, such as "measuring model.onnx".
         code: its exit code; negative: the signal that ended it.
         log: its standard error.
     """
     if -code == signal.SIGALRM:
-        return Unsupported(f"{doing} failed: opening it, or one run, takes too long", "take a smaller model or --shape")
+        return Unsupported(f"{doing} failed: opening the model, or one run, takes too long", "use a smaller model or --shape")
     if -code in CRASHES:
         return Unsupported(
-            f"{doing} failed: the runtime crashed on it, by signal {-code} ({signal.strsignal(-code)})",
+            f"{doing} failed: the runtime crashed with signal {-code} ({signal.strsignal(-code)})",
             "export the model again, or with another opset",
         )
     end = f"was ended by signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"ended with exit code {code} and no answer"
@@ -99,7 +102,7 @@ def death(doing: str, code: int, log: str) -> TlxError:
 
 
 def limit_memory() -> None:
-    """Let this process ask for no more memory than most of what is free now; beyond that an allocation fails, and is an error."""
+    """Limit the memory of this process to most of the memory that is free now. Allocations beyond that fail with an error."""
     free = _free_bytes()
     if free is None:
         return
@@ -112,7 +115,7 @@ def limit_memory() -> None:
 
 
 def _free_bytes() -> int | None:
-    """Memory that this machine, or the container that it is, has left; None where the system does not report it."""
+    """Free memory of this machine or container, bytes; None if the system does not report it."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         free = next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
@@ -122,13 +125,13 @@ def _free_bytes() -> int | None:
         group = Path("/sys/fs/cgroup")
         most, used = ((group / name).read_text(encoding="ascii").strip() for name in ("memory.max", "memory.current"))
         return min(free, int(most) - int(used))
-    except (OSError, ValueError):  # no container, or one without a limit
+    except (OSError, ValueError):  # not a container, or one without a limit
         return free
 
 
 @contextmanager
 def deadline(seconds: float) -> Iterator[None]:
-    """End this process by SIGALRM when the block takes longer: C++ code cannot be interrupted in any other way."""
+    """End this process with SIGALRM if the block takes longer. C++ code cannot be interrupted otherwise."""
     if not hasattr(signal, "setitimer"):
         yield
         return

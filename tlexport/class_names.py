@@ -1,4 +1,4 @@
-"""Names of classes: which names a record, a label file and a terminal can hold, and when two names are the same."""
+"""Names of classes: which names are valid in a record, a label file and on a terminal, and which are equal."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator
 
-LONGEST = 255  # characters; file systems take names no longer than so many bytes
+LONGEST = 255  # characters; the limit of file systems for names, in bytes
 
 
 def normal(name: str) -> str:
@@ -18,13 +18,13 @@ def normal(name: str) -> str:
 
 
 def name_fault(name: str) -> str:
-    """What is wrong with a class name, as the rest of a sentence; empty for a good one."""
+    """The fault of a class name, as the rest of a sentence; empty if it is valid."""
     if not name.strip():
         return "is empty"
     if name != name.strip():
         return "starts or ends with a space"
     if len(name) > LONGEST:
-        return f"has {len(name)} characters, at most {LONGEST} are taken"
+        return f"has {len(name)} characters; at most {LONGEST} are allowed"
     kinds = {unicodedata.category(character) for character in name}
     if "Cs" in kinds:
         return "is not valid text"
@@ -34,7 +34,7 @@ def name_fault(name: str) -> str:
 
 
 def list_fault(classes: Sequence[str]) -> str:
-    """What is wrong with a model's list of class names: a bad name, or one that is listed twice. Empty for a good list."""
+    """The fault of a list of class names: an invalid name, or a duplicate. Empty if it is valid."""
     for name in classes:
         if fault := name_fault(name):
             return f"the class name {name[:80]!r} {fault}"

@@ -1,4 +1,4 @@
-"""Dataset: which images, of which class, in which part. A listing; the pixels stay in their files."""
+"""Dataset: the images with their classes and parts. It lists files and holds no pixels."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class Sample(Record):
 
 
 class Dataset(Record):
-    """A labelled set of images, split. Kept in the checkpoint, so that export calibrates on the training part alone."""
+    """A labelled and split set of images. The checkpoint stores it, so that export calibrates only on the training part."""
 
     LARGEST: ClassVar[int] = 10**9  # bytes; a sample takes about 200
 
     format: Literal[1] = 1
     source: str = Field(description="DATA as the user gave it")
-    root: str = Field(description="absolute path of the folder that the samples' paths start from")
+    root: str = Field(description="absolute path of the folder of the samples' paths")
     classes: ClassNames
     samples: tuple[Sample, ...]
 
@@ -45,5 +45,5 @@ class Dataset(Record):
         return tuple(sample for sample in self.samples if sample.part == part)
 
     def file(self, sample: Sample) -> Path:
-        """Where a sample's file lies."""
+        """The path of a sample's file."""
         return Path(self.root) / sample.path

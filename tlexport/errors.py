@@ -1,30 +1,30 @@
-"""The errors that a user can meet. Each has an exit code (shared by every command) and a hint: what to type next.
+"""The errors for users. Each has an exit code, the same in every command, and a hint: what to type next.
 
 TlxError                   1
 ├── StepFailed             1   a step of the work failed (with the tool's last lines)
-├── UsageError             2   an option or argument that cannot be
-├── InvalidFile            2   a file that is not what it should be (key path, found, expected)
-├── MissingDependency      3   a library, or weights, that are not here (and how to get them)
-├── Unsupported            4   this target cannot do this
-├── VerificationFailed     5   hashes, golden vectors or numerical parity do not hold (with the table)
+├── UsageError             2   an invalid option or argument
+├── InvalidFile            2   an invalid file (key path, found, expected)
+├── MissingDependency      3   a missing library or missing weights (and how to get them)
+├── Unsupported            4   the target does not support the operation
+├── VerificationFailed     5   hashes, golden vectors or numerical parity do not match (with the table)
 └── OverBudget             6   no candidate fits (names the binding limit)
 
-Anything else that leaves a command is a bug and keeps its traceback.
+Any other exception of a command is a bug and keeps its traceback.
 """
 
 from __future__ import annotations
 
-INTERRUPTED = 130  # exit code after Ctrl-C: 128 + SIGINT, as shells have it
+INTERRUPTED = 130  # exit code after Ctrl-C, as in shells: 128 + SIGINT
 
 
 class TlxError(Exception):
-    """Root of the errors a user can cause or meet.
+    """Base class of the errors for users.
 
     Args:
         message: what happened: the object, what was found, what was expected.
-        hint: what to do next, ideally a command to type. May be empty.
+        hint: what to do next, preferably a command to type. May be empty.
 
-    A function of ``import tlexport`` whose command prints its result and then fails puts that result into ``result``; else it is None.
+    If a function of ``import tlexport`` fails after its command would print a result, ``result`` holds that result; else it is None.
     """
 
     exit_code = 1
@@ -41,31 +41,31 @@ class StepFailed(TlxError):
 
 
 class UsageError(TlxError):
-    """An option or argument that cannot be."""
+    """An invalid option or argument."""
 
     exit_code = 2
 
 
 class InvalidFile(TlxError):
-    """A file that is not what it should be."""
+    """An invalid file."""
 
     exit_code = 2
 
 
 class MissingDependency(TlxError):
-    """Something that has to be installed or fetched first."""
+    """A missing library or missing weights."""
 
     exit_code = 3
 
 
 class Unsupported(TlxError):
-    """The target cannot do what was asked."""
+    """The target does not support the operation."""
 
     exit_code = 4
 
 
 class VerificationFailed(TlxError):
-    """Hashes, golden vectors or numerical parity do not hold."""
+    """Hashes, golden vectors or numerical parity do not match."""
 
     exit_code = 5
 

@@ -69,7 +69,7 @@ def _import(kind: Kind, name: str) -> ModuleType:
             raise
         raise MissingDependency(
             f"the {kind[:-1]} {name!r} needs the library {library!r}, which cannot be imported: {error}",
-            "install tlexport again with what it needs: pip install tlexport (for TensorRT: pip install 'tlexport[tensorrt]')",
+            "install tlexport with its dependencies: pip install tlexport (for TensorRT: pip install 'tlexport[tensorrt]')",
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""What all records have in common: immutable, checked on reading, strict about keys, written as one JSON file."""
+"""The base class of all records: immutable, validated when read, strict about keys, stored as one JSON file."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]  # lower-case hexadeci
 
 
 class Mistake(NamedTuple):
-    """Something that is wrong in plain data."""
+    """An error in plain data."""
 
-    where: tuple[int | str, ...]  # key path; empty for the whole
-    text: str  # what was expected, and what was found
+    where: tuple[int | str, ...]  # key path; empty: the whole value
+    text: str  # expected and found
 
     def __str__(self) -> str:
-        """As errors show it: the key path and the text."""
+        """The key path and the text."""
         return f"{'.'.join(map(str, self.where)) or '(the whole)'}: {self.text}"
 
 
 class Record(BaseModel):
-    """Base of every noun: frozen, no unknown keys, no silent conversion of types."""
+    """Base class of every noun: frozen, no unknown keys, no implicit type conversion."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-    LARGEST: ClassVar[int] = LARGEST_JSON  # bytes of its file
+    LARGEST: ClassVar[int] = LARGEST_JSON  # largest file, bytes
 
     @classmethod
     def parse(cls, data: Mapping[str, Any], where: str) -> Self:
@@ -41,7 +41,7 @@ class Record(BaseModel):
 
         Args:
             data: keys and values as read from a file.
-            where: what to call the source in an error, usually its path.
+            where: name of the source for errors, usually its path.
 
         Raises:
             InvalidFile: names each wrong key, what was found, what was expected and the nearest known key.
@@ -53,34 +53,34 @@ class Record(BaseModel):
 
     @classmethod
     def check(cls, data: Mapping[str, Any]) -> Self | tuple[Mistake, ...]:
-        """Validate plain data: the record, or else everything that is wrong."""
+        """Validate plain data. Returns the record, or all errors."""
         if odd := tuple(_not_json(data)):
             return odd
         try:
-            # through JSON, because only there does pydantic's strict mode (no "17" for 17, no 1 for true) take a list for a tuple
+            # through JSON: only there does pydantic's strict mode (no "17" for 17, no 1 for true) accept a list for a tuple
             return cls.model_validate_json(json.dumps(data), strict=True)
         except ValidationError as error:
             return tuple(_explain(cls, error))
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Read from a JSON file. Raises InvalidFile when it is missing, not JSON, or not this record."""
+        """Read from a JSON file. Raises InvalidFile if it is missing, not JSON, or not this record."""
         return cls.parse(read_object(path, largest=cls.LARGEST), str(path))
 
     def write(self, path: Path) -> None:
-        """Write as JSON beside ``path``, then rename."""
+        """Write as JSON, atomically."""
         with new_file(path) as temporary:
             temporary.write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
 
 def nearest(word: str, known: list[str]) -> str:
-    """A clause such as ``"; did you mean 'budget'?"``, or nothing when no known word is near."""
+    """A clause such as ``"; did you mean 'budget'?"``, or an empty text if no known word is similar."""
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     return f"; did you mean '{close[0]}'?" if close else ""
 
 
 def _not_json(value: object, where: tuple[int | str, ...] = ()) -> Iterator[Mistake]:
-    """The values that JSON, and so every key, does not know: TOML has dates and times."""
+    """The values without a JSON type, such as the dates and times of TOML."""
     if isinstance(value, Mapping):
         for key, inner in value.items():
             yield from _not_json(inner, (*where, key))
@@ -88,7 +88,7 @@ def _not_json(value: object, where: tuple[int | str, ...] = ()) -> Iterator[Mist
         for index, inner in enumerate(value):
             yield from _not_json(inner, (*where, index))
     elif not isinstance(value, str | int | float | None):
-        yield Mistake(where, f"no key takes this, a date without quotes perhaps (found {value!s:.60})")
+        yield Mistake(where, f"no key has values of this type; a date may lack its quotes (found {value!s:.60})")
 
 
 def _records_in(annotation: Any) -> list[type[BaseModel]]:
@@ -99,17 +99,17 @@ def _records_in(annotation: Any) -> list[type[BaseModel]]:
 
 
 def _known_keys(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
-    """Keys of the record that lies at ``path`` in ``model``; none when there is no record there."""
+    """Keys of the record at ``path`` in ``model``; empty if there is none."""
     records: list[type[BaseModel]] = [model]
     for part in path:
         fields = [record.model_fields[part] for record in records if isinstance(part, str) and part in record.model_fields]
-        if fields:  # otherwise the part is a place in a list or a key of a dict: its records are those already found
+        if fields:  # otherwise the part is an index of a list or a key of a dict, and the records stay the same
             records = [record for field in fields for record in _records_in(field.annotation)]
     return [key for record in records for key in record.model_fields]
 
 
 def _explain(model: type[BaseModel], error: ValidationError) -> Iterator[Mistake]:
-    """Each thing that is wrong: key path, what was expected, what was found."""
+    """All errors: key path, expected, found."""
     for item in error.errors(include_url=False):
         path, found = tuple(part for part in item["loc"] if part != "[key]"), item["input"]
         if item["type"] == "extra_forbidden":

@@ -1,4 +1,4 @@
-"""Quantities with units, as users write them: sizes are decimal (1 MB = 10^6 bytes), times are durations."""
+"""Quantities with units: sizes, durations, energies, percentages. Sizes are decimal (1 MB = 10^6 bytes)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _ENERGIES_MJ = {"UJ": 1e-3, "MJ": 1.0, "J": 1e3}
 
 def _parse(text: str, units: dict[str, float], example: str) -> float:
     match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+(?:e-?[0-9]+)?)\s*([A-Za-zµμ]+)\s*", text)
-    unit = match[2].upper().replace("Μ", "µ") if match else ""  # both signs for micro have one capital, the Greek Mu
+    unit = match[2].upper().replace("Μ", "µ") if match else ""  # both micro signs have the same capital, the Greek Mu
     value = float(match[1]) * units[unit] if match and unit in units else math.inf
     if not math.isfinite(value):
         known = ", ".join(name.lower() for name in units)
@@ -23,17 +23,17 @@ def _parse(text: str, units: dict[str, float], example: str) -> float:
 
 
 def parse_bytes(text: str) -> int:
-    """``"1.5MB"`` -> 1500000. Raises UsageError for anything that is not a size."""
+    """``"1.5MB"`` -> 1500000. Raises UsageError for anything else."""
     return round(_parse(text, dict(_SIZES), "1.5MB"))
 
 
 def parse_ms(text: str) -> float:
-    """``"8ms"`` -> 8.0 milliseconds. Raises UsageError for anything that is not a duration."""
+    """``"8ms"`` -> 8.0 milliseconds. Raises UsageError for anything else."""
     return _parse(text, _TIMES_MS, "8ms")
 
 
 def parse_mj(text: str) -> float:
-    """``"20 mJ"`` -> 20.0 millijoules. Raises UsageError for anything that is not an energy."""
+    """``"20 mJ"`` -> 20.0 millijoules. Raises UsageError for anything else."""
     return _parse(text, _ENERGIES_MJ, "20mJ")
 
 

@@ -1,4 +1,4 @@
-"""What the machine does wrong (a full disk, missing memory, a limit), as errors with a hint; bugs stay what they are."""
+"""Faults of the machine (full disk, missing memory, a limit) as errors with a hint. Bugs are not converted."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _FAULTS: dict[int, tuple[type[TlxError], str]] = {
     errno.ENOSPC: (StepFailed, _SPACE),
     errno.EDQUOT: (StepFailed, _SPACE),
     errno.EFBIG: (StepFailed, "the file system or a limit (ulimit -f) does not allow files of that size"),
-    errno.EROFS: (StepFailed, "choose a place that can be written to"),
+    errno.EROFS: (StepFailed, "choose a writable folder"),
     errno.EACCES: (StepFailed, "check the permissions of the path and of the folders above it"),
     errno.EPERM: (StepFailed, "check the permissions of the path and of the folders above it"),
     errno.EMFILE: (StepFailed, "raise the limit of open files: ulimit -n 4096"),
@@ -33,7 +33,7 @@ _FAULTS: dict[int, tuple[type[TlxError], str]] = {
     errno.ENAMETOOLONG: (UsageError, "use a shorter path"),
     errno.ELOOP: (UsageError, "links in the path lead in a circle; check the path"),
 }
-# what libraries say instead of raising OSError
+# messages of libraries that do not raise OSError
 _WORDS = (
     (r"no space left|storage ?full|disk full", errno.ENOSPC),
     (r"can't start new thread|pthread_create failed|resource temporarily unavailable", errno.EAGAIN),
@@ -50,11 +50,11 @@ _CUT_OFF = r"unexpected pos \d+ vs \d+|file write failed|iostream error|\d+ requ
 
 
 def expect_usable(arguments: Sequence[str]) -> None:
-    """Look at what a command line and its directory are made of.
+    """Check the arguments of a command line and the current directory.
 
     Raises:
-        StepFailed: the current directory is gone; torch would end the process without a word of its own.
-        UsageError: an argument or the directory is no text, and so could be neither written to a record nor shown.
+        StepFailed: the current directory was removed; torch would end the process without a message.
+        UsageError: an argument or the directory is not valid text, so it cannot be written to a record or printed.
     """
     here = _directory()
     if here is None and arguments and not {"--help", "-h", "--version"} & set(arguments):
@@ -68,7 +68,7 @@ def expect_usable(arguments: Sequence[str]) -> None:
 
 @contextmanager
 def machine_errors() -> Iterator[None]:
-    """Raise the errors of this package for what the machine does wrong inside the block; bugs pass as they are.
+    """Convert faults of the machine inside the block to errors of this package. Bugs pass unchanged.
 
     A traceback shows the hint of each error below its message.
     """
@@ -94,22 +94,22 @@ def _show_hint(error: TlxError) -> TlxError:
 
 
 def root_cause(error: MissingDependency) -> TlxError:
-    """The error itself, or what kept a library that is installed from loading, such as too little memory."""
+    """The error, or the fault of the machine that prevented an installed library from loading, such as too little memory."""
     cause = as_error(error.__cause__) if error.__cause__ else None
     return error if cause is None or isinstance(cause, MissingDependency) else cause
 
 
 def as_error(error: BaseException) -> TlxError | None:
-    """The error to show for an exception that nobody expected; None for a bug.
+    """The error to show for an unexpected exception; None for a bug.
 
     Args:
-        error: what left a command; its causes are looked at, too.
+        error: the exception. Its causes are examined too.
     """
     return next((found for one in _chain(error) if (found := _of_system(one) or _of_library(one))), None)
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The exception and its causes, without what was replaced on purpose."""
+    """The exception and its causes, without suppressed ones."""
     seen: BaseException | None = error
     for _ in range(10):
         if seen is None:
@@ -119,17 +119,15 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def _of_system(error: BaseException) -> TlxError | None:
-    """What the operating system refused."""
+    """The error for an exception of the operating system."""
     if isinstance(error, MemoryError):
-        return StepFailed(f"the memory is not enough{f': {error}' if str(error) else ''}", _MEMORY)
+        return StepFailed(f"out of memory{f': {error}' if str(error) else ''}", _MEMORY)
     if not isinstance(error, OSError):
         return None
     if isinstance(error, FileNotFoundError) and _directory() is None:
         return StepFailed(*_GONE)
     if isinstance(error, FileNotFoundError) and "temporary directory" in str(error):
-        return StepFailed(
-            f"no temporary directory can be written to: {error.strerror}", "free some space, or set TMPDIR to a folder of yours"
-        )
+        return StepFailed(f"no temporary directory is writable: {error.strerror}", "free some space, or set TMPDIR to a folder of yours")
     if error.errno not in _FAULTS:
         return None
     kind, hint = _FAULTS[error.errno]
@@ -138,7 +136,7 @@ def _of_system(error: BaseException) -> TlxError | None:
 
 
 def _of_library(error: BaseException) -> TlxError | None:
-    """What a library raised for the same reasons, or because the machine lacks something else."""
+    """The error for an exception of a library with the same causes, or for something missing on the machine."""
     text = next(iter(str(error).splitlines()), "")[:500]
     if isinstance(error, OSError | RuntimeError | SystemError | ImportError | ValueError) or "safetensor" in type(error).__name__.lower():
         for words, number in _WORDS:
@@ -146,7 +144,7 @@ def _of_library(error: BaseException) -> TlxError | None:
                 kind, hint = _FAULTS[number]
                 return kind(f"{os.strerror(number)}: {text}", hint)
     if isinstance(error, RuntimeError | OSError) and re.search(_CUT_OFF, text):
-        return StepFailed(f"a file could not be written to its end: {text}", f"{_SPACE}; or raise the limit of file sizes: ulimit -f")
+        return StepFailed(f"a file could not be written completely: {text}", f"{_SPACE}; or raise the limit of file sizes: ulimit -f")
     if (isinstance(error, UnicodeError) and "surrogates not allowed" in text) or "string_unicode" in str(error):
         return InvalidFile(
             f"a file name is not {sys.getfilesystemencoding()} text: {text!a}", "rename it, or use a UTF-8 locale: LC_ALL=C.UTF-8"
@@ -161,7 +159,7 @@ def _of_library(error: BaseException) -> TlxError | None:
 
 
 def _of_ours(error: ImportError) -> bool:
-    """Whether an import failed since a module of ours lacks a name: a bug."""
+    """Whether an import failed because a module of this package lacks a name, which is a bug."""
     return "from 'tlexport" in str(error)
 
 
