@@ -24,7 +24,7 @@ ORDER = ["fp32", "fp16", "int8"]
 # the examples of these need what the demo leaves, and are quick
 ON_THE_DEMO = ("bench", "evaluate", "export", "predict", "verify")
 # an export takes half a minute and is run elsewhere: its plan is enough; a bench with the usual number of runs takes a minute
-ABRIDGED = {"export": " --dry-run", "bench": " --runs 5 --seconds 0"}
+ABRIDGED = {"export": " --dry-run", "bench": " --runs 5 --seconds 0 --threads 1"}
 
 
 class Demo(NamedTuple):

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tlexport.errors import UsageError
-from tlexport.units import format_bytes, format_mj, parse_bytes, parse_mj, parse_ms
+from tlexport.units import format_bytes, format_mj, format_ms, format_percent, parse_bytes, parse_mj, parse_ms
 
 SPACES = st.sampled_from(["", " ", "  ", "\t"])
 
@@ -115,3 +115,22 @@ def test_energies_as_they_are_shown(millijoules: float, text: str) -> None:
 def test_a_written_energy_reads_back_as_nearly_the_same(millijoules: float) -> None:
     """Two decimals of a number that is at least 1: half a percent at most."""
     assert parse_mj(format_mj(millijoules)) == pytest.approx(millijoules, rel=0.005)
+
+
+def test_shares_and_latencies_are_formatted_with_the_digits_that_matter() -> None:
+    assert [format_percent(0.9512), format_percent(0.9512, 1), format_percent(1.0, 0), format_percent(None)] == [
+        "95.12 %",
+        "95.1 %",
+        "100 %",
+        "-",
+    ]
+    assert format_percent(None, missing="unknown") == "unknown"
+    assert [format_ms(value) for value in (0.8311, 9.9994, 10.0, 99.994, 100.0, 152.4)] == [
+        "0.831",
+        "9.999",
+        "10.00",
+        "99.99",
+        "100",
+        "152",
+    ]
+    assert format_ms(None) == "-"
