@@ -273,7 +273,7 @@ def test_nothing_fits(places: dict[str, Path], capfd: pytest.CaptureFixture[str]
     assert (ended.code, ended.out) == (6, "")
     size = (places["bundle"] / "model.fp32.onnx").stat().st_size
     assert f"fp32: size {size / 1e6:.2f} MB > 1.00 kB" in ended.err
-    assert "hint: nearest is fp32" in ended.err
+    assert "hint: the nearest is fp32" in ended.err
 
 
 def test_over_the_budget(places: dict[str, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -187,7 +187,7 @@ def test_over_budget_names_every_limit_and_the_nearest() -> None:
     assert lines["fp32"] == "size 6.00 MB > 1.00 MB; p95 latency 4 ms > 3.5 ms"
     assert lines["fp16"] == "size 3.00 MB > 1.00 MB"
     assert lines["int8"] == "size 1.50 MB > 1.00 MB; p95 latency 6 ms > 3.5 ms; accuracy drop 0.8 points > 0.5"
-    assert error.value.hint.startswith("nearest is fp16 (size 3.00 MB > 1.00 MB)")
+    assert error.value.hint.startswith("the nearest is fp16 (size 3.00 MB > 1.00 MB)")
 
 
 def test_what_was_not_asked_for_is_not_the_nearest() -> None:
@@ -254,7 +254,7 @@ def test_an_estimate_at_the_limit_keeps_it() -> None:
 def test_where_none_keeps_the_yardstick_accuracy_counts_before_its_other_limits() -> None:
     verdicts = {v.precision: v for v in choose(ALL, NONE, "auto", Limits(1_000_000, 3.5, None, 0.5))}
     assert [precision for precision, verdict in verdicts.items() if verdict.chosen] == ["fp16"]  # fp32 breaks two limits, int8 the accuracy
-    assert verdicts["fp16"].reason == "nearest; over the profile's budget: size 3.00 MB > 1.00 MB"
+    assert verdicts["fp16"].reason == "nearest to the budget; over the profile's budget: size 3.00 MB > 1.00 MB"
     assert verdicts["fp16"].over == ("size 3.00 MB > 1.00 MB",)
     equal = [replace(FP32, p95_ms=3.0), FP16]
     assert [v.precision for v in choose(equal, NONE, "auto", replace(NONE, size_bytes=1_000_000)) if v.chosen] == ["fp16"]  # the smaller
