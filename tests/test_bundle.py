@@ -95,7 +95,7 @@ def test_exactly_one_model_is_chosen(copy: Path, count: int) -> None:
 
 def test_two_models_of_one_precision_are_rejected(copy: Path) -> None:
     models = read(copy)["models"]
-    assert "one precision" in rejected(copy, models=[*models, models[-1] | {"chosen": False}])
+    assert "the same precision" in rejected(copy, models=[*models, models[-1] | {"chosen": False}])
 
 
 def test_no_models_are_rejected(copy: Path) -> None:

@@ -261,7 +261,7 @@ def test_links_and_devices(tiny: Path, tmp_path: Path, kind: str, mode: int) -> 
     "names", [("LABELS.TXT",), ("Golden/x",), ("golden",), ("labels.txt/x",), ("caf\u00e9", "cafe\u0301"), ("stra\u00dfe", "STRASSE")]
 )
 def test_names_that_are_one_on_some_systems(tiny: Path, tmp_path: Path, kind: str, names: tuple[str, ...]) -> None:
-    refused(MAKERS[kind](tmp_path / f"a.{kind}", tree(tiny) | dict.fromkeys(names, b"")), "one on some systems")
+    refused(MAKERS[kind](tmp_path / f"a.{kind}", tree(tiny) | dict.fromkeys(names, b"")), "the same name on some systems")
 
 
 def test_two_files_of_one_name(tiny: Path, tmp_path: Path) -> None:
@@ -340,7 +340,7 @@ def test_a_size_that_is_not_true(tiny: Path, tmp_path: Path, size: int) -> None:
     for place in (local + 18, local + 22, listed + 20, listed + 24):
         struct.pack_into("<I", content, place, size)
     path.write_bytes(content)
-    refused(path, "cannot be read|more than|which is not so")
+    refused(path, "cannot be read|more than|another length")
 
 
 @pytest.mark.parametrize("size", [-1, -512, -(2**40), 2**40])
@@ -368,7 +368,7 @@ def test_another_compression(tiny: Path, tmp_path: Path) -> None:
     path = Path(packed(tiny, tmp_path / "a.zip"))
     with zipfile.ZipFile(path, "a", zipfile.ZIP_LZMA) as archive:
         archive.writestr("lzma", bytes(100))
-    refused(path, "compressed in a way")
+    refused(path, "compressed by method")
 
 
 @pytest.mark.parametrize("kind", KINDS)

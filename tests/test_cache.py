@@ -137,7 +137,7 @@ def test_folder_and_bound_come_from_the_environment(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("value", ["abc", "-1", "nan", "inf", "-inf", "1e300", "10GB"])
 def test_a_bound_that_is_none_is_named(value: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TLX_CACHE_GB", value)
-    with pytest.raises(UsageError, match=f"TLX_CACHE_GB is '{value}'; it is a number of GB") as raised:
+    with pytest.raises(UsageError, match=f"TLX_CACHE_GB is '{value}'; expected a number of GB") as raised:
         ArrayCache(tmp_path)
     assert "TLX_CACHE_GB=20" in raised.value.hint
     ArrayCache(None)  # which keeps nothing, and so asks for no bound

@@ -1,4 +1,4 @@
-"""Checkpoint: trained weights and all that is needed to use them, in one directory."""
+"""Checkpoint: trained weights and everything needed to use them, in one directory."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ RECIPE = "recipe.toml"
 REPORT = "report.html"
 HASH = re.compile("[0-9a-f]{64}")
 AGAIN = "copy the checkpoint again, or train it anew: tlx finetune DATA"
-ATTEMPTS = 5  # to read a directory that is replaced meanwhile
+ATTEMPTS = 5  # to read a directory while another process replaces it
 
 
 class Frozen(Record):
-    """What training never changed: parameters and BatchNorm statistics."""
+    """The parameters and BatchNorm statistics that training did not change."""
 
     stages: tuple[str, ...]
     parameters: int = Field(ge=0, description="number of frozen parameters")
@@ -45,7 +45,7 @@ class Frozen(Record):
 
 
 class Checkpoint(Record):
-    """The record ``checkpoint.json``; the weights lie beside it, under torchvision's own parameter names."""
+    """The record ``checkpoint.json``. The weights are in a file beside it, under torchvision's parameter names."""
 
     format: Literal[1] = 1
     recipe: Recipe
@@ -55,15 +55,15 @@ class Checkpoint(Record):
     frozen: Frozen
     weights_sha256: str
     versions: dict[str, str] = Field(description="library -> version")
-    interrupted: bool = Field(False, description="training was stopped by the user; the best weights up to then")
+    interrupted: bool = Field(False, description="the user stopped the training; the weights are the best up to then")
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint directory's record and check the weights' hash; again, where another process replaces it meanwhile.
+    """Read a checkpoint directory's record and check the weights' hash. Retries if another process replaces the directory.
 
     Raises:
         InvalidFile: not a checkpoint, or a broken record.
-        VerificationFailed: the weights are not the ones the record was written for.
+        VerificationFailed: the weights do not match the record.
     """
     for _ in range(ATTEMPTS):
         before = _identity(path)
@@ -96,7 +96,7 @@ def _read_once(path: Path) -> Checkpoint:
 
 
 def snapshot(path: Path, into: Path) -> Path:
-    """A copy of a checkpoint for a long job, so that a training that replaces it meanwhile changes nothing.
+    """Copy a checkpoint for a long job, so that a training that replaces it does not affect the job.
 
     Args:
         path: the checkpoint.
@@ -104,7 +104,7 @@ def snapshot(path: Path, into: Path) -> Path:
 
     Raises:
         InvalidFile, VerificationFailed: see :func:`read_checkpoint`.
-        StepFailed: there is no room for the copy, or the checkpoint is replaced again and again.
+        StepFailed: there is no space for the copy, or other processes keep replacing the checkpoint.
     """
     copy = into / path.resolve().name
     for _ in range(ATTEMPTS):
@@ -125,12 +125,12 @@ def snapshot(path: Path, into: Path) -> Path:
                 raise
         except OSError as error:
             raise StepFailed(
-                f"cannot copy {path} to {into}: {error.strerror or error}", "name a folder with room that you may write in $TMPDIR"
+                f"cannot copy {path} to {into}: {error.strerror or error}", "set $TMPDIR to a writable folder with enough space"
             ) from error
         else:
             if before == _identity(path):
                 return copy
-    raise StepFailed(f"{path} was replaced again and again while it was read", "try again when nothing is trained there")
+    raise StepFailed(f"{path} was replaced repeatedly while it was read", "try again when no training writes there")
 
 
 def _few(names: tuple[str, ...]) -> str:
@@ -138,7 +138,7 @@ def _few(names: tuple[str, ...]) -> str:
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """Which directory lies at a path: another one after it was replaced."""
+    """Identity of the directory at a path. It changes when the directory is replaced."""
     try:
         found = path.stat()
     except OSError:
@@ -147,7 +147,7 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 
 def read_dataset(path: Path) -> Dataset:
-    """The data a checkpoint was trained on. Raises InvalidFile when there is none, or it is damaged."""
+    """The dataset of a checkpoint. Raises InvalidFile if it is missing or damaged."""
     dataset, hashes = Dataset.read(path / DATASET), dict[str, str]()
     for sample in dataset.samples:
         wrong = "" if HASH.fullmatch(sample.sha256) else f"has the hash {sample.sha256!r:.80}, 64 hexadecimal digits were expected"

@@ -1,4 +1,4 @@
-"""Measurement: one timing of one artifact on one machine, and what two say of each other. Statistics are derived, never stored."""
+"""Measurement: the raw latencies of one artifact on one machine, and their comparison. Statistics are derived, never stored."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pydantic import Field, JsonValue, NonNegativeInt, PositiveInt
 
 from tlexport.record import Record
 
-# Smaller differences are never called real: where a process's memory happens to lie makes as much (Mytkowicz et al., ASPLOS 2009)
+# Smaller differences never count as real: the memory layout of a process alone can cause them (Mytkowicz et al., ASPLOS 2009)
 SMALLEST = 0.01  # of a ratio
 
 
 class Environment(Record):
-    """The machine that measured; enough to tell whether two figures can be compared."""
+    """The machine that measured, in enough detail to decide whether two figures are comparable."""
 
     machine: str = Field(description="architecture, such as x86_64")
     system: str
@@ -25,14 +25,16 @@ class Environment(Record):
     governor: str | None = Field(description="CPU frequency governor, where readable")
     memory_bytes: PositiveInt
     load_1min: float | None = Field(description="load average just before measuring")
-    accelerator: str | None = Field(None, description="GPU, where one ran the model")
+    accelerator: str | None = Field(None, description="the GPU that ran the model, if any")
     python: str
     versions: dict[str, str]
-    board: dict[str, JsonValue] | None = Field(None, description="a board's own state: device/board/description.py; None on what is none")
+    board: dict[str, JsonValue] | None = Field(
+        None, description="state of the board, from device/board/description.py; None if the machine is not a board"
+    )
 
     @property
     def onnxruntime(self) -> str:
-        """Version of ONNX Runtime, whichever of its distributions was installed. Raises KeyError where none was."""
+        """Version of ONNX Runtime, of either distribution. Raises KeyError if neither was installed."""
         return self.versions.get("onnxruntime") or self.versions["onnxruntime-gpu"]
 
 
@@ -40,10 +42,10 @@ _AS_IT_IS = {"format", "load_ns", "first_inference_ns", "gpu_memory_bytes", "inp
 
 
 class Stages(Record):
-    """One image at a time from its file to probabilities: raw durations of each stage, all in the same order."""
+    """Single images, from file to probabilities: raw durations of each stage, in the same order."""
 
     decode_ns: tuple[PositiveInt, ...] = Field(min_length=1, description="reading the file, and decoding it")
-    resize_ns: tuple[PositiveInt, ...] = Field(min_length=1, description="resizing, cropping, and the model's input type")
+    resize_ns: tuple[PositiveInt, ...] = Field(min_length=1, description="resizing, cropping, and conversion to the model's input type")
     infer_ns: tuple[PositiveInt, ...] = Field(min_length=1, description="the model")
     images: PositiveInt = Field(description="different files, in turn")
 
@@ -55,17 +57,17 @@ class Stages(Record):
 
 
 class Layer(Record):
-    """A layer as the runtime runs it, which may be several nodes of the model's file."""
+    """A layer as fused by the runtime; it may cover several nodes of the model."""
 
     name: str
-    kind: str = Field(description="the runtime's own word: an operator of ONNX or of ONNX Runtime, a layer type of TensorRT; may be empty")
+    kind: str = Field(description="the runtime's own type: an operator of ONNX or ONNX Runtime, or a layer type of TensorRT; may be empty")
     provider: str
     us: float = Field(ge=0, description="in one run, µs")
     share: float = Field(ge=0, le=1, description="of the sum of all layers")
 
 
 class LayerProfile(Record):
-    """The slowest layers. A profiler takes time itself, so the layers sum up to more than a run without it."""
+    """The slowest layers. The profiler adds overhead, so their sum exceeds the latency of a normal run."""
 
     slowest: tuple[Layer, ...] = Field(description="at most ten, the slowest first")
     count: PositiveInt = Field(description="of all layers")
@@ -82,7 +84,7 @@ class Measurement(Record):
     precision: str
     runtime: str
     provider: str = Field(description="the execution provider that ran, as the runtime itself reports it")
-    threads: PositiveInt = Field(description="CPU threads of the runtime, as asked for or chosen for it")
+    threads: PositiveInt = Field(description="CPU threads of the runtime, requested or chosen by default")
     batch: PositiveInt
     warmup_runs: NonNegativeInt
     latencies_ns: tuple[PositiveInt, ...] = Field(
@@ -90,23 +92,23 @@ class Measurement(Record):
         description="one per run of a whole batch, all in order; monotonic clock, host memory to host memory unless mode says otherwise",
     )
     mode: str | None = Field(
-        None, description="what a run is, where that can differ: CUDA graph, spin wait, copies to the GPU counted or not"
+        None, description="how a run is timed, if that can vary: CUDA graph, spin wait, copies to the GPU included or not"
     )
     shortest_cpu_ns: NonNegativeInt | None = Field(
-        None, description="least CPU time of a run, for each thread: what a run takes at least, whatever else the machine does"
+        None, description="least CPU time of a run, per thread: a lower bound that the load of the machine does not affect"
     )
     load_ns: PositiveInt = Field(description="opening the model, ready to run; the runtime's library is already loaded")
-    peak_memory_bytes: PositiveInt = Field(description="largest resident size of a process that does nothing else")
+    peak_memory_bytes: PositiveInt = Field(description="peak resident size of a process that only runs this model")
     size_bytes: NonNegativeInt
     environment: Environment
     first_inference_ns: PositiveInt | None = Field(None, description="the first run after opening, before the warm-up")
-    gpu_memory_bytes: NonNegativeInt | None = Field(None, description="what the GPU's used memory grew by, from before opening to the end")
-    inputs: str | None = Field(None, description="what it was run on: real images, or what was made up by the declared shapes")
+    gpu_memory_bytes: NonNegativeInt | None = Field(None, description="growth of the GPU's used memory, from before opening to the end")
+    inputs: str | None = Field(None, description="the inputs: real images, or synthetic ones of the declared shapes")
     stages: Stages | None = Field(None, description="end to end, from an image file to probabilities")
-    placement: dict[str, PositiveInt] | None = Field(None, description="nodes that ran on each provider, by the runtime's own profile")
-    layers: LayerProfile | None = Field(None, description="where the time goes inside the model")
+    placement: dict[str, PositiveInt] | None = Field(None, description="number of nodes on each provider, from the runtime's own profile")
+    layers: LayerProfile | None = Field(None, description="time of the layers of the model")
     watch: dict[str, JsonValue] | None = Field(
-        None, description="what happened to the machine meanwhile: device/board/state.py Watch.report, and other_cores"
+        None, description="state of the machine during the runs: device/board/state.py Watch.report, and other_cores"
     )
 
     def percentile_ms(self, percent: int) -> float:
@@ -116,7 +118,7 @@ class Measurement(Record):
 
     @property
     def shortest_ms(self) -> float:
-        """The shortest run, ms; its CPU time where that is less, as on a machine that is busy all the time."""
+        """The shortest run, ms, or its CPU time if less, as on a machine that is always busy."""
         return min(*self.latencies_ns, self.shortest_cpu_ns or self.latencies_ns[0]) / 1e6
 
     @property
@@ -127,10 +129,10 @@ class Measurement(Record):
     def mean_interval_ms(self, confidence: float = 0.95) -> tuple[float, float]:
         """Bootstrap percentile interval of the mean, ms (Efron 1979), from 1000 resamples.
 
-        Seeded, so the same samples give the same interval. It takes the samples as independent: on a machine whose load or
-        clock drifts while measuring it is too narrow.
+        Seeded, so the same samples give the same interval. It treats the samples as independent, so it is too narrow if
+        the load or the clock of the machine drifts during the measurement.
         """
-        import numpy as np  # here: this module is read by commands that need no arrays
+        import numpy as np  # imported late: commands without arrays import this module
 
         draw = np.random.default_rng(0)
         samples = np.asarray(self.latencies_ns, dtype=np.float64)
@@ -147,7 +149,7 @@ class Measurement(Record):
     def energy_mj_per_image(self) -> float | None:
         """Energy of one image, mJ: the mean power while it ran (the whole machine's or package's, idle share included) times the mean time.
 
-        None where nothing measures power.
+        None without a power sensor.
         """
         watts = (self.watch or {}).get("watts")
         return watts * self.mean_ms / self.batch if isinstance(watts, int | float) else None
@@ -206,11 +208,11 @@ class Interval:
 
     @property
     def real(self) -> bool:
-        """Whether there is a difference: the interval leaves 1 out, and the ratio is worth a word."""
+        """Whether there is a real difference: the interval excludes 1, and the ratio differs from 1 by at least SMALLEST."""
         return not self.low <= 1 <= self.high and abs(self.ratio - 1) >= SMALLEST
 
     def in_words(self) -> str:
-        """What it says of the second one."""
+        """The result for the second one, in words."""
         if not self.real:
             return "no real difference"
         return f"{abs(self.ratio - 1):.1%} {'slower' if self.ratio > 1 else 'faster'}"

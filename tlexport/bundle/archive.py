@@ -1,6 +1,6 @@
-"""A bundle as one file, ``.zip`` or ``.tar.gz``: written so that the same bundle gives the same bytes, read as what a stranger sent.
+"""A bundle as one file, ``.zip`` or ``.tar.gz``: written reproducibly, read as untrusted input.
 
-A zip is not compressed, so its bytes depend on nothing else; a ``.tar.gz`` is smaller, and its bytes depend on zlib too.
+A zip is not compressed, so its bytes depend only on the bundle. A ``.tar.gz`` is smaller, and its bytes also depend on zlib.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ def pack(folder: Path, path: Path, name: str = "") -> None:
 
     Args:
         folder: the bundle.
-        path: the archive to be.
-        name: whose ending says of which kind; without it that of ``path``.
+        path: the archive to write.
+        name: its suffix selects the format; default: ``path``.
 
     Raises:
         StepFailed: the bundle is larger than an archive of a bundle may be.
@@ -69,9 +69,7 @@ def pack(folder: Path, path: Path, name: str = "") -> None:
     names = sorted((file.relative_to(folder).as_posix(), file) for file in folder.rglob("*") if file.is_file())
     total = sum(file.stat().st_size for _, file in names)
     if total > MOST_BYTES:
-        raise StepFailed(
-            f"the bundle has {total:,} bytes, and an archive may hold {MOST_BYTES:,}", "export into a directory: --out DIRECTORY"
-        )
+        raise StepFailed(f"the bundle has {total:,} bytes; an archive may hold {MOST_BYTES:,}", "export into a directory: --out DIRECTORY")
     if (name or path.name).lower().endswith(ZIP):
         with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
             for inner, file in names:
@@ -93,7 +91,7 @@ def pack(folder: Path, path: Path, name: str = "") -> None:
 
 
 def unpack(path: Path, folder: Path) -> tuple[str, ...]:
-    """Read an archive into an empty folder. Nothing is written outside it, and no more than the limits at the top of this file.
+    """Unpack an archive into an empty folder. Writes nothing outside it, and at most the limits at the top of this file.
 
     Returns:
         The paths of the files in it.
@@ -138,7 +136,7 @@ def _of_zip(path: Path) -> Iterator[_Entry]:
             if info.flag_bits & 0x41:  # bits 0 and 6 of APPNOTE.TXT 4.4.4
                 raise _refused(path, f"holds {name!r}, which is encrypted")
             if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                raise _refused(path, f"holds {name!r}, compressed in a way (number {info.compress_type}) that bundles are not")
+                raise _refused(path, f"holds {name!r}, compressed by method {info.compress_type}, which bundles do not use")
             if not name.endswith("/"):
                 with archive.open(info) as stream:
                     yield _Entry(name, info.file_size, stream)
@@ -151,7 +149,7 @@ def _expect_short_list(path: Path) -> None:
         stream.seek(max(0, size - 2**16 - 64))
         tail = stream.read()
     if b"PK\x06\x07" in tail:
-        raise _refused(path, "is a zip of the kind for more than 2 GB or 65,535 files, which no bundle is")
+        raise _refused(path, "is a ZIP64 archive, for more than 2 GB or 65,535 files; no bundle is that large")
     end = tail.rfind(b"PK\x05\x06")
     if end < 0 or len(tail) < end + 22:
         raise _refused(path, "is not a zip, or is cut off: it has no end")
@@ -178,7 +176,7 @@ def _of_tar(path: Path, limit: int) -> Iterator[_Entry]:
 
 
 class _Bounded(io.RawIOBase):
-    """What comes out of gzip, up to a limit, and never much at a time: tarfile reads headers whole, however long they say that they are."""
+    """The output of gzip, bounded in total and per read: tarfile reads headers whole, whatever length they declare."""
 
     def __init__(self, stream: gzip.GzipFile, path: Path, limit: int) -> None:
         self.stream, self.path, self.limit = stream, path, limit
@@ -186,7 +184,7 @@ class _Bounded(io.RawIOBase):
     def read(self, size: int | None = -1, /) -> bytes:
         """As files do."""
         if size is None or not 0 <= size <= CHUNK:
-            raise _refused(self.path, "holds a header that is far too long")
+            raise _refused(self.path, "holds a header that is too long")
         self._expect_within(self.tell() + size)
         return self.stream.read(size)
 
@@ -230,12 +228,12 @@ def _expect_new(path: Path, name: str, seen: dict[str, str]) -> None:
         same = unicodedata.normalize("NFC", way).casefold()
         other = same.removesuffix("/") if way != name else f"{same}/"
         if other in seen or (same in seen and (way == name or seen[same] != way)):
-            raise _refused(path, f"holds {name!r} and {seen.get(same) or seen[other]!r}, which are one on some systems")
+            raise _refused(path, f"holds {name!r} and {seen.get(same) or seen[other]!r}, which are the same name on some systems")
         seen[same] = way
 
 
 def _write(path: Path, entry: _Entry, file: Path) -> None:
-    """Copy a file's content, which must be as long as was said."""
+    """Copy a file's content, which must have the declared length."""
     file.parent.mkdir(parents=True, exist_ok=True)
     left = entry.size
     with file.open("xb") as out:
@@ -245,8 +243,8 @@ def _write(path: Path, entry: _Entry, file: Path) -> None:
                 break
             out.write(block)
     if left:
-        raise _refused(path, f"says that {entry.name!r} has {entry.size:,} bytes, which is not so")
+        raise _refused(path, f"declares {entry.size:,} bytes for {entry.name!r}, but its content has another length")
 
 
 def _refused(path: Path, why: str) -> InvalidFile:
-    return InvalidFile(f"{path} {why}", "get it again from whoever made it; nothing in it was used")
+    return InvalidFile(f"{path} {why}", "get it again from its author; nothing in it was used")

@@ -1,4 +1,4 @@
-"""What `device/` raises, which imports nothing of ours, as the errors of this package."""
+"""Converts the errors of `device/`, which imports nothing of this package, to errors of this package."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tlexport.device.errors import DeviceError
 
 @contextmanager
 def as_ours() -> Iterator[None]:
-    """Turn an error of the device into that of the same name; its root is a step that failed."""
+    """Convert an error of the device to the error of the same name; the base class becomes StepFailed."""
     try:
         yield
     except DeviceError as error:

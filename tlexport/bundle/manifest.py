@@ -1,6 +1,6 @@
-"""Bundle: what goes to the device. A directory with ``manifest.json``, the models, the labels and golden vectors.
+"""Bundle: a directory for the device, with ``manifest.json``, the models, the labels and golden vectors.
 
-docs/bundle-format.md describes it, and docs/manifest.schema.json is made from the records here.
+docs/bundle-format.md describes it; docs/manifest.schema.json is generated from the records here.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SIGNATURE = "manifest.json.sig"
 LABELS = "labels.txt"
 MODEL_CARD = "MODEL_CARD.md"
 LARGEST_MANIFEST = 16 * 10**6  # bytes; one of a thousand classes and three models is about 0.1 MB
-# what Windows takes for a device, whatever follows the first dot
+# device names of Windows, with any suffix
 _DEVICE = re.compile(r"(?i)(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?")
 
 
@@ -37,9 +37,9 @@ def inner_path(text: str) -> str:
     if path.is_absolute() or ".." in path.parts or "\\" in text or ":" in text or not path.parts or path.as_posix() != text:
         raise ValueError("must be a plain relative path inside the bundle")
     if any(part.endswith((" ", ".")) or _DEVICE.fullmatch(part) or len(part.encode(errors="replace")) > 255 for part in path.parts):
-        raise ValueError("must be a plain relative path inside the bundle, of names that every system takes")
+        raise ValueError("must be a plain relative path inside the bundle, of names that are valid on every system")
     if not text.isprintable() or len(text) > 512:
-        raise ValueError("must be a plain relative path inside the bundle, short, of characters that can be printed")
+        raise ValueError("must be a plain relative path inside the bundle, at most 512 printable characters")
     return text
 
 
@@ -47,12 +47,12 @@ InnerPath = Annotated[str, AfterValidator(inner_path)]
 
 
 class Noise(Record):
-    """Whether the machine was quiet while a latency was measured. A noisy one never decides that the network is changed."""
+    """Whether a latency measurement was noisy. Noise never causes a change of the network."""
 
     verdict: Literal["quiet", "noisy"]
-    cause: str = Field("", description="what was odd about the runs, and the likely causes; empty on a quiet machine")
-    repeats: int = Field(1, ge=1, description="how often it was measured; the quietest time counts")
-    shortest_ms: float = Field(gt=0, description="of the shortest run of all; its CPU time where that is less")
+    cause: str = Field("", description="the symptoms in the runs and their likely causes; empty on a quiet machine")
+    repeats: int = Field(1, ge=1, description="number of measurements; the quietest one counts")
+    shortest_ms: float = Field(gt=0, description="the shortest run of all, or its CPU time if less")
 
 
 class Latency(Record):
@@ -66,17 +66,17 @@ class Latency(Record):
     threads: int
     n: int | None = Field(None, ge=1, description="timed runs")
     environment: Environment | None = Field(None, description="the machine that measured")
-    noise: Noise | None = Field(None, description="of that machine meanwhile; None: not recorded")
+    noise: Noise | None = Field(None, description="noise during the measurement; None: not recorded")
 
 
 class EngineRecipe(Record):
-    """What an engine is built with on the device, besides the model: the device knows its own TensorRT."""
+    """The settings for building an engine on the device with the device's own TensorRT."""
 
     input: str = Field(min_length=1, description="name of the input tensor")
     shape: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt] = Field(description="(image, height, width, channel)")
     workspace_mb: PositiveInt = Field(description="MiB that the builder may use")
     precision: Precision
-    opset: PositiveInt = Field(description="of the ONNX graph; says whether its types are complete")
+    opset: PositiveInt = Field(description="of the ONNX graph")
 
 
 class Model(Record):
@@ -88,19 +88,17 @@ class Model(Record):
     n: int = Field(ge=1, description="number of validation images")
     drop_points: float = Field(description="top-1 of the checkpoint minus this one's, percentage points")
     parity: float = Field(ge=0, description="largest difference in probability from the checkpoint over the validation images")
-    latency: Latency | None = Field(description="measured on the target; None: that was not the machine of the export")
+    latency: Latency | None = Field(description="measured on the target; None: the export ran on another machine")
     peak_memory_bytes: int | None = Field(description="likewise")
-    estimate: Estimate | None = Field(None, description="of latency and memory on the target, where they were not measured")
-    tolerance: float = Field(gt=0, description="largest difference in probability that the golden vectors may show")
+    estimate: Estimate | None = Field(None, description="of latency and memory on the target, if they were not measured")
+    tolerance: float = Field(gt=0, description="largest allowed difference in probability for the golden vectors")
     golden_outputs: InnerPath
     chosen: bool
     reason: str
-    over: tuple[str, ...] = Field((), description="limits of the profile that it breaks, with both figures; they do not bind")
-    doubts: tuple[str, ...] = Field((), description="limits that it broke on a noisy machine, which does not count")
-    engine: EngineRecipe | None = Field(None, description="of the engine that the device builds; None where it needs none")
-    build: tuple[str, ...] = Field(
-        (), exclude=True, repr=False, description="a command line, in the first bundles: not used, never written"
-    )
+    over: tuple[str, ...] = Field((), description="advisory limits of the profile that it violates, with both figures")
+    doubts: tuple[str, ...] = Field((), description="limits that it exceeded only in a noisy measurement, which is ignored")
+    engine: EngineRecipe | None = Field(None, description="of the engine that the device builds; None: no engine is needed")
+    build: tuple[str, ...] = Field((), exclude=True, repr=False, description="a command line in the first bundles; ignored, never written")
 
     @property
     def size_bytes(self) -> int:
@@ -109,7 +107,7 @@ class Model(Record):
 
     @property
     def top1_interval(self) -> tuple[float, float]:
-        """Between which accuracies the true one lies with 95 % confidence, if the validation images were drawn at random."""
+        """95 % confidence interval of the accuracy, for randomly drawn validation images."""
         return wilson(self.top1, self.n)
 
     def latency_json(self) -> dict[str, object] | None:
@@ -121,19 +119,19 @@ class Model(Record):
 
 
 def wilson(share: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Interval of a share 0..1 that was seen in ``n`` trials: Wilson's score interval (1927), which never leaves 0..1.
+    """Wilson's score interval (1927) of a share 0..1 observed in ``n`` trials. It stays within 0..1.
 
-    Chosen because it also holds for shares near 1 and few trials, where the usual normal interval is too narrow
+    It also holds for shares near 1 and few trials, where the normal interval is too narrow
     (Brown, Cai, DasGupta 2001, "Interval Estimation for a Binomial Proportion").
     """
     z = NormalDist().inv_cdf((1 + confidence) / 2)
     middle = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return max(0.0, min(share, middle - half)), min(1.0, max(share, middle + half))  # whatever rounding does
+    return max(0.0, min(share, middle - half)), min(1.0, max(share, middle + half))  # guards against rounding
 
 
 class Rejected(Record):
-    """A model that is not in the bundle: it was made and measured, or it failed, and then nothing more is known of it."""
+    """A model that is not in the bundle. It was made and measured, or it failed and has no figures."""
 
     precision: Precision
     what: str
@@ -146,32 +144,34 @@ class Rejected(Record):
 
     @classmethod
     def failed(cls, precision: Precision, reason: str) -> Rejected:
-        """A precision that could not be made, or did not pass its checks."""
+        """The record of a precision that could not be made or failed its checks."""
         return cls(
             precision=precision, what="failed", size_bytes=None, top1=None, drop_points=None, latency=None, estimate=None, reason=reason
         )
 
 
 class Golden(Record):
-    """A handful of validation images with the tensors that decoding, resizing and cropping must give."""
+    """A few validation images with the expected tensors of decoding, resizing and cropping."""
 
     images: tuple[InnerPath, ...]
     inputs: InnerPath = Field(description="uint8 (image, height, width, channel), .npy")
     decoded: tuple[InnerPath, ...] = Field(
         (), description="of each image, decoded, the upper left corner of at most 256 x 256: uint8 (height, width, channel), .npy"
     )
-    resized: InnerPath | None = Field(None, description="what these corners become, resized and cropped: as inputs; None: no corners")
+    resized: InnerPath | None = Field(
+        None, description="these corners after resizing and cropping, in the format of inputs; None: no corners"
+    )
 
     def files(self) -> list[str]:
-        """All that it names."""
+        """All files of the golden vectors."""
         return [*self.images, self.inputs, *self.decoded, *([self.resized] if self.resized else [])]
 
 
 class Training(Record):
-    """What the models were made from."""
+    """The training of the checkpoint."""
 
     backbone: str
-    weights: Literal["imagenet", "embedded", "none", "file"] = Field(description="that the training started from")
+    weights: Literal["imagenet", "embedded", "none", "file"] = Field(description="initial weights of the training")
     strategy: str
     recipe_sha256: Sha256 = Field(description="of the checkpoint's recipe.toml")
     dataset_sha256: Sha256 = Field(description="of one line for each image, sorted: its sha256, its part, its class")
@@ -179,22 +179,22 @@ class Training(Record):
 
 
 class Terms(Record):
-    """Under which terms something may be used, as far as it is known."""
+    """Known terms of use."""
 
-    spdx: str | None = Field(description="identifier of the licence, as SPDX lists them; None: not known, or no single licence")
+    spdx: str | None = Field(description="identifier of the licence, as SPDX lists them; None: unknown, or several licences")
     note: str = ""
 
 
 class Licences(Record):
-    """Terms of what is in the bundle, and of what it was made from."""
+    """Terms of use of the bundle's content and of its sources."""
 
-    code: Terms = Field(description="of the files in the bundle that are programs")
-    network: Terms = Field(description="of the code that the networks' graphs were made by")
-    weights: Terms = Field(description="of the weights that the training started from")
+    code: Terms = Field(description="of the programs in the bundle")
+    network: Terms = Field(description="of the code that defines the network")
+    weights: Terms = Field(description="of the initial weights of the training")
 
 
 class Manifest(Record):
-    """The record ``manifest.json``. Format 2 knows where the models come from; a manifest of format 1 is read as one that does not."""
+    """The record ``manifest.json``. Format 2 adds the training and the licences; format 1 is read without them."""
 
     format: Literal[1, 2] = 2
     name: str
@@ -205,7 +205,7 @@ class Manifest(Record):
     models: tuple[Model, ...] = Field(min_length=1)
     rejected: tuple[Rejected, ...] = ()
     golden: Golden
-    files: dict[InnerPath, Sha256] = Field(description="every file of the bundle but this one and its signature")
+    files: dict[InnerPath, Sha256] = Field(description="every file of the bundle except this one and its signature")
     checkpoint_sha256: str
     checkpoint_top1: float
     versions: dict[str, str]
@@ -222,13 +222,13 @@ class Manifest(Record):
             if self.files[model.file] != model.artifact.sha256:
                 raise ValueError(f"{model.file} has one hash in files and another in its own record")
         if len({model.artifact.precision for model in self.models}) < len(self.models):
-            raise ValueError("two models have one precision")
+            raise ValueError("two models have the same precision")
         if sum(model.chosen for model in self.models) != 1:
             raise ValueError("exactly one model must be chosen")
         return self
 
     def model(self, precision: Precision | None = None) -> Model:
-        """The chosen model, or the one of a precision. Raises InvalidFile when the bundle has none."""
+        """The chosen model, or the one of a precision. Raises InvalidFile if there is none."""
         for model in self.models:
             if model.chosen if precision is None else model.artifact.precision == precision:
                 return model

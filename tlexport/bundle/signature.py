@@ -1,6 +1,6 @@
 """Signatures of bundles: Ed25519 over the bytes of the manifest, which holds the hash of every other file.
 
-The signature is the 64 bytes of RFC 8032, so that other programs can check it too. The library is needed by those who sign or check alone.
+The signature is the 64 bytes of RFC 8032, so other programs can check it too. Only signing and checking need the library.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def read_private_key(path: Path) -> Ed25519PrivateKey:
     make = f"make one with: openssl genpkey -algorithm ed25519 -out {path.name}"
     try:
         key = load_pem_private_key(_pem(path, make), password=None)
-    except TypeError:  # how it says that there should have been a password
+    except TypeError:  # raised when a password is needed
         raise InvalidFile(
             f"{path} is an encrypted key, and no password is asked for",
             f"decrypt it into a place that only you can read: openssl pkey -in {path}",
@@ -60,10 +60,10 @@ def read_public_key(path: Path) -> Ed25519PublicKey:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-    make = "make it of the private key with: openssl pkey -in KEY -pubout -out PUB"
+    make = "derive it from the private key: openssl pkey -in KEY -pubout -out PUB"
     content = _pem(path, make)
     if b"PRIVATE KEY-----" in content:
-        raise InvalidFile(f"{path} is a private key, which belongs to whoever signs; the public key was expected", make)
+        raise InvalidFile(f"{path} is a private key; the public key was expected", make)
     try:
         key = load_pem_public_key(content)
     except (ValueError, UnsupportedAlgorithm):
@@ -79,10 +79,10 @@ def sign(folder: Path, key: Ed25519PrivateKey) -> None:
 
 
 def check_signature(folder: Path, key: Ed25519PublicKey) -> None:
-    """Hold a bundle's manifest against its signature. The files are held against the manifest elsewhere.
+    """Check the signature of a bundle's manifest. The files are compared with the manifest elsewhere.
 
     Raises:
-        VerificationFailed: not signed, signed with another key, or the manifest was changed after it.
+        VerificationFailed: not signed, signed with another key, or the manifest was changed later.
     """
     from cryptography.exceptions import InvalidSignature
 
@@ -93,13 +93,13 @@ def check_signature(folder: Path, key: Ed25519PublicKey) -> None:
         with as_ours():
             found, signed = read_regular(signature, LARGEST_KEY), read_regular(manifest, LARGEST_MANIFEST)
     except InvalidFile as error:
-        raise VerificationFailed(error.message, "get the bundle again from whoever made it") from None
+        raise VerificationFailed(error.message, "get the bundle again from its author") from None
     try:
         key.verify(found, signed)
     except InvalidSignature:
         raise VerificationFailed(
             f"{signature} is not this key's signature of {MANIFEST}: another key signed, or the manifest was changed",
-            "get the bundle, and the key, again from whoever made it",
+            "get the bundle and the key again from their author",
         ) from None
 
 

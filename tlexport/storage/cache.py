@@ -1,8 +1,8 @@
-"""A cache of arrays that can be computed again: memory-mapped, bounded, safe to share, never trusted when damaged.
+"""A cache of arrays that can be recomputed: memory-mapped, bounded, safe to share between processes, validated when read.
 
 An entry is two files named after the hash of its key: the array (``.npy``) and, written last, a record with the array's SHA-256.
-Both are written beside and renamed, so another run sees a whole entry or none. An entry whose bytes do not match its record
-(truncated, stale, tampered with) counts as absent and is removed.
+Both are written atomically, so other processes see complete entries only. An entry whose bytes do not match its record
+(truncated, stale, tampered with) is treated as missing and removed.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from tlexport.storage.files import TOKEN, held_name, new_file, remove, sha256_of
 from tlexport.storage.lock import is_running
 from tlexport.storage.untrusted import read_npy, read_object
 
-PART = ".part"  # ends the name of an array that is being filled in
+PART = ".part"  # suffix of an array that is being filled
 LIMIT_BYTES = 10 * 10**9  # default bound; $TLX_CACHE_GB replaces it
 MOST_GB = 10**6
 
 
 def cache_folder() -> Path:
-    """Where data that can be made again is kept: ``$TLX_CACHE``, else ``tlexport`` in ``$XDG_CACHE_HOME`` or ``~/.cache``."""
+    """The folder for data that can be recomputed: ``$TLX_CACHE``, else ``tlexport`` in ``$XDG_CACHE_HOME`` or ``~/.cache``."""
     if chosen := os.environ.get("TLX_CACHE"):
         return Path(chosen).absolute()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "tlexport"
@@ -43,7 +43,7 @@ def limit_from_environment() -> int:
     """The bound in bytes: ``$TLX_CACHE_GB`` (10^9 bytes) or the default.
 
     Raises:
-        UsageError: the value is no number, or not one from 0 on that is finite.
+        UsageError: the value is not a finite number from 0 on.
     """
     text = os.environ.get("TLX_CACHE_GB")
     if not text:
@@ -54,16 +54,16 @@ def limit_from_environment() -> int:
         gigabytes = math.nan
     if not 0 <= gigabytes <= MOST_GB:
         raise UsageError(
-            f"TLX_CACHE_GB is {text[:40]!r}; it is a number of GB from 0 (keep nothing) to {MOST_GB:,}",
+            f"TLX_CACHE_GB is {text[:40]!r}; expected a number of GB from 0 (no cache) to {MOST_GB:,}",
             f"set it, such as TLX_CACHE_GB=20, or unset it for {LIMIT_BYTES // 10**9}",
         )
     return int(gigabytes * 1e9)
 
 
 def release(array: npt.NDArray[Any]) -> None:
-    """Let go of the memory that holds a mapped array's pages; what they hold stays in the file and is read again when asked for.
+    """Release the memory of a mapped array's pages. Their content stays in the file and is read again on access.
 
-    Nothing happens to an array that is not mapped, or where the system has no such call (Windows).
+    Does nothing for an array that is not mapped, or on a system without ``madvise`` (Windows).
     """
     base: object = array
     while isinstance(base, np.ndarray):
@@ -73,14 +73,14 @@ def release(array: npt.NDArray[Any]) -> None:
 
 
 class Draft:
-    """An array to be filled in; see :meth:`ArrayCache.draft`."""
+    """An array to fill; see :meth:`ArrayCache.draft`."""
 
     def __init__(self, array: npt.NDArray[np.uint8]) -> None:
         self.array = array
         self.wanted = False
 
     def keep(self) -> None:
-        """The array is whole: it shall be kept."""
+        """Mark the array as complete, so that it is stored."""
         self.wanted = True
 
 
@@ -88,8 +88,8 @@ class ArrayCache:
     """Arrays by key, in one folder.
 
     Args:
-        folder: where; made when the first array is kept. None: keep nothing.
-        limit_bytes: total size of the arrays kept; the least recently used go first.
+        folder: created with the first array. None: store nothing.
+        limit_bytes: total size of the arrays; the least recently used are removed first.
     """
 
     def __init__(self, folder: Path | None, limit_bytes: int | None = None) -> None:
@@ -99,7 +99,7 @@ class ArrayCache:
             _sweep(folder)
 
     def get(self, key: Mapping[str, object]) -> npt.NDArray[Any] | None:
-        """The array of a key, memory-mapped read-only; None when it is not here or not what was kept."""
+        """The array of a key, memory-mapped read-only; None if it is missing or damaged."""
         if self.folder is None:
             return None
         array, record = self._paths(key)
@@ -112,14 +112,14 @@ class ArrayCache:
             self._remove(record)
             return None
         with contextlib.suppress(OSError):
-            os.utime(array)  # the time of last use decides what goes first
+            os.utime(array)  # the time of last use determines the order of removal
         try:
             return read_npy(array)
         except InvalidFile:
             return None
 
     def keep(self, key: Mapping[str, object], value: npt.NDArray[Any]) -> None:
-        """Keep an array, making room first. One larger than the bound, or a disk that is full, is not an error: it is not kept."""
+        """Store an array, removing others if needed. If it exceeds the bound or the disk is full, it is not stored; no error."""
         if self.folder is None or value.nbytes > self.limit_bytes:
             return
         array, record = self._paths(key)
@@ -133,12 +133,12 @@ class ArrayCache:
 
     @contextmanager
     def draft(self, key: Mapping[str, object] | None, shape: tuple[int, ...]) -> Iterator[Draft]:
-        """A zeroed uint8 array to fill in, mapped onto its file, so that it need not fit into memory; :meth:`Draft.keep` keeps it.
+        """A zeroed uint8 array to fill, mapped onto its file, so that it may exceed the memory; :meth:`Draft.keep` stores it.
 
-        It lies in memory where it cannot be kept: no key, no folder, larger than the bound, a full disk. It stays usable afterwards.
+        The array is in memory if it cannot be stored: no key, no folder, larger than the bound, full disk. It stays usable afterwards.
 
         Raises:
-            MemoryError: it lies in memory and does not fit there.
+            MemoryError: the array is in memory and does not fit.
         """
         size = math.prod(shape)
         if self.folder is None or key is None or size > self.limit_bytes or not hasattr(os, "posix_fallocate"):
@@ -148,7 +148,7 @@ class ArrayCache:
                 self.keep(key, draft.array)
             return
         array, record = self._paths(key)
-        with ExitStack() as stack:  # which removes the name; the mapping stays valid
+        with ExitStack() as stack:  # removes the name; the mapping stays valid
             try:
                 array.parent.mkdir(parents=True, exist_ok=True)
                 temporary = stack.enter_context(held_name(array.parent, f"{array.stem}.", PART))
@@ -166,19 +166,19 @@ class ArrayCache:
                     self._remove(record)
 
     def _mapped(self, path: Path, shape: tuple[int, ...]) -> npt.NDArray[np.uint8] | None:
-        """A new file, mapped for writing; None where there is no room for it."""
+        """A new file, mapped for writing; None if there is no space for it."""
         size = math.prod(shape)
         try:
             self._make_room(size)
             mapped: npt.NDArray[np.uint8] = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
-            with path.open("r+b") as stream:  # blocks that are missing later would end the process with SIGBUS
+            with path.open("r+b") as stream:  # unallocated blocks would raise SIGBUS on a full disk
                 os.posix_fallocate(stream.fileno(), 0, path.stat().st_size)
         except (OSError, ValueError):  # ValueError: an empty array cannot be mapped
             return None
         return mapped
 
     def _record(self, key: Mapping[str, object]) -> None:
-        """Written last: from here on the entry is whole."""
+        """Write the record. It comes last and makes the entry complete."""
         array, record = self._paths(key)
         with new_file(record) as temporary:
             temporary.write_text(json.dumps({"sha256": sha256_of(array), "key": dict(key)}) + "\n", encoding="utf-8")
@@ -205,14 +205,14 @@ class ArrayCache:
 
     @staticmethod
     def _remove(record: Path) -> None:
-        """Remove an entry, its record first, so that no half of it can be taken for a whole."""
+        """Remove an entry, its record first, so that it is never incomplete with a record."""
         for path in (record, record.with_suffix(".npy")):
             with contextlib.suppress(OSError):
                 path.unlink()
 
 
 def _sweep(folder: Path) -> None:
-    """Remove what dead processes left half-written. Instead of a lock, earlier versions had the number of the process in the name."""
+    """Remove incomplete files of dead processes. Earlier versions put the process id in the name instead of using a lock."""
     sweep_partials(folder)
     sweep(folder, rf".+\.{TOKEN}{re.escape(PART)}")
     for path in folder.glob(f"*{PART}"):
@@ -221,7 +221,7 @@ def _sweep(folder: Path) -> None:
 
 
 def _being_written(folder: Path) -> int:
-    """Bytes of what this process and others have not completed yet."""
+    """Total size of incomplete files of all processes, bytes."""
     total = 0
     for path in (*folder.glob(".*.partial-*"), *folder.glob(f"*{PART}")):
         with contextlib.suppress(OSError):

@@ -1,7 +1,7 @@
-"""Writing so that nothing is ever left half-written, and hashing.
+"""Atomic writes of files and directories, and hashing.
 
-Whatever is written lies beside its place first, under a name of its own, and is renamed. A lock file beside that name is held
-while the process lives; what a dead process left is removed at the next write.
+Everything is written under a temporary name beside its destination, then renamed. A lock file guards the temporary name while
+the process lives; the next write removes what dead processes left.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tlexport.errors import StepFailed, UsageError
 from tlexport.storage.lock import is_open_at, open_lock, try_lock
 
 TOKEN = "[0-9a-f]{8}"
-PARTIAL = rf"\.partial-{TOKEN}"  # ends the name of what is being written; that of its lock file ends in .lock- and the same token
+PARTIAL = rf"\.partial-{TOKEN}"  # suffix of a temporary name; its lock file ends in .lock- and the same token
 DEMO_MARKER = "tlx-demo.json"  # marks a folder of the demo as written by tlx
 REPLACEABLE = ("checkpoint.json", "manifest.json", DEMO_MARKER)  # files that only tlx writes
 
@@ -55,8 +55,8 @@ def new_file(path: Path) -> Iterator[Path]:
 def new_directory(path: Path) -> Iterator[Path]:
     """Yield a temporary directory beside ``path``; renamed to it at the end, removed on any error.
 
-    A directory that is already at ``path`` is replaced only after the new one is complete, and only if
-    :func:`check_replaceable` finds that we wrote it. Where the system can exchange two names at once, ``path`` is never absent.
+    An existing directory at ``path`` is replaced only when the new one is complete, and only if tlx wrote it
+    (:func:`check_replaceable`). If the system can exchange two names atomically, ``path`` is never missing.
 
     Raises:
         StepFailed: the file system refused (permissions, no space).
@@ -75,13 +75,13 @@ def new_directory(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def temporary_folder(prefix: str) -> Iterator[Path]:
-    """Yield a new folder in the system's temporary one; removed at the end. Folders of ``prefix`` that a dead process left go, too.
+    """Yield a new folder in the system's temporary folder, removed at the end. Also removes folders of dead processes.
 
     Args:
-        prefix: ends in ``-``; used by nothing but this function.
+        prefix: ends in ``-``; reserved for this function.
 
     Raises:
-        StepFailed: there is no folder for temporary files that can be written.
+        StepFailed: no temporary folder is writable.
     """
     with ExitStack() as stack:
         try:
@@ -91,14 +91,14 @@ def temporary_folder(prefix: str) -> Iterator[Path]:
             folder.mkdir(mode=0o700)
         except OSError as error:
             raise StepFailed(
-                f"cannot write temporary files: {error.strerror or error}", "name a folder with room that you may write in $TMPDIR"
+                f"cannot write temporary files: {error.strerror or error}", "set $TMPDIR to a writable folder with enough space"
             ) from error
         yield folder
 
 
 @contextmanager
 def beside(path: Path) -> Iterator[Path]:
-    """Yield a name beside ``path`` that is this process's own; what is there at the end is removed.
+    """Yield a temporary name beside ``path``, reserved for this process; a file of that name is removed at the end.
 
     Raises:
         OSError: the folder is not there, or cannot be written.
@@ -110,7 +110,7 @@ def beside(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def held_name(folder: Path, prefix: str, suffix: str = "") -> Iterator[Path]:
-    """Yield a name in a folder, under a lock, so that :func:`sweep` leaves it alone; what is there at the end is removed.
+    """Yield a name in a folder, locked against :func:`sweep`; a file of that name is removed at the end.
 
     Raises:
         OSError: the folder is not there, or cannot be written.
@@ -131,21 +131,21 @@ def held_name(folder: Path, prefix: str, suffix: str = "") -> Iterator[Path]:
 
 
 def check_replaceable(path: Path) -> None:
-    """Refuse to replace what we did not write.
+    """Refuse to replace a path that tlx did not write.
 
     Raises:
-        UsageError: ``path`` exists and is neither empty nor a checkpoint, bundle or demo of ours.
+        UsageError: ``path`` exists and is neither empty nor a checkpoint, bundle or demo.
     """
     if not path.exists():
         return
     if not path.is_dir():
-        raise UsageError(f"{path} is a file; a directory is to be written there", "choose another --out")
+        raise UsageError(f"{path} is a file, but a directory is to be written there", "choose another --out")
     if any(path.iterdir()) and not any((path / name).is_file() for name in REPLACEABLE):
         raise UsageError(f"{path} exists and was not written by tlx; it is left as it is", "choose another --out, or remove it first")
 
 
 def sweep(folder: Path, pattern: str) -> None:
-    """Remove what dead processes left in a folder.
+    """Remove the temporary files of dead processes in a folder.
 
     Args:
         folder: where.
@@ -161,12 +161,12 @@ def sweep(folder: Path, pattern: str) -> None:
 
 
 def sweep_partials(folder: Path) -> None:
-    """Remove everything half-written that dead processes left in a folder."""
+    """Remove all incomplete files of dead processes in a folder."""
     sweep(folder, rf"\..+{PARTIAL}")
 
 
 def remove(path: Path) -> None:
-    """Remove a file, a link, or a directory with all that is in it; nothing happens where there is none, or it cannot be."""
+    """Remove a file, a link, or a directory with its content. Ignores a missing path and errors."""
     with contextlib.suppress(OSError):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
@@ -182,7 +182,7 @@ def _guard(path: Path) -> Path:
 
 
 def _guarded(name: str) -> str:
-    """The name that a lock file belongs to; any other name as it is."""
+    """The name that a lock file guards; any other name unchanged."""
     if found := re.fullmatch(rf"(\..+)\.lock-({TOKEN})", name):
         return f"{found[1]}.partial-{found[2]}"
     if found := re.fullmatch(rf"\.(tlx-[a-z]+-{TOKEN}|.+\.{TOKEN}\.part)\.lock", name):
@@ -191,7 +191,7 @@ def _guarded(name: str) -> str:
 
 
 def _remove_unless_held(path: Path) -> None:
-    """The lock file is made before what it guards, and removed after it: without one, nobody writes there."""
+    """Remove a path unless a process holds its lock. The lock file exists for the whole life of its path: without one, none writes it."""
     lock = _guard(path)
     try:
         descriptor = open_lock(lock, create=False)
@@ -207,7 +207,7 @@ def _remove_unless_held(path: Path) -> None:
 
 
 def _put(temporary: Path, path: Path) -> None:
-    """Rename a directory to ``path``. What was there takes the temporary name."""
+    """Rename a directory to ``path``. An existing directory gets the temporary name."""
     if not path.exists():
         try:
             temporary.rename(path)
@@ -227,7 +227,7 @@ def _put(temporary: Path, path: Path) -> None:
 
 
 def exchange(one: Path, other: Path) -> bool:
-    """Exchange two names in one step; False where the system or the file system cannot.
+    """Exchange two names atomically; False if the system or the file system cannot.
 
     ``renameat2`` with ``RENAME_EXCHANGE`` of Linux, ``renamex_np`` with ``RENAME_SWAP`` of macOS.
 

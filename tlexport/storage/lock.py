@@ -1,4 +1,4 @@
-"""One writer at a time: locks that end with the process that holds them."""
+"""Exclusive locks for writers, released when their process ends."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ except ImportError:  # Windows
 
 LARGEST = 4096  # bytes of a lock file
 HELD = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
-LOOKS, BETWEEN_S = 3, 0.05  # before a path counts as taken: :func:`is_claimed` of another process holds its lock for an instant
+LOOKS, BETWEEN_S = 3, 0.05  # attempts before a path counts as locked: :func:`is_claimed` of another process holds the lock briefly
 
 
 def try_lock(descriptor: int) -> bool | None:
     """Lock an open file without waiting (``flock``; over NFS the server keeps it for all hosts).
 
     Returns:
-        True: locked until the descriptor is closed, at the latest when the process ends. False: another one holds it. None: the
+        True: locked until the descriptor is closed, at the latest when the process ends. False: another process holds it. None: the
         file system has no locks.
     """
     if fcntl is None:
@@ -43,12 +43,12 @@ def try_lock(descriptor: int) -> bool | None:
 
 
 def open_lock(path: Path, create: bool = True) -> int:
-    """Open a lock file; its descriptor is not inherited by child processes, so that a lock ends with this one."""
+    """Open a lock file; child processes do not inherit its descriptor, so the lock ends with this process."""
     return os.open(path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | (os.O_CREAT if create else 0), 0o666)
 
 
 def is_open_at(descriptor: int, path: Path) -> bool:
-    """Whether ``path`` still names the file that is open: its holder removes a lock file before it lets go."""
+    """Whether ``path`` still names the open file: its holder removes a lock file before releasing the lock."""
     try:
         return os.path.samestat(os.fstat(descriptor), path.stat(follow_symlinks=False))
     except OSError:
@@ -63,11 +63,11 @@ def lock_of(path: Path) -> Path:
 
 @contextmanager
 def claim(path: Path, command: str) -> Iterator[None]:
-    """Be the only writer of ``path`` for a while. A lock that a dead process left is taken over.
+    """Hold the exclusive lock on ``path``. A lock of a dead process is taken over.
 
     Args:
         path: the file or directory that is to be written.
-        command: what to call this process when another one asks, such as ``tlx export``.
+        command: name of this process in errors of others, such as ``tlx export``.
 
     Raises:
         UsageError: another process is writing it; the message has its number, host and start.
@@ -135,7 +135,7 @@ def _release(lock: Path, descriptor: int) -> None:
 
 
 def _takes_without_locks(lock: Path, descriptor: int) -> bool:
-    """Where the file system has no locks, the record in the file decides: a process that ended on this host no longer holds it."""
+    """Take the lock on a file system without locks, by the record in the file, unless its process may still run."""
     holder = _read(lock)
     if _lives(holder):
         return False
@@ -151,7 +151,7 @@ def _describe(descriptor: int, command: str) -> None:
 
 
 def _read(lock: Path) -> dict[str, Any] | None:
-    """What the holder wrote; empty where it has not written yet; None where the file is gone."""
+    """The record of the holder; empty if it is not written yet; None if the file is gone."""
     try:
         found = read_json(lock, largest=LARGEST)
     except InvalidFile:
@@ -163,12 +163,12 @@ def _lives(holder: dict[str, Any] | None) -> bool:
     if not holder or not isinstance(holder.get("pid"), int):
         return False
     if holder.get("host") != socket.gethostname():
-        return True  # nobody here can know
+        return True  # cannot be checked from this host
     return is_running(holder["pid"])
 
 
 def is_running(pid: int) -> bool:
-    """Whether a process of this number runs here."""
+    """Whether a process with this id runs on this machine."""
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
