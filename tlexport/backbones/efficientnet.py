@@ -10,8 +10,10 @@ if TYPE_CHECKING:
     from torch import nn
 
 VARIANTS = {
-    **dict.fromkeys((*(f"efficientnet_b{number}" for number in range(8)), "efficientnet_v2_m", "efficientnet_v2_l"), numbered(7, "top")),
+    **{f"efficientnet_b{number}": numbered(7, "top") for number in range(8)},
     "efficientnet_v2_s": numbered(6, "top"),
+    "efficientnet_v2_m": numbered(7, "top"),
+    "efficientnet_v2_l": numbered(7, "top"),
 }
 
 
