@@ -96,7 +96,7 @@ def test_without_a_name_it_is_the_shipped_profile_of_this_machine(timing: Timing
     assert timing.asked == [("fp32", (1,), 300.0)]
     target = resolve(HERE)
     assert target.here
-    assert "takes the place of" in target.note
+    assert "overrides" in target.note
     assert [table.key for table in target.profile.calibration] == [("onnxruntime", "fp32", 1)]
     assert tree(ROOT / "profiles") == before
 

@@ -199,7 +199,7 @@ def test_a_foreign_file_is_not_taken_for_a_measurement(text: str, message: str, 
     ("line", "code", "message"),
     [
         ("lyne --from a.json", 2, "did you mean 'line'?"),
-        ("jetson-nano:5w --from a.json", 2, "is no name for a profile"),
+        ("jetson-nano:5w --from a.json", 2, "is not a valid name for a profile"),
         ("line --from nowhere.json", 2, "nowhere.json does not exist"),
         ("line --from a.json --what nowhere.onnx", 2, "nowhere.onnx does not exist"),
         ("--from a.json", 2, "the models are of no bundle"),

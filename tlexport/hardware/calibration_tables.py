@@ -1,4 +1,4 @@
-"""The device models beside a profile's file, and the tables about them in it: read with their hashes checked, written all or none."""
+"""The device models beside a profile's file and their tables in it: read with their hashes checked, written atomically."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ MARK = "# Written by tlx profiles calibrate, which replaces it; docs/profiles.md
 
 
 def read_device_model(profile: Path, entry: CalibratedModel) -> DeviceModel:
-    """A device model that a profile names.
+    """Read a device model that a profile names.
 
     Args:
-        profile: the profile's file, beside which the model lies.
+        profile: the profile's file; the model is in the same folder.
         entry: its ``[[calibration]]``.
 
     Raises:
-        InvalidFile: it is missing, is not the file that the profile was written with, or is a model of something else.
+        InvalidFile: it is missing, its hash differs from the profile's, or it is for another runtime, precision or number of threads.
     """
     path = profile.with_name(entry.file)
-    again = f"bring that file, or calibrate again on the device: tlx profiles calibrate {profile.stem} --precision {entry.precision}"
+    again = f"restore that file, or calibrate again on the device: tlx profiles calibrate {profile.stem} --precision {entry.precision}"
     if not path.is_file():
         raise InvalidFile(f"{path}, the calibration that {profile} names, does not exist", again)
     if sha256_of(path) != entry.sha256:
@@ -44,18 +44,18 @@ def read_device_model(profile: Path, entry: CalibratedModel) -> DeviceModel:
 def write_tables(path: Path, text: str, tables: Sequence[CalibratedModel | Sharpened], files: Mapping[str, bytes]) -> None:
     """Write a profile with these tables, and the device models beside it.
 
-    Everything is written under other names first; then the models get theirs, and the profile last.
+    All files are written under temporary names first; then the models are renamed, and the profile last.
 
     Args:
         path: the profile's file.
-        text: what it holds besides the tables; those that are in it are left out.
-        tables: all that it is to have.
+        text: the rest of the profile. Tables in it are replaced.
+        tables: all tables of the profile.
         files: contents of new device models by name.
 
     Raises:
         StepFailed: the file system refused.
     """
-    with ExitStack() as stack:  # which leaves, and so renames, in the opposite order
+    with ExitStack() as stack:  # exits, and so renames, in reverse order
         profile = stack.enter_context(new_file(path))
         with profile.open("w", encoding="utf-8", newline="") as stream:
             stream.write(with_tables(text, tables))
@@ -64,20 +64,20 @@ def write_tables(path: Path, text: str, tables: Sequence[CalibratedModel | Sharp
 
 
 def with_tables(text: str, tables: Sequence[CalibratedModel | Sharpened]) -> str:
-    """A profile's text with these tables in place of those that it has; nothing else in it is changed.
+    """A profile's text with its tables replaced by these. The rest is unchanged.
 
     Raises:
-        InvalidFile: it cannot be told apart from the tables; the text is left alone then.
+        InvalidFile: the tables cannot be separated from the rest.
     """
     kept = _without_tables(text)
     left = {key: value for key, value in tomllib.loads(text).items() if key not in OF_ONE_FILE}
     if tomllib.loads(kept) != left:
-        raise InvalidFile("the tables that tlx wrote cannot be told apart from the rest of the profile", "take them out by hand first")
+        raise InvalidFile("the tables that tlx wrote cannot be separated from the rest of the profile", "remove them by hand first")
     return kept.rstrip("\n") + "\n" + "".join(_table(table) for table in tables)
 
 
 def _without_tables(text: str) -> str:
-    """The text without its tables of calibration. Comments stay, and so do line ends."""
+    """The text without its calibration tables. Comments and line ends are preserved."""
     kept = []
     table: str | None = None  # first key of the last header
     for statement in statements(text):

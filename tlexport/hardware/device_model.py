@@ -1,4 +1,4 @@
-"""DeviceModel: what calibration found out about one machine, runtime, precision and number of threads."""
+"""DeviceModel: the result of a calibration for one machine, runtime, precision and number of threads."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tlexport.record import Record
 
 
 class LayerModel(Record):
-    """How long layers of one kind take: a line through their costs, and a smooth correction; see estimate/fit.py."""
+    """The time of layers of one kind: a linear function of their costs, and a smooth correction. See estimate/fit.py."""
 
     line: tuple[float, float, float, float] = Field(description="µs: start, per 10^6 MACs, per MB of activations, per MB of weights")
     scales: tuple[float, ...] = Field(description="length of each feature over which times are alike, in powers of two")

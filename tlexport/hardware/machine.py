@@ -1,4 +1,4 @@
-"""Machine: what this one says it is, and whether that is the device which a profile describes."""
+"""Machine: the description of this machine, and whether a profile matches it."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from tlexport.hardware.profile import UINT8_INPUT, Match, Profile, newest_opset
 
 @dataclass(frozen=True)
 class Machine:
-    """What an operating system tells of its machine."""
+    """The description of a machine by its operating system."""
 
     architecture: str  # as Linux calls it: x86_64, aarch64
-    board: str | None  # what the board calls itself, such as "NVIDIA Jetson Nano Developer Kit"; None without a device tree
+    board: str | None  # name of the board, such as "NVIDIA Jetson Nano Developer Kit"; None without a device tree
     compatible: str  # the device tree's names of board, module and chip, such as "nvidia,p3768-0000+p3767-0004 nvidia,tegra234"
-    cpu: str  # the processor's name; empty where the system does not say it (ARM)
+    cpu: str  # the processor's name; empty if the system does not report it (Arm)
     nvidia: bool  # NVIDIA's driver is loaded
 
     def fits(self, wanted: Match) -> bool:
-        """Whether this is a machine that a profile's ``match`` describes."""
+        """Whether a profile's ``match`` describes this machine."""
         return (
             self.architecture == wanted.machine
             and (wanted.device_tree is None or wanted.device_tree in f"{self.board or ''}\0{self.compatible}")
@@ -31,7 +31,7 @@ class Machine:
         )
 
     def fit(self, wanted: Match) -> tuple[bool, int]:
-        """How much a ``match`` that fits says about the board: a module's part number more than its name, a longer name more."""
+        """How specific a fitting ``match`` is: a module's part number is more specific than a name, a longer name than a shorter one."""
         text = wanted.device_tree or ""
         return text not in (self.board or ""), len(text)
 
@@ -41,7 +41,7 @@ def this_machine(root: Path = Path("/"), architecture: str = "") -> Machine:
 
     Args:
         root: root of the file system that describes it.
-        architecture: default what ``platform.machine()`` says.
+        architecture: default: ``platform.machine()``.
     """
     name = re.search(r"^model name\s*:\s*(.*)$", _text(root / "proc/cpuinfo"), re.MULTILINE)
     return Machine(
@@ -54,10 +54,10 @@ def this_machine(root: Path = Path("/"), architecture: str = "") -> Machine:
 
 
 def may_be(architecture: str, cpu: str, wanted: Match) -> bool:
-    """Whether a machine of which no more is known than a measurement tells may be what a profile's ``match`` describes.
+    """Whether a profile's ``match`` may describe the machine of a measurement.
 
     Args:
-        architecture: what ``platform.machine()`` said there.
+        architecture: its ``platform.machine()``.
         cpu: name of the processor; of a board with an Arm processor, whose kernel tells none, the name of the board.
         wanted: of the profile. A ``device_tree`` that is a name, and not one of the tree's own words, must be in that of the board.
     """
@@ -66,14 +66,14 @@ def may_be(architecture: str, cpu: str, wanted: Match) -> bool:
 
 
 def software_note(profile: Profile, root: Path = Path("/")) -> str:
-    """What is different between the software of this board and what its profile was written for, and what follows from that.
+    """The differences between this board's software and its profile, and their consequences.
 
     Args:
         profile: of this board.
         root: root of the file system that describes it.
 
     Returns:
-        A sentence with both versions, the files that say so and a remedy; empty where nothing differs, or this is no Jetson.
+        A sentence with both versions, their source files and a remedy; empty if nothing differs, or this is not a Jetson.
     """
     found, wanted = board.software(str(root)), profile.software
     if found["l4t"] is None or wanted.l4t is None or wanted.tensorrt is None:
@@ -86,7 +86,7 @@ def software_note(profile: Profile, root: Path = Path("/")) -> str:
         return f"this board has {l4t}, but no TensorRT {known} (/{board.PACKAGES}): sudo apt install nvidia-jetpack"
     here = board.version_tuple(found["tensorrt"])
     if here[:3] == board.version_tuple(wanted.tensorrt.value)[:3]:
-        same = f"this board has {l4t}; {meant}; TensorRT {wanted.tensorrt.value} is the same, so models and engines are too"
+        same = f"this board has {l4t}; {meant}; TensorRT {wanted.tensorrt.value} is the same, so models and engines are compatible"
         return "" if found["l4t"] == wanted.l4t.value else same
     newest, opset = newest_opset(here), profile.opset.value
     beyond = [f"its ONNX parser reads opset {newest} at most, and the models get {opset}"] if opset > newest else []
@@ -98,7 +98,7 @@ def software_note(profile: Profile, root: Path = Path("/")) -> str:
     fit = f"opset {min(opset, newest)}, software.tensorrt {'.'.join(map(str, here[:3]))} and software.l4t {found['l4t']}"
     return (
         f"this board has TensorRT {found['tensorrt']} ({found['tensorrt_source']}), {l4t}; {meant} and TensorRT "
-        f"{wanted.tensorrt.value} ({wanted.tensorrt.source}). {effect}; an engine runs with the TensorRT that built it alone. "
+        f"{wanted.tensorrt.value} ({wanted.tensorrt.source}). {effect}; an engine runs only with the TensorRT version that built it. "
         f"Write a profile: tlx profiles new NAME --from {profile.name}, with {fit}; or install what the profile is for"
     )
 

@@ -1,6 +1,6 @@
-"""Profile: a device and what a model must reach on it; every figure carries its source.
+"""Profile: a device and the budget of a model on it. Every figure has a source.
 
-A profile is written as a TOML file (``profile_file.py`` reads it, with what it extends and the power mode that was asked for).
+A profile is a TOML file; ``profile_file.py`` reads it with the files that it extends and the requested power mode.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ NAME = r"^[a-z0-9][a-z0-9.-]*$"  # of a profile and of a power mode
 
 
 class Fact(Record, Generic[T]):
-    """A figure and where it comes from."""
+    """A figure and its source."""
 
     value: T
     source: str = Field(min_length=8, description="document, file or measurement; for 'assumed', the reasoning")
@@ -30,7 +30,7 @@ class Fact(Record, Generic[T]):
 
 
 def _quantity(parse: Callable[[str], float]) -> AfterValidator:
-    """A text with a unit that ``parse`` reads as more than 0. The text is kept, so that a profile is shown as it was written."""
+    """A quantity with a unit that ``parse`` reads as more than 0. The text is stored, so a profile is shown as written."""
 
     def check(text: str) -> str:
         try:
@@ -46,7 +46,7 @@ def _quantity(parse: Callable[[str], float]) -> AfterValidator:
 
 def _distinct(precisions: tuple[Precision, ...]) -> tuple[Precision, ...]:
     if len(set(precisions)) != len(precisions):
-        raise ValueError("holds a precision twice")
+        raise ValueError("contains a precision twice")
     return precisions
 
 
@@ -66,12 +66,12 @@ NO_INT8 = ("5.3", "6.2")
 
 
 def newest_opset(tensorrt: tuple[int, ...]) -> int:
-    """Largest opset that the ONNX parser of a TensorRT, such as ``(10, 3, 0)``, reads; 0 before the oldest that is known."""
+    """Largest opset of the ONNX parser of a TensorRT version, such as ``(10, 3, 0)``; 0 for unknown older versions."""
     return max((opset for since, opset in PARSER_OPSETS if since <= tensorrt), default=0)
 
 
 class Budget(Record):
-    """What a model must reach on the device. Quantities with units; sizes are decimal (1 MB = 10^6 bytes)."""
+    """The limits of a model on the device. Quantities have units; sizes are decimal (1 MB = 10^6 bytes)."""
 
     size: Annotated[str, _quantity(parse_bytes)] | None = Field(None, description="largest model file, such as '8 MB'")
     latency_p95: Annotated[str, _quantity(parse_ms)] | None = Field(None, description="95th percentile for one image, such as '10 ms'")
@@ -100,27 +100,29 @@ class Budget(Record):
 
 
 class Int8(Record):
-    """How this device's runtime wants its INT8 graph."""
+    """The form of INT8 graph for the device's runtime."""
 
     quantizer: str = Field(description="a file name in tlexport/quantizers/")
     activations: Literal["uint8", "int8"] = Field(description="type of quantized activations")
 
 
 class Match(Record):
-    """How to tell that this machine is that device."""
+    """How to recognize the device."""
 
     machine: str = Field(description="platform.machine(), such as x86_64 or aarch64")
     device_tree: str | None = Field(None, description="text in /proc/device-tree/model or /proc/device-tree/compatible of the board")
     cpu: str | None = Field(None, description="text in the 'model name' of /proc/cpuinfo")
-    gpu: Literal["nvidia"] | None = Field(None, description="nvidia: there is a GPU with NVIDIA's driver")
+    gpu: Literal["nvidia"] | None = Field(None, description="nvidia: a GPU with NVIDIA's driver")
 
 
 class Software(Record):
-    """What is installed on the device, as far as a model has to fit it."""
+    """The software of the device that a model depends on."""
 
     jetpack: Fact[str] | None = Field(None, description="release of NVIDIA's software for the board")
-    l4t: Fact[str] | None = Field(None, description="release of the system in it, such as 36.5.0")
-    python: Fact[Annotated[str, Field(pattern=r"^\d+\.\d+(\.\d+)*$")]] | None = Field(None, description="version that the system brings")
+    l4t: Fact[str] | None = Field(None, description="release of the operating system in JetPack, such as 36.5.0")
+    python: Fact[Annotated[str, Field(pattern=r"^\d+\.\d+(\.\d+)*$")]] | None = Field(
+        None, description="version of the operating system's Python"
+    )
     cuda: Fact[str] | None = Field(None, description="version")
     tensorrt: Fact[Annotated[str, Field(pattern=r"^\d+\.\d+(\.\d+)*$")]] | None = Field(None, description="version, such as 10.3.0")
 
@@ -136,25 +138,25 @@ class Hardware(Record):
     compute_capability: Fact[Annotated[str, Field(pattern=r"^\d+\.\d+$")]] | None = Field(None, description="of an NVIDIA GPU")
     cpu_mhz: Fact[Positive] | None = Field(None, description="highest clock of the cores that are on")
     gpu_mhz: Fact[Positive] | None = Field(None, description="highest clock of the GPU")
-    fp32_tflops: Fact[Positive] | None = Field(None, description="of the GPU where there is one, else of all cores")
-    fp16_tflops: Fact[Positive] | None = Field(None, description="likewise; left out where FP16 is not computed natively")
-    int8_tops: Fact[Positive] | None = Field(None, description="likewise; left out where there is no 8-bit arithmetic to speak of")
-    power_w: Fact[Positive] | None = Field(None, description="what the board or the module may draw, watts")
+    fp32_tflops: Fact[Positive] | None = Field(None, description="of the GPU if there is one, else of all cores")
+    fp16_tflops: Fact[Positive] | None = Field(None, description="likewise; left out if FP16 is not computed natively")
+    int8_tops: Fact[Positive] | None = Field(None, description="likewise; left out if there is no fast 8-bit arithmetic")
+    power_w: Fact[Positive] | None = Field(None, description="power limit of the board or module, watts")
 
 
 class Profile(Record):
-    """A target device, in one power mode where it has several: what export follows, and what a bundle carries."""
+    """A target device, in one of its power modes. Export follows it, and a bundle contains it."""
 
     format: Literal[1] = 1
     name: str = Field(pattern=NAME, description="the file's name without .toml")
-    mode: str | None = Field(None, pattern=NAME, description="the power mode whose figures these are; None: those of the file itself")
-    title: str = Field(description="what people call the device")
+    mode: str | None = Field(None, pattern=NAME, description="the power mode whose figures these are; None: no mode")
+    title: str = Field(description="common name of the device")
     runtime: Literal["onnxruntime", "tensorrt"] = Field(description="tensorrt: the engine is built on the device, from the bundle")
     device: Literal["cuda"] | None = Field(None, description="cuda: ONNX Runtime computes on the NVIDIA GPU; left out: on the CPU")
     opset: Fact[Annotated[int, Field(ge=13, le=25)]] = Field(description="opset of the exported graphs")
     input_dtype: Fact[Literal["uint8", "float32"]] = Field(description="type of the image tensor; values are 0..255 either way")
     precisions: Fact[Annotated[tuple[Precision, ...], Field(min_length=1), AfterValidator(_distinct)]] = Field(
-        description="what a bundle for the device holds; the source says which of them the device accelerates"
+        description="the precisions of a bundle for the device; the source states which of them the device accelerates"
     )
     int8: Int8 | None = None
     workspace_mb: Fact[Annotated[int, Field(ge=16)]] | None = Field(None, description="TensorRT builder workspace, 2^20 bytes")
@@ -162,13 +164,13 @@ class Profile(Record):
     software: Software = Software()
     hardware: Hardware
     budget: Budget
-    latency: tuple[BoardRates, ...] = Field((), description="how fast the board is, by latencies that others published")
-    calibration: tuple[CalibratedModel, ...] = Field((), description="timed on the device itself: tlx profiles calibrate")
+    latency: tuple[BoardRates, ...] = Field((), description="speed of the board, fitted to published latencies")
+    calibration: tuple[CalibratedModel, ...] = Field((), description="measured on the device: tlx profiles calibrate")
     sharpened: tuple[Sharpened, ...] = Field((), description="from real runs on the device: tlx profiles calibrate --from")
 
     @property
     def target(self) -> str:
-        """What to type after ``--target`` for this: ``NAME`` or ``NAME:MODE``."""
+        """The value of ``--target`` for this profile: ``NAME`` or ``NAME:MODE``."""
         return f"{self.name}:{self.mode}" if self.mode else self.name
 
     @property
@@ -180,19 +182,19 @@ class Profile(Record):
 
     @property
     def float_weights(self) -> bool:
-        """Whether an INT8 model's file holds its weights in FP32, each with a Q/DQ pair: for a TensorRT that may refuse INT8 constants."""
+        """Whether an INT8 model stores its weights in FP32, each with a Q/DQ pair, for a TensorRT that may refuse INT8 constants."""
         return self.tensorrt is not None and self.tensorrt < INT8_CONSTANTS
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if "fp32" not in self.precisions.value:
-            raise ValueError("precisions must hold 'fp32': the other precisions are held against that model")
+            raise ValueError("precisions must contain 'fp32': the other precisions are compared with that model")
         if ("int8" in self.precisions.value) != (self.int8 is not None):
-            raise ValueError("[int8] must be there exactly when precisions holds 'int8'")
+            raise ValueError("[int8] is required if precisions contains 'int8', and not allowed otherwise")
         if (self.runtime == "tensorrt") != (self.workspace_mb is not None):
-            raise ValueError("workspace_mb must be there exactly when runtime is 'tensorrt'")
+            raise ValueError("workspace_mb is required if runtime is 'tensorrt', and not allowed otherwise")
         if (self.runtime == "tensorrt") != (self.software.tensorrt is not None):
-            raise ValueError("[software.tensorrt] must be there exactly when runtime is 'tensorrt'")
+            raise ValueError("[software.tensorrt] is required if runtime is 'tensorrt', and not allowed otherwise")
         if self.runtime == "tensorrt" and self.device is not None:
             raise ValueError("device is for runtime 'onnxruntime'; TensorRT runs on the GPU anyway: leave it out")
         if beyond := "; ".join((*self._beyond_tensorrt(), *self._beyond_python())):
@@ -204,7 +206,7 @@ class Profile(Record):
         return self
 
     def _beyond_python(self) -> Iterator[str]:
-        """What this profile asks of the newest ONNX Runtime for the board's Python that it cannot do."""
+        """The settings that the newest ONNX Runtime for the board's Python does not support."""
         if self.runtime != "onnxruntime" or self.software.python is None:
             return
         python = tuple(int(part) for part in self.software.python.value.split(".")[:2])
@@ -215,7 +217,7 @@ class Profile(Record):
             yield f"opset {self.opset.value}: {reads}"
 
     def _beyond_tensorrt(self) -> Iterator[str]:
-        """What this profile asks of the board's TensorRT that it cannot do."""
+        """The settings that the board's TensorRT does not support."""
         if self.software.tensorrt is None:
             return
         version = tuple(int(part) for part in self.software.tensorrt.value.split("."))

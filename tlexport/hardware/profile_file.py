@@ -1,6 +1,6 @@
-"""Profile files: from TOML, through what a file extends and the power mode that is asked for, to one Profile.
+"""Profile files: from TOML, the files that it extends and the requested power mode to one Profile.
 
-What is wrong is named with file and line, everything at once.
+All errors are reported together, with file and line.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Where = tuple[int | str, ...]
 Find = Callable[[str, Path], tuple[Path, str | None]]  # (what `extends` says, the file that says it) -> the file, and its mode
 LONGEST_CHAIN = 16  # files that extend one another
 FACT = ("value", "source", "status")
-OF_ONE_FILE = ("calibration", "sharpened")  # found out on one machine, in one power mode: nothing that extends it is that
+OF_ONE_FILE = ("calibration", "sharpened")  # measured on one machine in one power mode, so never inherited
 
 
 class _Wrong(NamedTuple):
@@ -36,22 +36,22 @@ class ProfileFile:
     """A profile's file, and what it extends."""
 
     path: Path
-    written: Table  # as it stands in the file
-    parent: ProfileFile | None  # what it extends
-    parent_mode: str | None  # in which of its modes
+    written: Table  # content of the file
+    parent: ProfileFile | None  # the file that it extends
+    parent_mode: str | None  # mode of that file
 
     def chain(self) -> tuple[ProfileFile, ...]:
         """This file, the one that it extends, and so on."""
         return (self, *(self.parent.chain() if self.parent else ()))
 
     def modes(self) -> dict[str, str]:
-        """Its power modes, and what people call them."""
+        """Its power modes with their titles."""
         modes = self._whole().get("modes")
         tables = modes if isinstance(modes, dict) else {}
         return {name: str(table.get("title", name)) if isinstance(table, dict) else name for name, table in tables.items()}
 
     def expect_mode(self, mode: str) -> None:
-        """Raises UsageError when it has no such mode; names those that it has."""
+        """Raises UsageError, with the known modes, if it has no such mode."""
         name, modes = self.path.stem, list(self.modes())
         if not modes:
             raise UsageError(f"the profile {name} has no power modes, and so no {mode!r}", f"name it alone: {name}")
@@ -70,7 +70,7 @@ class ProfileFile:
         return self._checked([mode])[0]
 
     def check(self) -> tuple[Profile, ...]:
-        """The profile, and it in each of its modes. Raises InvalidFile, naming everything that is wrong in any of them."""
+        """The profile without and in each of its modes. Raises InvalidFile with all errors."""
         return self._checked([None, *(name for name in self.modes() if re.fullmatch(NAME, name))])
 
     def _whole(self) -> Table:
@@ -142,7 +142,7 @@ def read_profile_file(path: Path, find: Find, below: tuple[Path, ...] = ()) -> P
 
     Args:
         path: the file.
-        find: tells the file, and the mode, that ``extends`` names in a file. Raises UsageError for an unknown name.
+        find: resolves ``extends`` of a file to a file and a mode. Raises UsageError for an unknown name.
         below: the files that led here, each of which extends the next.
 
     Raises:
@@ -157,7 +157,7 @@ def read_profile_file(path: Path, find: Find, below: tuple[Path, ...] = ()) -> P
     try:
         parent_path, mode = find(extends, path)
         if parent_path.resolve() in [file.resolve() for file in (*below, path)]:
-            raise UsageError(f"goes in a circle: {names}", "take one of them out")
+            raise UsageError(f"goes in a circle: {names}", "remove one of them")
         if len(below) >= LONGEST_CHAIN:
             raise UsageError(f"more than {LONGEST_CHAIN} files extend one another")
         if not parent_path.is_file():
@@ -172,7 +172,7 @@ def read_profile_file(path: Path, find: Find, below: tuple[Path, ...] = ()) -> P
 
 
 def merged(inherited: Table, own: Table) -> Table:
-    """Keys of both, ``own`` first; tables are merged, a fact is replaced whole, so that no figure keeps another's source."""
+    """Keys of both; ``own`` overrides. Tables are merged; a fact is replaced as a whole, so that a figure never keeps another's source."""
     whole = dict(inherited)
     for key, value in own.items():
         above = whole.get(key)

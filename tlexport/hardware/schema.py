@@ -1,4 +1,4 @@
-"""What may stand in a profile's file: the keys of a Profile, none of them needed where ``extends`` brings them, and three more.
+"""The schema of a profile's file: the keys of a Profile, optional if ``extends`` provides them, and three more.
 
 Derived from :class:`~tlexport.hardware.profile.Profile`, so that there is one schema: for reading files, and as JSON Schema for editors.
 """
@@ -44,7 +44,7 @@ def _loosened(annotation: Any) -> Any:
 def as_written() -> type[Record]:
     """The record of one profile's file as it is written, before what it extends is added."""
     differing: dict[str, Any] = {
-        "title": (str | None, Field(None, description="what people call the mode, such as '15 W'; left out: its name")),
+        "title": (str | None, Field(None, description="title of the mode, such as '15 W'; default: its name")),
         "hardware": (_partial(Hardware) | None, Field(None, description="figures that differ in this mode")),
         "budget": (_partial(Budget) | None, Field(None, description="limits that differ in this mode")),
     }
@@ -52,7 +52,7 @@ def as_written() -> type[Record]:
     inherited = {name: (field.annotation, field) for name, field in _partial(Profile).model_fields.items() if name != "mode"}
     own: dict[str, Any] = {
         "name": (str, Field(pattern=NAME, description=Profile.model_fields["name"].description)),
-        "extends": (str | None, Field(None, description="the profile, NAME or NAME:MODE, whose keys hold where this file has none")),
+        "extends": (str | None, Field(None, description="profile, NAME or NAME:MODE, that provides the keys missing in this file")),
         "omit": (tuple[str, ...] | None, Field(None, description="key paths of the extended profile to leave out, such as 'modes'")),
         "modes": (dict[Annotated[str, Field(pattern=NAME)], mode] | None, Field(None, description="power modes: NAME:MODE")),
     }

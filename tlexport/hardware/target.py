@@ -1,4 +1,4 @@
-"""Target: from the name after ``--target`` to a profile, and whether this machine is the device that the profile describes."""
+"""Target: the profile of a name after ``--target``, and whether this machine is that device."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from tlexport.hardware.profile import Profile
 from tlexport.hardware.profile_file import ProfileFile, read_profile_file
 from tlexport.record import nearest
 
-JETSON = "jetson"  # as a target: the Jetson this runs on
-DEFAULT_JETSON = "jetson-orin-nano"  # what that means on a machine that is none
+JETSON = "jetson"  # as a target: the Jetson that runs tlx
+DEFAULT_JETSON = "jetson-orin-nano"  # its meaning on other machines
 VARIABLE = "TLX_PROFILES"  # folders with profiles, separated as in PATH
 
 
 @dataclass(frozen=True)
 class Target:
-    """What a target name stands for."""
+    """A resolved target name."""
 
     profile: Profile
     file: ProfileFile  # what it was read from
     here: bool  # this machine is that device
-    note: str  # what the user should be told about the choice; empty where there is nothing
+    note: str  # a note on the choice for the user; may be empty
 
     @property
     def path(self) -> Path:
@@ -33,7 +33,7 @@ class Target:
 
 
 def profile_names() -> tuple[str, ...]:
-    """Names of all profiles that can be found, sorted. Raises UsageError when $TLX_PROFILES names no folder."""
+    """Names of all profiles, sorted. Raises UsageError if $TLX_PROFILES names a folder that does not exist."""
     return tuple(sorted(_found()))
 
 
@@ -89,7 +89,7 @@ def split_mode(name: str) -> tuple[str, str | None]:
 
 
 def resolve(name: str, root: Path = Path("/"), machine: str = "") -> Target:
-    """Find the profile of a target, and tell whether this machine is that device.
+    """Find the profile of a target, and whether this machine is that device.
 
     Args:
         name: a profile's name, the path of a ``.toml`` file, or ``jetson``: the Jetson this runs on, and where it runs on
@@ -110,24 +110,24 @@ def resolve(name: str, root: Path = Path("/"), machine: str = "") -> Target:
         name, note = _this_jetson(here)
     file = load_file(name)
     profile, hidden = file.profile(mode), _paths(name)[1:]
-    notes = [note, f"{file.path} is used; it takes the place of {', '.join(map(str, hidden))}" if hidden else ""]
+    notes = [note, f"{file.path} is used; it overrides {', '.join(map(str, hidden))}" if hidden else ""]
     if fits := here.fits(profile.match):
         notes.append(software_note(profile, root))
     return Target(profile, file, fits, "; ".join(text for text in notes if text))
 
 
 def is_here(profile: Profile) -> bool:
-    """Whether this machine is the device that a profile describes. A power mode is not looked at: it is set on the device."""
+    """Whether this machine is the profile's device. The power mode is ignored: it is set on the device."""
     return this_machine().fits(profile.match)
 
 
 def is_shipped(path: Path) -> bool:
-    """Whether a profile's file is one that tlexport ships, and not a user's."""
+    """Whether tlexport ships a profile's file."""
     return path.resolve().parent == _shipped().resolve()
 
 
 def shipped_here(root: Path = Path("/"), machine: str = "") -> str:
-    """Name of the shipped profile that says most about this machine, among those whose models run on its CPU.
+    """Name of the most specific shipped profile of this machine, among those that run models on the CPU.
 
     Args:
         root: root of the file system that describes this machine.
@@ -148,7 +148,7 @@ def shipped_here(root: Path = Path("/"), machine: str = "") -> str:
 
 
 def _paths(name: str) -> list[Path]:
-    """The files of a name, the one that counts first; see :func:`profile_path`."""
+    """The files of a name, the effective one first; see :func:`profile_path`."""
     if name.endswith(".toml"):
         return [Path(name)]
     found = _found()
@@ -181,11 +181,11 @@ def _shipped() -> Path:
 
 
 def _found() -> dict[str, list[Path]]:
-    """The files of each name, the one that counts first."""
+    """The files of each name, the effective one first."""
     named = [Path(text) for text in os.environ.get(VARIABLE, "").split(os.pathsep) if text]
     for folder in named:
         if not folder.is_dir():
-            raise UsageError(f"${VARIABLE} names {folder}, which is not a folder", f"create it, or take it out of ${VARIABLE}")
+            raise UsageError(f"${VARIABLE} names {folder}, which is not a folder", f"create it, or remove it from ${VARIABLE}")
     found: dict[str, list[Path]] = {}
     seen = set()  # the current directory may be the checkout, so that its profiles/ is the shipped one
     for folder in (Path("profiles"), *named, _shipped()):
@@ -197,7 +197,7 @@ def _found() -> dict[str, list[Path]]:
 
 
 def _this_jetson(here: Machine) -> tuple[str, str]:
-    """Name of the profile that ``jetson`` means on this machine, and the note that says so."""
+    """Name of the profile for ``jetson`` on this machine, and the note about it."""
     if "Jetson" not in (here.board or "") and "nvidia,tegra" not in here.compatible:  # the TX2 calls itself quill
         return DEFAULT_JETSON, f"'{JETSON}' stands for {DEFAULT_JETSON}, because this machine is not a Jetson"
     matches = {name: load_profile(name).match for name in profile_names()}

@@ -1,4 +1,4 @@
-"""The text of a new profile: a short file that extends another, with everything that can be overridden in comments."""
+"""The text of a new profile: a short file that extends another, with all keys that it can override as comments."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from tlexport.record import Record
 def expect_name(name: str, more: str = "") -> None:
     """Raises UsageError for what cannot be the name of a profile; ``more`` is told behind the hint."""
     if not re.fullmatch(NAME, name):
-        raise UsageError(f"{name!r} is no name for a profile", f"use lower-case letters, digits, '-' and '.', such as line-3{more}")
+        raise UsageError(
+            f"{name!r} is not a valid name for a profile", f"use lower-case letters, digits, '-' and '.', such as line-3{more}"
+        )
 
 
 def load_parent(name: str, option: str) -> Profile:
@@ -28,10 +30,10 @@ def load_parent(name: str, option: str) -> Profile:
 
 
 def profile_text(name: str, parent: Profile, folder: Path) -> str:
-    """A valid file for a device that is as another but for its name.
+    """A valid profile that extends another and changes only its name.
 
-    Its budget is written out, because that is what differs first; its other figures stand in comments with the values that they
-    have now, each ready to be used once its source is written.
+    It contains the budget, which differs most often. Other figures are comments with their present values; each can be used once its
+    source is filled in.
 
     Args:
         name: of the new profile.

@@ -1,4 +1,4 @@
-"""Where in a TOML text a key stands. The standard library's parser tells what a file holds, but not where."""
+"""The line of each key in a TOML text. The standard library's parser does not report lines."""
 
 from __future__ import annotations
 
