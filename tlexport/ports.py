@@ -1,4 +1,4 @@
-"""The protocols that plug-ins fill. A plug-in is a module; its functions and constants are the protocol's members."""
+"""The protocols of plug-ins. A plug-in is a module; its functions and constants are the members of the protocol."""
 
 from __future__ import annotations
 
@@ -20,39 +20,39 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 Pixels = npt.NDArray[np.uint8]
-Range = tuple[float, float]  # least and largest value that is told apart
+Range = tuple[float, float]  # smallest and largest quantized value
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How a runtime is to run a model. Nothing here is a wish: a runtime that cannot do it raises."""
+    """Settings for running a model. All are mandatory: a runtime that does not support one raises."""
 
     device: str = "cpu"  # "cpu", or "cuda:N"
     threads: int | None = None  # intra-op CPU threads; None: the runtime's own choice
     batch: int | None = None  # fix the free batch axis to this length, so that the runtime can plan for it; None: any
     axes: Mapping[str, int] = field(default_factory=dict)  # lengths of other free axes, by their names
-    profile: Path | None = None  # the runtime writes its own profile to a file that begins so, when the runner is left
-    external_data: bool = False  # the weights may be in files beside the model, which the caller has examined
+    profile: Path | None = None  # prefix of the file to which the runtime writes its own profile when the runner is closed
+    external_data: bool = False  # the weights may be in files beside the model, which the caller has checked
     simulate_quantization: bool = False  # compute Q/DQ pairs as written, in float, instead of fusing them into integer kernels
 
 
 class Runner(Protocol):
-    """A model that is open and ready. Parity, accuracy and latency are each written once against this."""
+    """An open model. Parity, accuracy and latency are each implemented once, for this protocol."""
 
-    provider: str  # what really runs it, as the runtime reports it after opening: "CPUExecutionProvider", "torch-cpu", ...
+    provider: str  # the provider that runs the model, as reported by the runtime after opening: "CPUExecutionProvider", "torch-cpu", ...
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
-        """The tensors that :meth:`run` takes."""
+        """The inputs of :meth:`run`."""
         ...
 
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
-        """The tensors that :meth:`run` gives."""
+        """The outputs of :meth:`run`."""
         ...
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Compute all outputs. The arrays have the dtypes and shapes of ``inputs``; the results are fresh arrays."""
+        """Compute all outputs. The arrays have the dtypes and shapes of ``inputs``; the results are new arrays."""
         ...
 
     def __enter__(self) -> Self: ...
@@ -80,10 +80,10 @@ class LayerTimer(Runner, Protocol):
 class Runtime(Protocol):
     """``tlexport/runtimes/<name>.py``."""
 
-    FORMATS: tuple[str, ...]  # what it opens: "onnx", "checkpoint", "engine"
+    FORMATS: tuple[str, ...]  # model formats that it opens: "onnx", "checkpoint", "engine"
 
     def auto_device(self) -> str:
-        """What ``--device auto`` stands for here: a device name that :meth:`open_model` takes."""
+        """The device of ``--device auto`` on this machine: a device name for :meth:`open_model`."""
         ...
 
     def open_model(self, path: Path, options: RunOptions) -> Runner:
@@ -99,52 +99,52 @@ class Runtime(Protocol):
 
 @dataclass(frozen=True)
 class Traits:
-    """What is not as usual about a family; the defaults are what is usual."""
+    """The peculiarities of a family. The defaults suit most families."""
 
     builder: Mapping[str, Any] = field(default_factory=dict)  # arguments for torchvision's builder
-    left_out: tuple[str, ...] = ()  # name prefixes in files of weights that belong to parts which the network is built without
-    # mean and standard deviation (RGB, of pixels scaled to 0..1) of what the ImageNet weights saw; None: as torchvision's preset says
+    left_out: tuple[str, ...] = ()  # prefixes of weights to ignore: parts that the network is built without
+    # mean and standard deviation (RGB, of pixels scaled to 0..1) for the ImageNet weights; None: those of torchvision's preset
     normalisation: tuple[tuple[float, float, float], tuple[float, float, float]] | None = None
-    smallest: int = 1  # side of the least image that the network can take, pixels
+    smallest: int = 1  # side of the smallest input of the network, pixels
 
 
 class Backbone(Protocol):
     """``tlexport/backbones/<family>.py``: one family of torchvision classifiers. Members with a default are optional."""
 
-    VARIANTS: Mapping[str, tuple[str, ...]]  # torchvision's builder names, each with the names of its stages, which need no torch then
+    VARIANTS: Mapping[str, tuple[str, ...]]  # torchvision's builder names with their stage names, available without torch
     TRAITS: Traits = Traits()
 
     def stages(self, net: nn.Module) -> dict[str, nn.Module]:
-        """The network cut into stages, from ``stem`` to ``head``, in order.
+        """The network as a sequence of stages, from ``stem`` to ``head``.
 
-        The stages share their modules with ``net``; applied one after the other they compute what ``net`` computes in
-        evaluation mode. The last trunk stage gives (batch, features): global pooling and flattening are in the trunk, so that
-        what is kept for each image of a frozen trunk is small. Where the classifier is a convolution and pools what it
-        gives (SqueezeNet), ``head`` starts from (batch, channels, height, width).
+        The stages share their modules with ``net``; in sequence they compute the same function as ``net`` in evaluation mode. The
+        last trunk stage outputs (batch, features): global pooling and flattening are in the trunk, so that the cached features of a
+        frozen trunk are small. If the classifier is a convolution with pooling (SqueezeNet), ``head`` takes
+        (batch, channels, height, width).
         """
         ...
 
     def replace_classifier(self, net: nn.Module, num_classes: int) -> None:
-        """Put a freshly initialised last layer for ``num_classes`` in place."""
+        """Replace the last layer by a new one for ``num_classes``."""
         ...
 
 
 WEIGHTED = ("Conv", "Gemm", "MatMul")  # operators whose weights are quantized
 
 # opset from which a scale of QuantizeLinear and DequantizeLinear may be FP16 (ONNX's changelog of both): a strongly typed network of
-# TensorRT takes the type of what is dequantized from its scale
+# TensorRT derives the type of the dequantized tensor from the scale
 TYPED_SCALES = 19
 
 
 @dataclass(frozen=True)
 class QuantizeRequest:
-    """What a quantizer works on. It returns a new graph and leaves this one unchanged."""
+    """The input of a quantizer. The quantizer returns a new graph and does not change this one."""
 
-    model: onnx.ModelProto  # FP32, with the image contract at its borders
+    model: onnx.ModelProto  # FP32, with the inputs and outputs of the image contract
     ranges: Mapping[str, Range]  # of every float activation, on training images; 0 is in each
-    activations: Literal["uint8", "int8"]  # type of quantized activations, as the profile's runtime wants it
-    float_nodes: frozenset[str] = frozenset()  # names of nodes that stay in float, whatever else does
-    variant: str = ""  # one of the quantizer's; "" is the first
+    activations: Literal["uint8", "int8"]  # type of quantized activations for the profile's runtime
+    float_nodes: frozenset[str] = frozenset()  # names of nodes that must stay in float
+    variant: str = ""  # one of the quantizer's variants; "": the first
     float_weights: bool = False  # for TensorRT: the file holds INT8 weights in FP32, each with a Q/DQ pair
 
 
@@ -159,32 +159,32 @@ class Quantizer(Protocol):
     weight_only: Callable[[onnx.ModelProto], onnx.ModelProto] | None = None
 
     def quantize(self, request: QuantizeRequest) -> onnx.ModelProto:
-        """The same function in lower precision, with the same inputs and outputs."""
+        """The graph in lower precision, with the same inputs and outputs."""
         ...
 
 
 class Task(Protocol):
-    """A running step: call it to move its bar."""
+    """A running step. Call it to advance its bar."""
 
     def __call__(self, advance: int, text: str = "") -> None:
-        """Move on by ``advance`` units; ``text`` replaces what stands beside the bar. One that ends in a newline stays, as a line."""
+        """Advance by ``advance`` units. ``text`` replaces the text beside the bar; if it ends in a newline, it is printed as a line."""
         ...
 
 
 class Progress(Protocol):
-    """Where the verbs tell what they are doing. Never carries results."""
+    """The progress reports of the verbs. It never carries results."""
 
     def task(self, title: str, total: int) -> AbstractContextManager[Task]:
         """A step of ``total`` units."""
         ...
 
     def note(self, text: str) -> None:
-        """Something the user should know: a decision that was made for them, a warning."""
+        """A note for the user: an automatic decision, or a warning."""
         ...
 
 
 class Silent:
-    """A Progress that says nothing."""
+    """A Progress that reports nothing."""
 
     @contextmanager
     def task(self, title: str, total: int) -> Iterator[Task]:

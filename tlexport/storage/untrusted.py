@@ -1,8 +1,8 @@
-"""Files from strangers: one reader per format, which bounds what it reads and maps every exception of its parser to InvalidFile.
+"""Readers of untrusted files, one for each format. Each bounds its input and maps all exceptions of its parser to InvalidFile.
 
 JSON and TOML here are stricter than their parsers: UTF-8 (a byte order mark is skipped), no duplicate keys, no integer beyond
-64 bits, no NUL character, no lone surrogate, at most :data:`DEEPEST` levels of nesting, and in JSON no NaN or Infinity. So whatever
-is read can be written, printed and used as a path. ONNX files: ``onnx_file.py``.
+64 bits, no NUL character, no lone surrogate, at most :data:`DEEPEST` levels of nesting, and in JSON no NaN or Infinity. So all
+values that are read can be written, printed and used as a path. ONNX files: ``onnx_file.py``.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ DEEPEST = 64  # levels of nesting; the deepest record has 7
 LONGEST_KEY = 16  # parts of a dotted TOML key, whose time in the parser is quadratic
 DIGITS = 20  # of 2^64
 
-# strings and comments, an unterminated one up to the end, so that the time is linear; then what structures the text
+# strings and comments (an unterminated one extends to the end, which keeps the time linear), then structural characters
 _TOML = re.compile(
     r'(?P<quoted>"""(?:\\.?|[^\\])*?(?:"""+|\Z)|\'\'\'.*?(?:\'\'\'+|\Z)|"(?:\\[^\n]|[^"\\\n])*+"?|\'[^\'\n]*+\'?)'
     r"|(?P<comment>#[^\n]*+)|(?P<open>[\[{])|(?P<close>[\]}])|(?P<line>\n)",
@@ -43,7 +43,7 @@ _TOML = re.compile(
 )
 _DOTTED = re.compile(r"(?<![\w-])[\w-]++(?:[ \t]*+\.[ \t]*+[\w-]++){" + str(LONGEST_KEY) + "}")
 _ODD = re.compile(r"\\[uU](?:0000)?(?:0000|[dD][89a-fA-F])")  # an escape that may be a NUL or half of a character
-# of numpy, torch and safetensors: what their readers were seen to raise for damaged files
+# exceptions of numpy, torch and safetensors observed for damaged files
 DAMAGED = (
     *(OSError, ValueError, EOFError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError, MemoryError, SyntaxError),
     *(ImportError, AssertionError, struct.error, tokenize.TokenError, zipfile.BadZipFile, pickle.UnpicklingError),
@@ -52,11 +52,11 @@ DAMAGED = (
 
 @contextmanager
 def regular_file(path: Path, what: str, hint: str = "") -> Iterator[BinaryIO]:
-    """Open a file for reading, but not a FIFO, which would block, nor a device, which may never end.
+    """Open a regular file for reading. Refuses a FIFO, which would block, and a device, which may never end.
 
     Args:
         path: the file; links are followed.
-        what: what was expected, for the message: "JSON".
+        what: the expected format, for the message: "JSON".
         hint: for the message.
 
     Raises:
@@ -173,7 +173,7 @@ def read_npy(path: Path, what: str = "a .npy array") -> npt.NDArray[np.generic]:
 
     with regular_file(path, what) as stream:
         if stream.read(6) != b"\x93NUMPY":  # numpy would read an archive and a pickle, too
-            raise InvalidFile(f"{path} cannot be read as {what}: it does not begin as one")
+            raise InvalidFile(f"{path} cannot be read as {what}: it does not start with the header of one")
     try:
         loaded: npt.NDArray[np.generic] = np.load(path, mmap_mode="r", allow_pickle=False)
     except DAMAGED as error:
@@ -195,7 +195,7 @@ def read_safetensors(path: Path, hint: str = "") -> dict[str, Tensor]:
 
 
 def read_torch(path: Path, what: str, hint: str = "") -> Any:
-    """What ``torch.save`` wrote, on the CPU, without running anything that the file holds.
+    """Load a file of ``torch.save`` on the CPU, without executing code from it.
 
     Args:
         path: the file.
@@ -212,7 +212,7 @@ def read_torch(path: Path, what: str, hint: str = "") -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
-        refused = "it is damaged, or holds more than tensors and is not opened, since opening it could run code"
+        refused = "it is damaged, or holds more than tensors and is not opened, because opening it could run code"
         raise InvalidFile(f"{path} cannot be read as {what}: {refused}", hint) from None
     except DAMAGED as error:
         raise InvalidFile(f"{path} cannot be read as {what}: {_reason(error)}", hint) from None
@@ -246,7 +246,7 @@ def _finite(text: str) -> float:
 
 
 def _expect_plain(value: Any, odd: bool) -> None:
-    """Raise ValueError for what is nested too deeply or holds, where ``odd``, a character that cannot be written or be in a path."""
+    """Raise ValueError for deep nesting, large integers and, if ``odd``, for characters that cannot be written or be in a path."""
     level = [value]
     for _ in range(DEEPEST):
         if odd:
