@@ -86,7 +86,7 @@ def test_a_machine_gets_a_profile_of_its_own_and_can_be_estimated(timing: Timing
     ended = here(capfd, "estimate", "m.onnx", "-t", "my-pc", "--threads", "2")
     assert ended.code == 0
     assert "calibrated on" in ended.out
-    assert "note: this machine is my-pc: what it really takes, tlx bench measures here" in ended.err
+    assert "note: this machine is my-pc: measure the real latency with tlx bench" in ended.err
 
 
 def test_without_a_name_it_is_the_shipped_profile_of_this_machine(timing: Timing, capfd: pytest.CaptureFixture[str]) -> None:
@@ -174,20 +174,20 @@ def test_tables_are_added_and_taken_out_again_and_nothing_else_changes(text: str
 @pytest.mark.parametrize(
     ("line", "code", "message"),
     [
-        ("elsewhere", 4, "this machine is not what elsewhere describes"),
+        ("elsewhere", 4, "elsewhere does not describe this machine"),
         ("cuda", 4, "runs models on the GPU"),
-        ("my-pc --base elsewhere", 4, "this machine is not what elsewhere describes"),
+        ("my-pc --base elsewhere", 4, "elsewhere does not describe this machine"),
         ("my-pc --base cpu-x68", 2, "did you mean 'cpu-x86'?"),
         ("my-pc --base profiles/elsewhere.toml", 2, "--base takes the name of a profile"),
-        ("elsewhere --base cuda", 2, "exists, and does not extend cuda"),
-        ("My_PC", 2, "'My_PC' is no name for a profile"),
-        ("my-pc:15w", 2, "'my-pc:15w' is no name for a profile"),
+        ("elsewhere --base cuda", 2, "exists and does not extend cuda"),
+        ("My_PC", 2, "'My_PC' is not a valid name for a profile"),
+        ("my-pc:15w", 2, "'my-pc:15w' is not a valid name for a profile"),
         ("profiles/elsewhere.toml", 2, "profiles/elsewhere.toml is a file"),
         ("my-pc --seconds 0", 2, "'--seconds': 0.0 is not in the range"),
         ("my-pc --seconds 301", 2, "'--seconds': 301.0 is not in the range"),
         ("my-pc --threads 0", 2, "'--threads': 0 is not in the range"),
         ("my-pc --precision fp16", 2, "'fp16' is not one of"),
-        ("my-pc --what m.onnx", 2, "belongs to --from"),
+        ("my-pc --what m.onnx", 2, "it needs --from"),
         ("my-pc --out profiles/elsewhere.toml", 1, "cannot write into profiles/elsewhere.toml"),
         ("broken", 2, "line 2: budgt: unknown key; did you mean 'budget'?"),
     ],
@@ -208,5 +208,5 @@ def test_a_profile_whose_calibration_lies_elsewhere_is_not_split(timing: Timing,
     calibrated(capfd, "my-pc", "--threads", "1", "--precision", "fp32")
     ended = here(capfd, "profiles", "calibrate", "my-pc", "--out", "other")
     assert ended.code == 2
-    assert "whose calibration would not hold in other/my-pc.toml" in ended.err
+    assert "whose calibration does not apply to other/my-pc.toml" in ended.err
     assert len(timing.asked) == 1
