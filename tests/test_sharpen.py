@@ -155,7 +155,7 @@ def test_what_bench_prints_of_a_bundle_comes_back(bundle: Path, capfd: pytest.Ca
         ({"batch": 8}, "was run with 8 images at a time"),
         ({"precision": "int8"}, "says int8, and m.onnx is fp32"),
         ({"artifact_sha256": "0" * 64}, "whose hash matches none of the given models"),
-        ({"environment": {"machine": "riscv64"}}, "(riscv64), which is no line"),
+        ({"environment": {"machine": "riscv64"}}, "(riscv64), which is not a line"),
         ({"what": "/on/the/board/model.onnx"}, "was a run of /on/the/board/model.onnx, which is not here"),
     ],
 )
@@ -173,7 +173,7 @@ def test_a_run_on_another_board_of_the_same_kind_is_refused(capfd: pytest.Captur
     run("a.json", "m.onnx", 1.0, environment=PI)
     ended = here(capfd, "profiles", "calibrate", "raspberry-pi-5", "--from", "a.json")
     assert (ended.code, ended.out) == (2, "")
-    assert "a.json was measured on Raspberry Pi 4 Model B Rev 1.4 (aarch64), which is no raspberry-pi-5" in ended.err
+    assert "a.json was measured on Raspberry Pi 4 Model B Rev 1.4 (aarch64), which is not a raspberry-pi-5" in ended.err
 
 
 @pytest.mark.parametrize(
@@ -204,7 +204,7 @@ def test_a_foreign_file_is_not_taken_for_a_measurement(text: str, message: str, 
         ("line --from a.json --what nowhere.onnx", 2, "nowhere.onnx does not exist"),
         ("--from a.json", 2, "the models are of no bundle"),
         ("line --from a.json other", 2, "one NAME was expected, 2 were given: line, other"),
-        ("line.toml --from a.json", 2, "line.toml is a file, and what comes here is the name of a profile"),
+        ("line.toml --from a.json", 2, "line.toml is a file; the name of a profile was expected"),
         ("line --from a.json --base cpu-x86", 2, "--base applies to timing"),
         ("line --from a.json --seconds 9", 2, "--seconds applies to timing"),
         ("bare --from a.json", 4, "bare: no basis for an estimate of fp32 with 1 thread"),
