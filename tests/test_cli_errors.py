@@ -123,17 +123,17 @@ WRONG = [
     Wrong("export {checkpoint} -t {recipes}/elsewhere.toml --max-latency 10ms", 4, "this machine is not one", "tlx bench BUNDLE --check"),
     Wrong("export {checkpoint} -t {recipes}/elsewhere.toml --max-memory 9MB --dry-run", 4, "--max-memory cannot be held", "tlx bench"),
     Wrong("export {checkpoint} -t cpu-x86 --max-memory 0MB", 2, "'--max-memory': '0MB' leaves no room", "see: tlx export --help"),
-    Wrong("export {checkpoint} -t cpu-x86 --max-size 0MB", 2, "'--max-size': '0MB' leaves no room for any model", "see: tlx export --help"),
+    Wrong("export {checkpoint} -t cpu-x86 --max-size 0MB", 2, "'--max-size': '0MB' is not a limit", "see: tlx export --help"),
     Wrong("export {checkpoint} -t cpu-x86 --max-size 2", 2, "'--max-size': '2' is not a quantity", "see: tlx export --help"),
     Wrong("export {checkpoint} -t cpu-x86 --max-size -1MB", 2, "'--max-size': '-1MB' is not a quantity", "see: tlx export --help"),
-    Wrong("export {checkpoint} -t cpu-x86 --max-latency 0ms", 2, "'--max-latency': '0ms' leaves no room", "see: tlx export --help"),
+    Wrong("export {checkpoint} -t cpu-x86 --max-latency 0ms", 2, "'--max-latency': '0ms' is not a limit", "see: tlx export --help"),
     Wrong("export {checkpoint} -t cpu-x86 --max-latency 5MB", 2, "'--max-latency': '5MB' is not a quantity", "see: tlx export --help"),
     Wrong("export {checkpoint} -t cpu-x86 --max-drop -1", 2, "'--max-drop': -1.0 is not in the range", "see: tlx export --help"),
     Wrong("export {checkpoint} -t cpu-x86 --max-drop nan", 2, "'--max-drop': 'nan' is not a number", "see: tlx export --help"),
     Wrong("export {checkpoint} -t cpu-x86 --data {empty}", 2, "images of the checkpoint's data are missing", "with --data"),
     Wrong("export {tampered_checkpoint} -t cpu-x86", 5, "its record says", "copy the checkpoint again"),
     # what to work on
-    Wrong("evaluate {checkpoint} {others}", 2, "has classes that", "it knows: 0, 1, "),
+    Wrong("evaluate {checkpoint} {others}", 2, "has classes that", "its classes: 0, 1, "),
     Wrong("evaluate {checkpoint} {digits} --part test", 2, "no image in the part 'test'", "leave out --part"),
     Wrong("evaluate {checkpoint} {digits} --precision int8", 2, "which is fp32; int8 was asked for", "tlx export"),
     Wrong("evaluate {bundle} {digits} --runtime onnxruntim", 2, "there is no runtime 'onnxruntim'; did you mean 'onnxruntime'?", "known: "),
@@ -146,7 +146,7 @@ WRONG = [
     Wrong("predict {bundle}", 2, "Missing argument 'IMAGES...'", "see: tlx predict --help"),
     Wrong("predict {bundle} {work}/nowhere.png", 2, "nowhere.png", ""),
     Wrong("predict {bundle} {texts}/a/1.txt", 2, "1.txt", ""),
-    Wrong("predict {lone_model} {image}", 2, "has no manifest.json beside it", "give the bundle it belongs to"),
+    Wrong("predict {lone_model} {image}", 2, "has no manifest.json beside it", "give the bundle that it belongs to"),
     Wrong("predict {tampered_bundle} {image}", 5, "its hash differs", "tlx verify"),
     Wrong("predict {tampered_checkpoint} {image}", 5, "its record says", "copy the checkpoint again"),
     Wrong("predict {foreign_manifest} {image}", 2, "chekpoint_sha256: unknown key; did you mean 'checkpoint_sha256'?", ""),
@@ -298,7 +298,7 @@ def test_the_budget_of_another_device_is_refused(places: dict[str, Path], tmp_pa
     read_manifest(elsewhere).model_copy(update={"target": board.name, "profile": board}).write(elsewhere / MANIFEST)
     ended = here(capfd, "bench", elsewhere, "--check", "--json")
     assert (ended.code, ended.out) == (4, "")
-    assert "is for jetson-xavier-nx, and this machine is not one" in ended.err
+    assert "is for jetson-xavier-nx, but this machine is not one" in ended.err
 
 
 def test_a_tampered_bundle_does_not_verify(places: dict[str, Path], capfd: pytest.CaptureFixture[str]) -> None:
