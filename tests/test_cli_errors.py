@@ -122,7 +122,7 @@ WRONG = [
     Wrong("export {checkpoint} -t jetson-nano --precision int8 --dry-run", 4, "has no int8", "use --precision fp32 or fp16"),
     Wrong("export {checkpoint} -t {recipes}/elsewhere.toml --max-latency 10ms", 4, "this machine is not one", "tlx bench BUNDLE --check"),
     Wrong("export {checkpoint} -t {recipes}/elsewhere.toml --max-memory 9MB --dry-run", 4, "--max-memory cannot be held", "tlx bench"),
-    Wrong("export {checkpoint} -t cpu-x86 --max-memory 0MB", 2, "'--max-memory': '0MB' leaves no room", "see: tlx export --help"),
+    Wrong("export {checkpoint} -t cpu-x86 --max-memory 0MB", 2, "'--max-memory': '0MB' is not a limit", "see: tlx export --help"),
     Wrong("export {checkpoint} -t cpu-x86 --max-size 0MB", 2, "'--max-size': '0MB' is not a limit", "see: tlx export --help"),
     Wrong("export {checkpoint} -t cpu-x86 --max-size 2", 2, "'--max-size': '2' is not a quantity", "see: tlx export --help"),
     Wrong("export {checkpoint} -t cpu-x86 --max-size -1MB", 2, "'--max-size': '-1MB' is not a quantity", "see: tlx export --help"),
