@@ -24,7 +24,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from tlexport.api.finetune import finetune
+from tlexport.api.finetune import FinetuneSettings, finetune
 from tlexport.bench.environment import describe_machine
 from tlexport.contract import Preprocess
 from tlexport.data.decode import decode_all
@@ -94,7 +94,9 @@ def main() -> None:
             data = Path(folder) / f"seed{seed}.csv"
             table(digits, seed, data)
             for name, recipe in RUNS.items():
-                trained = finetune(str(data), recipe.model_copy(update={"seed": seed}), Path(folder) / "run", device="cpu")
+                trained = finetune(
+                    str(data), recipe.model_copy(update={"seed": seed}), Path(folder) / "run", FinetuneSettings(device="cpu")
+                )
                 top1[name].append(trained.scores.top1)
                 print(f"seed {seed}, {name}: {100 * trained.scores.top1:.2f} %, {trained.seconds:.0f} s", flush=True)
             stage, value = best_random_stage(data, seed)

@@ -73,11 +73,11 @@ def conversions(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def checkpoint(digits: Path, conversions: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint directory: the embedded trunk, a classifier trained on the digits."""
-    from tlexport.api.finetune import finetune
+    from tlexport.api.finetune import FinetuneSettings, finetune
     from tlexport.recipe import Recipe
 
     recipe = Recipe(weights="embedded", strategy="head", epochs=15, val_fraction=0.25)
-    return finetune(str(digits), recipe, tmp_path_factory.mktemp("runs") / "digits", device="cpu", threads=1).path
+    return finetune(str(digits), recipe, tmp_path_factory.mktemp("runs") / "digits", FinetuneSettings(device="cpu", threads=1)).path
 
 
 @pytest.fixture(scope="session")

@@ -35,7 +35,7 @@ from tlexport.storage.cache import ArrayCache
 from tlexport.train.distributed import Workers
 from tlexport.train.fit import Trainer
 from tlexport.train.frozen import FrozenTrunk
-from tlexport.train.images import Images
+from tlexport.train.images import LabelledImages
 from tlexport.train.phases import Phase
 from tlexport.train.resume import Saver
 
@@ -219,7 +219,7 @@ def test_frozen_stages_are_bit_identical_and_trained_ones_change(backbone: str) 
     frozen = next(count for count, trained in enumerate(above, 1) if trained < 20_000_000)  # more takes long
     assert 0 < frozen < len(sizes)
     recipe = Recipe(backbone=backbone, batch_size=8, warmup=0)
-    part = Images(pixels, torch.arange(16) % CLASSES, "patches")
+    part = LabelledImages(pixels, torch.arange(16) % CLASSES, "patches")
     before = stage_bits(network)
     trainer = Trainer(network, preprocess, recipe, torch.device("cpu"), Silent(), Workers(), ArrayCache(None))
     trainer.fit((Phase("top", frozen, 2, 0.001),), part, part, Saver(Path("unused"), enabled=False), None, lambda epoch: None)

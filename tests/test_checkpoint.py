@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from tlexport.api.finetune import finetune
+from tlexport.api.finetune import FinetuneSettings, finetune
 from tlexport.checkpoint import DATASET, HISTORY, RECIPE, RECORD, REPORT, WEIGHTS, Checkpoint, read_checkpoint, read_dataset
 from tlexport.errors import InvalidFile, StepFailed, UsageError, VerificationFailed
 from tlexport.network import load_network
@@ -216,7 +216,7 @@ def test_what_is_not_ours_is_not_overwritten(kind: str, digits: Path, tmp_path: 
     else:
         out.write_text("years of work")
     with pytest.raises(UsageError, match=str(out)) as caught:
-        finetune(str(digits), Recipe(weights="embedded"), out, device="cpu")
+        finetune(str(digits), Recipe(weights="embedded"), out, FinetuneSettings(device="cpu"))
     assert "--out" in caught.value.hint
     assert "years of work" in (out / "thesis.txt" if kind == "folder" else out).read_text()
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]

@@ -380,7 +380,7 @@ def test_ctrl_c_keeps_the_best_weights(digits: Path, tmp_path: Path, capfd: pyte
         code, out = training.signal(signal.SIGINT)
     assert code == 130, training.seen
     assert runs(tmp_path) == [".mobilenet_v3_small-1.resume", "latest", "mobilenet_v3_small-1"]
-    assert f"note: training can go on: tlx finetune {digits} --out runs/mobilenet_v3_small-1 --resume" in training.seen
+    assert f"note: to continue the training: tlx finetune {digits} --out runs/mobilenet_v3_small-1 --resume" in training.seen
     path = tmp_path / out.splitlines()[-1]
     checkpoint = read_checkpoint(path)
     assert checkpoint.interrupted

@@ -30,7 +30,7 @@ RECIPE = Recipe(weights="embedded", image_size=32, epochs=3, lr=3e-3, flip=False
 def interrupted(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was interrupted after its first epoch, and whose state is kept."""
     import tlexport.train.resume as resume
-    from tlexport.api.finetune import finetune
+    from tlexport.api.finetune import FinetuneSettings, finetune
 
     out = tmp_path_factory.mktemp("interrupted") / "run"
 
@@ -45,7 +45,7 @@ def interrupted(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tlexport.api.finetune.Saver", Stopping)
         with pytest.raises(StopError):
-            finetune(str(digits), RECIPE, out, device="cpu", threads=1, tracker="none")
+            finetune(str(digits), RECIPE, out, FinetuneSettings(device="cpu", threads=1, tracker="none"))
     assert resume.resume_folder(out) == resume_folder(out)
     return out
 

@@ -61,11 +61,11 @@ def test_two_processes_train_one_checkpoint_as_good_as_one_process_does(digits: 
     output, errors = child.communicate(timeout=240)
     assert child.returncode == 0, errors[-2000:]
     two = json.loads(output)["metrics"]["val_top1"]
-    from tlexport.api.finetune import finetune
+    from tlexport.api.finetune import FinetuneSettings, finetune
     from tlexport.recipe import Recipe
 
     recipe = Recipe(weights="embedded", flip=False, strategy="partial", lr=3e-3, epochs=6)
-    one = finetune(str(digits), recipe, tmp_path / "one", device="cpu", threads=1).scores.top1
+    one = finetune(str(digits), recipe, tmp_path / "one", FinetuneSettings(device="cpu", threads=1)).scores.top1
     assert abs(one - two) <= 0.10  # the validation part is small: one image is several points
     assert two > 0.7
     checked = evaluate(tmp_path / "two", str(digits), part="val", device="cpu", threads=1)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tlexport.api.finetune import Trained, finetune
+from tlexport.api.finetune import FinetuneSettings, Trained, finetune
 from tlexport.checkpoint import RECORD, REPORT, WEIGHTS, read_checkpoint
 from tlexport.errors import StepFailed
 from tlexport.recipe import Recipe
@@ -25,7 +25,7 @@ WRITES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.rmtree", "os
 
 
 def train(digits: Path, out: Path, **options: Any) -> Trained:
-    return finetune(str(digits), RECIPE, out, device="cpu", threads=1, tracker="none", **options)
+    return finetune(str(digits), RECIPE, out, FinetuneSettings(device="cpu", threads=1, tracker="none", **options))
 
 
 def in_a_process(work: Callable[[], object]) -> int:

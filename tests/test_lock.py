@@ -221,5 +221,5 @@ def test_the_message_names_what_to_type(digits: Path, tmp_path: Path, capfd: pyt
     assert (folder / STATE).read_bytes() == b"of somebody"
     again = here(capfd, "finetune", digits, *QUICK, "--out", out, "--restart")
     assert again.code == 0, again.err
-    assert "is discarded" in again.err
+    assert "discarding the state" in again.err
     assert {path.name for path in tmp_path.iterdir()} == {"my run"}

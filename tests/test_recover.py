@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torchvision import models
 
 from tlexport.checkpoint import read_checkpoint, read_dataset
-from tlexport.contract import Preprocess
 from tlexport.data.decode import decode_files
 from tlexport.data.demo import digits_folder
 from tlexport.errors import StepFailed
@@ -27,7 +26,8 @@ from tlexport.network import Network, load_network
 from tlexport.ports import Pixels, QuantizeRequest, Silent, Task
 from tlexport.quantizers import int8_onnxruntime
 from tlexport.storage.cache import cache_folder
-from tlexport.train.recover import LR, logits_of, quantization_aware, recover
+from tlexport.train.fake_quant import Activations
+from tlexport.train.recover import Examples, RecoverySettings, logits_of, quantization_aware, recover
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -51,10 +51,10 @@ class Digits:
     def network(self) -> Network:
         return load_network(self.path, read_checkpoint(self.path))
 
-    def few(self) -> tuple[Preprocess, Pixels, Tensor, Tensor]:
-        """What a short training takes: contract, images, labels, and the teacher's logits."""
+    def few(self) -> tuple[Examples, Tensor]:
+        """The images of a short training, and the teacher's logits."""
         pixels = self.pixels[::7][:FEW]
-        return self.preprocess, pixels, self.labels[::7][:FEW], logits_of(self.network(), self.preprocess, pixels)
+        return Examples(self.preprocess, pixels, self.labels[::7][:FEW]), logits_of(self.network(), self.preprocess, pixels)
 
 
 @pytest.fixture(scope="module")
@@ -107,11 +107,11 @@ def test_int8_loses_less_after_training_for_it(digits_and_network: Digits) -> No
     assert ruin(network) > 0
     torch.testing.assert_close(torch.softmax(logits_of(network, digits.preprocess, digits.held_out), 1), exact, atol=1e-4, rtol=0)
     before = weights(network)
-    what = digits.preprocess, digits.pixels, digits.labels
-    aware = quantization_aware(network, *what, "uint8", epochs=8, seed=0, progress=Silent())
+    examples, settings = Examples(digits.preprocess, digits.pixels, digits.labels), RecoverySettings(seed=0, epochs=8)
+    aware = quantization_aware(network, examples, "uint8", settings, Silent())
     assert same(weights(network), before)
     in_float = copy.deepcopy(network)
-    recover(in_float, *what, logits_of(network, *what[:2]), epochs=8, lr=LR, seed=0, progress=Silent())
+    recover(in_float, examples, logits_of(network, digits.preprocess, digits.pixels), settings, Silent())
     answers = [torch.from_numpy(in_int8(each, digits)) for each in (network, aware, in_float)]
     lost, lost_aware, lost_in_float = (divergence(exact, each) for each in answers)
     assert lost_aware < 0.7 * lost
@@ -123,8 +123,8 @@ def test_int8_loses_less_after_training_for_it(digits_and_network: Digits) -> No
 
 def test_what_comes_out_is_a_plain_float_network(digits_and_network: Digits) -> None:
     network = digits_and_network.network()
-    preprocess, pixels, labels, _ = digits_and_network.few()
-    aware = quantization_aware(network, preprocess, pixels, labels, "int8", epochs=1, seed=0, progress=Silent())
+    examples, _ = digits_and_network.few()
+    aware = quantization_aware(network, examples, "int8", RecoverySettings(seed=0, epochs=1), Silent())
     plain = models.get_model(network.backbone, weights=None, num_classes=network.num_classes)
     assert list(aware.net.state_dict()) == list(plain.state_dict())
     plain.load_state_dict(aware.net.state_dict())
@@ -133,7 +133,7 @@ def test_what_comes_out_is_a_plain_float_network(digits_and_network: Digits) -> 
         torch.testing.assert_close(plain.eval()(planes), aware(planes))
     assert all(parameter.grad is None for parameter in aware.parameters())
     # the exporter would write another layout of the weights out, node by node
-    before, after = (to_onnx(each, preprocess, "uint8", 17).graph.node for each in (network, aware))
+    before, after = (to_onnx(each, examples.preprocess, "uint8", 17).graph.node for each in (network, aware))
     assert [(node.name, node.op_type) for node in after] == [(node.name, node.op_type) for node in before]
 
 
@@ -147,18 +147,16 @@ def test_what_was_cut_away_is_learned_again_from_the_teacher(digits_and_network:
                 module.weight[::6] = 0
     before = divergence(exact, torch.softmax(logits_of(network, digits.preprocess, digits.held_out), 1))
     wrong = (digits.labels + 1) % 10  # only the teacher determines the labels
-    recover(network, digits.preprocess, digits.pixels, wrong, teacher, epochs=3, lr=3e-4, seed=0, progress=Silent())
+    recover(network, Examples(digits.preprocess, digits.pixels, wrong), teacher, RecoverySettings(seed=0, epochs=3), Silent())
     after = torch.softmax(logits_of(network, digits.preprocess, digits.held_out), 1)
     assert divergence(exact, after) < 0.5 * before
 
 
 @pytest.mark.parametrize("simulate", [None, "uint8"])
-def test_a_seed_fixes_everything(digits_and_network: Digits, simulate: str | None) -> None:
+def test_a_seed_fixes_everything(digits_and_network: Digits, simulate: Activations | None) -> None:
     def trained(seed: int) -> dict[str, Tensor]:
         network = digits_and_network.network()
-        activations = "uint8" if simulate else None
-        few = digits_and_network.few()
-        recover(network, *few, epochs=2, lr=1e-3, seed=seed, progress=Silent(), simulate=activations)
+        recover(network, *digits_and_network.few(), RecoverySettings(seed, 2, 1e-3, simulate), Silent())
         return weights(network)
 
     first = trained(1)
@@ -170,7 +168,7 @@ def test_weights_move_and_statistics_stay(digits_and_network: Digits) -> None:
     network = digits_and_network.network()
     network.stages["stem"].requires_grad_(False)  # as after a fine-tuning that kept it frozen
     before, learned = weights(network), {name for name, _ in network.net.named_parameters()}
-    recover(network, *digits_and_network.few(), epochs=1, lr=1e-3, seed=0, progress=Silent(), simulate="uint8")
+    recover(network, *digits_and_network.few(), RecoverySettings(0, 1, 1e-3, "uint8"), Silent())
     after = weights(network)
     assert {name for name in before if not torch.equal(before[name], after[name])} == learned
     assert not any(module.training for module in network.modules())
@@ -199,8 +197,8 @@ def test_what_ends_early_leaves_the_weights_as_they_were(
     digits_and_network: Digits, lr: float, progress: Silent, expected: type[BaseException]
 ) -> None:
     network, few = digits_and_network.network(), digits_and_network.few()
-    before, said = weights(network), logits_of(network, digits_and_network.preprocess, few[1])
+    before, said = weights(network), logits_of(network, digits_and_network.preprocess, few[0].pixels)
     with pytest.raises(expected):
-        recover(network, *few, epochs=8, lr=lr, seed=0, progress=progress, simulate="uint8")
+        recover(network, *few, RecoverySettings(0, 8, lr, "uint8"), progress)
     assert same(weights(network), before)
-    torch.testing.assert_close(logits_of(network, digits_and_network.preprocess, few[1]), said)
+    torch.testing.assert_close(logits_of(network, digits_and_network.preprocess, few[0].pixels), said)

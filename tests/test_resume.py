@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tlexport.api.finetune import finetune
+from tlexport.api.finetune import FinetuneSettings, finetune
 from tlexport.checkpoint import REPORT, read_checkpoint
 from tlexport.errors import InvalidFile, UsageError
 from tlexport.recipe import Recipe
@@ -33,10 +33,10 @@ import json, sys
 from pathlib import Path
 import tlexport.train.resume as resume
 resume.INTERVAL_S = 0.0  # a state after every epoch, so that a short run has some
-from tlexport.api.finetune import finetune
+from tlexport.api.finetune import FinetuneSettings, finetune
 from tlexport.recipe import Recipe
 data, recipe, out, again = sys.argv[1:]
-finetune(data, Recipe.parse(json.loads(recipe), "test"), Path(out), device="cpu", threads=1, resume=again == "again")
+finetune(data, Recipe.parse(json.loads(recipe), "test"), Path(out), FinetuneSettings(device="cpu", threads=1, resume=again == "again"))
 """
 
 
@@ -53,7 +53,7 @@ def wait_for(path: Path, child: subprocess.Popen[bytes]) -> None:
 
 @pytest.mark.parametrize("recipe", [SIMPLE, EVERYTHING], ids=["partial", "gradual with everything"])
 def test_killed_runs_that_are_resumed_give_the_weights_of_an_unbroken_one(digits: Path, tmp_path: Path, recipe: Recipe) -> None:
-    whole = finetune(str(digits), recipe, tmp_path / "whole", device="cpu", threads=1)
+    whole = finetune(str(digits), recipe, tmp_path / "whole", FinetuneSettings(device="cpu", threads=1))
     out, draw = tmp_path / "broken", random.Random(0)
     child = start(digits, recipe, out, again=False)
     kills = 0
@@ -95,19 +95,19 @@ def test_a_run_is_not_continued_as_another(digits: Path, tmp_path: Path) -> None
     data, recipe = read_request(out)
     assert (data, recipe.epochs) == (str(digits), 400)
     with pytest.raises(UsageError, match="recipe differ"):
-        finetune(str(digits), SIMPLE, out, device="cpu", threads=1, resume=True)
+        finetune(str(digits), SIMPLE, out, FinetuneSettings(device="cpu", threads=1, resume=True))
     with pytest.raises(UsageError, match="threads differ"):
-        finetune(str(digits), recipe, out, device="cpu", threads=2, resume=True)
+        finetune(str(digits), recipe, out, FinetuneSettings(device="cpu", threads=2, resume=True))
     (resume_folder(out) / STATE).write_bytes(b"not a state")
     with pytest.raises(InvalidFile, match="damaged"):
-        finetune(str(digits), recipe, out, device="cpu", threads=1, resume=True)
+        finetune(str(digits), recipe, out, FinetuneSettings(device="cpu", threads=1, resume=True))
     quick = SIMPLE.model_copy(update={"epochs": 2})
     with pytest.raises(UsageError, match="was interrupted") as caught:  # no state is removed without a request
-        finetune(str(digits), quick, out, device="cpu", threads=1)
+        finetune(str(digits), quick, out, FinetuneSettings(device="cpu", threads=1))
     assert f"--out {out} --resume" in caught.value.hint
     assert "--restart" in caught.value.hint
     assert (resume_folder(out) / STATE).exists()
-    finetune(str(digits), quick, out, device="cpu", threads=1, restart=True)
+    finetune(str(digits), quick, out, FinetuneSettings(device="cpu", threads=1, restart=True))
     assert not resume_folder(out).exists()
 
 

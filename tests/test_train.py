@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from variants import light_variants, settle
 
-from tlexport.api.finetune import finetune
+from tlexport.api.finetune import FinetuneSettings, finetune
 from tlexport.checkpoint import HISTORY, WEIGHTS, read_checkpoint, read_dataset
 from tlexport.contract import Preprocess
 from tlexport.data.decode import decode_all
@@ -34,15 +34,16 @@ from tlexport.storage.cache import ArrayCache
 from tlexport.train.augment import Augment, crop_and_flip, mix_batch
 from tlexport.train.distributed import Workers
 from tlexport.train.features import FeatureSource
-from tlexport.train.fit import Fit, Trainer
+from tlexport.train.fit import Trainer
 from tlexport.train.frozen import FrozenTrunk
-from tlexport.train.images import Images
+from tlexport.train.images import LabelledImages
 from tlexport.train.inputs import LOADED_AHEAD, Inputs
 from tlexport.train.loop import Epoch, batches, compiled, evaluate, make_optimizer, rate
 from tlexport.train.lr_finder import find_lr, steepest
 from tlexport.train.objective import Objective, balanced_indices, class_weights
 from tlexport.train.phase_run import PhaseRun
 from tlexport.train.phases import Phase, boundary_of, plan_phases
+from tlexport.train.result import TrainingResult
 from tlexport.train.resume import Saver
 from tlexport.train.weights import initial_network
 
@@ -91,18 +92,23 @@ class Titles(Watching):
         yield lambda advance, text="": None
 
 
+Parts = tuple[LabelledImages, LabelledImages]  # training and validation
+
+
 @pytest.fixture(scope="module")
-def images(digits: Path) -> tuple[Images, Images]:
+def images(digits: Path) -> Parts:
     """Digits to train and to validate on."""
     decoded = decode_all(read_source(str(digits)), PREPROCESS, "fail", 1, lambda done: None)
     labels = torch.tensor([entry.label for entry in decoded.listing.entries])
     val = torch.arange(len(labels)) % 4 == 0
-    return Images(decoded.pixels[~val.numpy()], labels[~val], "train"), Images(decoded.pixels[val.numpy()], labels[val], "val")
+    return LabelledImages(decoded.pixels[~val.numpy()], labels[~val], "train"), LabelledImages(
+        decoded.pixels[val.numpy()], labels[val], "val"
+    )
 
 
-def few(part: Images, count: int) -> Images:
+def few(part: LabelledImages, count: int) -> LabelledImages:
     step = len(part.labels) // count
-    return Images(part.pixels[::step][:count], part.labels[::step][:count], f"{part.digest} {count}")
+    return LabelledImages(part.pixels[::step][:count], part.labels[::step][:count], f"{part.digest} {count}")
 
 
 def network_of(backbone: str, seed: int = 0) -> Network:
@@ -114,7 +120,7 @@ def phases_of(recipe: Recipe, network: Network) -> tuple[Phase, ...]:
     return plan_phases(recipe, tuple(network.stages), None)
 
 
-def train(network: Network, recipe: Recipe, images: tuple[Images, Images], progress: Watching | None = None) -> Fit:
+def train(network: Network, recipe: Recipe, images: Parts, progress: Watching | None = None) -> TrainingResult:
     trainer = Trainer(network, PREPROCESS, recipe, CPU, progress or Watching(), Workers(), ArrayCache(None))
     return trainer.fit(phases_of(recipe, network), *images, Saver(Path("unused"), enabled=False), None, lambda epoch: None)
 
@@ -147,7 +153,7 @@ class Run:
 
 
 @pytest.fixture(scope="module", params=[(b, s) for b in LIGHT for s in ("head", "partial")], ids="-".join)
-def run(request: pytest.FixtureRequest, images: tuple[Images, Images]) -> Run:
+def run(request: pytest.FixtureRequest, images: Parts) -> Run:
     backbone, strategy = request.param
     recipe = Recipe(backbone=backbone, strategy=strategy, epochs=2, batch_size=16, lr=0.01, warmup=0)
     network = network_of(backbone)
@@ -174,7 +180,7 @@ def test_trained_stages_change(run: Run) -> None:
         assert same == []  # weights, biases, and BatchNorm's statistics and counters
 
 
-def test_a_frozen_stage_that_changes_stops_the_training(images: tuple[Images, Images]) -> None:
+def test_a_frozen_stage_that_changes_stops_the_training(images: Parts) -> None:
     network = network_of(SMALL)
     first = next(network.stages["stem"].parameters())
 
@@ -189,7 +195,7 @@ def test_a_frozen_stage_that_changes_stops_the_training(images: tuple[Images, Im
 def test_a_checkpoint_says_what_was_frozen(digits: Path, tmp_path: Path) -> None:
     recipe = Recipe(strategy="partial", freeze="stage4", epochs=2, **QUICK)
     progress = Watching()
-    trained = finetune(str(digits), recipe, tmp_path / "run", device="cpu", threads=1, progress=progress)
+    trained = finetune(str(digits), recipe, tmp_path / "run", FinetuneSettings(device="cpu", threads=1), progress=progress)
     start = initial_network(recipe, 10)
     end = load_network(tmp_path / "run", trained.checkpoint)
     frozen = trained.checkpoint.frozen
@@ -288,7 +294,7 @@ def test_a_seed_fixes_every_bit(digits: Path, tmp_path: Path) -> None:
     for number, seed in enumerate((3, 3, 4)):
         torch.manual_seed(100 + number)  # earlier tests must not affect the result
         path = tmp_path / str(number)
-        trained = finetune(str(digits), recipe.model_copy(update={"seed": seed}), path, device="cpu", threads=1)
+        trained = finetune(str(digits), recipe.model_copy(update={"seed": seed}), path, FinetuneSettings(device="cpu", threads=1))
         weights.append((path / WEIGHTS).read_bytes())
         metrics.append(trained.checkpoint.metrics)
         parts.append([sample.part for sample in read_dataset(path).samples])
@@ -312,7 +318,7 @@ def test_an_epoch_depends_on_nothing_that_happens_between_epochs() -> None:
     assert losses(1) == losses(5)
 
 
-def test_kept_features_train_as_computed_ones_do(images: tuple[Images, Images]) -> None:
+def test_kept_features_train_as_computed_ones_do(images: Parts) -> None:
     recipe = Recipe(epochs=2, lr=0.01, batch_size=16)
     parts = few(images[0], 60), few(images[1], 20)
     kept = train(network_of(SMALL), recipe, parts).history
@@ -327,7 +333,7 @@ def test_kept_features_train_as_computed_ones_do(images: tuple[Images, Images]) 
 
 
 @pytest.mark.parametrize("backbone", LIGHT)
-def test_kept_features_are_what_the_frozen_stages_compute(backbone: str, images: tuple[Images, Images]) -> None:
+def test_kept_features_are_what_the_frozen_stages_compute(backbone: str, images: Parts) -> None:
     network = network_of(backbone)
     contract = Contract(PREPROCESS)
     count = len(network.stages) - 1
@@ -345,7 +351,7 @@ def test_kept_features_are_what_the_frozen_stages_compute(backbone: str, images:
     torch.testing.assert_close(kept, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
 
 
-def test_features_that_do_not_fit_into_memory_are_not_kept(images: tuple[Images, Images], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_features_that_do_not_fit_into_memory_are_not_kept(images: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
     network = network_of(SMALL)
     trunk = FrozenTrunk(network, Contract(PREPROCESS), 1, CPU)
     pixels, titles = images[1].pixels, Titles()
@@ -359,7 +365,7 @@ def test_features_that_do_not_fit_into_memory_are_not_kept(images: tuple[Images,
     assert titles.seen == ["features of the frozen stages"]
 
 
-def test_features_come_from_the_cache_and_a_damaged_entry_is_computed_again(images: tuple[Images, Images], tmp_path: Path) -> None:
+def test_features_come_from_the_cache_and_a_damaged_entry_is_computed_again(images: Parts, tmp_path: Path) -> None:
     trunk, titles = FrozenTrunk(network_of(SMALL), Contract(PREPROCESS), 2, CPU), Titles()
     source, phase = FeatureSource(trunk, ArrayCache(tmp_path, 10**9), Workers(), titles), Phase("top", 2, 1, 0.1)
     part, all_of_it = few(images[0], 20), torch.arange(20)
@@ -376,7 +382,7 @@ def test_features_come_from_the_cache_and_a_damaged_entry_is_computed_again(imag
     assert len(titles.seen) == 3  # other weights, other features
 
 
-def test_with_augmentation_each_epoch_sees_the_next_view(images: tuple[Images, Images]) -> None:
+def test_with_augmentation_each_epoch_sees_the_next_view(images: Parts) -> None:
     trunk, titles = FrozenTrunk(network_of(SMALL), Contract(PREPROCESS), 2, CPU), Titles()
     recipe, part = Recipe(augment="medium", views=3), few(images[0], 20)
     source = FeatureSource(trunk, ArrayCache(None), Workers(), titles)
@@ -391,7 +397,7 @@ def test_with_augmentation_each_epoch_sees_the_next_view(images: tuple[Images, I
 # --- augmentation -------------------------------------------------------------------------------------------------------------
 
 
-def test_augmentation_follows_its_generator(images: tuple[Images, Images]) -> None:
+def test_augmentation_follows_its_generator(images: Parts) -> None:
     pixels = torch.from_numpy(images[0].pixels)
     once, again, other = (crop_and_flip(pixels, 0.7, True, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
     assert torch.equal(once, again)
@@ -411,7 +417,7 @@ def test_augmentation_mirrors_only_where_it_may(seed: int, height: int, width: i
 
 
 @pytest.mark.parametrize("level", ["light", "medium", "strong"])
-def test_every_level_gives_pixels_that_the_seeds_fix(images: tuple[Images, Images], level: Any) -> None:
+def test_every_level_gives_pixels_that_the_seeds_fix(images: Parts, level: Any) -> None:
     pixels = torch.from_numpy(images[0].pixels[:40])
 
     def drawn(seed: int) -> Tensor:
@@ -581,10 +587,10 @@ def test_a_compiled_network_computes_and_trains_the_same() -> None:
     assert all(parameter.grad is not None for parameter in top.parameters())  # the very same parameters
 
 
-def test_the_weights_of_the_best_epoch_are_kept(images: tuple[Images, Images]) -> None:
+def test_the_weights_of_the_best_epoch_are_kept(images: Parts) -> None:
     learn = few(images[0], 60)
     # validated on the same images under other names: the better they are learnt, the worse it gets
-    check = Images(learn.pixels, (learn.labels + 1) % 10, "renamed")
+    check = LabelledImages(learn.pixels, (learn.labels + 1) % 10, "renamed")
     recipe = Recipe(strategy="partial", epochs=6, head_epochs=4, lr=0.02, batch_size=16, warmup=0)
     network = network_of(SMALL)
     fit = train(network, recipe, (learn, check))
@@ -598,7 +604,7 @@ def test_the_weights_of_the_best_epoch_are_kept(images: tuple[Images, Images]) -
     assert abs(fit.history[-1].val_loss - fit.best.val_loss) > 1e-2
 
 
-def test_the_bar_shows_loss_accuracy_and_speed(images: tuple[Images, Images]) -> None:
+def test_the_bar_shows_loss_accuracy_and_speed(images: Parts) -> None:
     progress = Watching()
     recipe = Recipe(epochs=1, batch_size=16)
     fit = train(network_of(SMALL), recipe, (few(images[0], 40), few(images[1], 20)), progress)
@@ -629,7 +635,7 @@ def test_a_loss_that_is_no_number_ends_the_training(strategy: str, tensor: str, 
         {"weights": str(weights), "strategy": strategy, "epochs": 1, "image_size": SIDE, "batch_size": 256}, "the test's recipe"
     )
     with pytest.raises(StepFailed, match="not finite in epoch 1") as caught:
-        finetune(str(digits), recipe, tmp_path / "run", device="cpu", threads=1)
+        finetune(str(digits), recipe, tmp_path / "run", FinetuneSettings(device="cpu", threads=1))
     assert "--lr" in caught.value.hint
     assert [path.name for path in tmp_path.iterdir()] == ["weights.safetensors"]
 
@@ -643,7 +649,7 @@ def test_an_interrupt_leaves_a_checkpoint_that_can_be_used(digits: Path, tmp_pat
     recipe = Recipe(epochs=5, batch_size=32, **QUICK)
     # 90 images in batches of 32: four moves of the bar an epoch, the last one of them after validation
     progress = Watching(10, interrupt)
-    trained = finetune(str(digits), recipe, tmp_path / "run", device="cpu", threads=1, progress=progress)
+    trained = finetune(str(digits), recipe, tmp_path / "run", FinetuneSettings(device="cpu", threads=1), progress=progress)
     record = read_checkpoint(tmp_path / "run")
     assert record == trained.checkpoint
     assert record.interrupted
@@ -651,7 +657,7 @@ def test_an_interrupt_leaves_a_checkpoint_that_can_be_used(digits: Path, tmp_pat
     assert record.metrics["epochs"] == 2
     assert load_network(tmp_path / "run", record)(torch.zeros(1, 3, SIDE, SIDE)).shape == (1, 10)
     # as far as it came, it is the uninterrupted run
-    whole = finetune(str(digits), recipe, tmp_path / "whole", device="cpu", threads=1)
+    whole = finetune(str(digits), recipe, tmp_path / "whole", FinetuneSettings(device="cpu", threads=1))
     assert not whole.checkpoint.interrupted
     losses = [
         [json.loads(line)["val_loss"] for line in (tmp_path / name / HISTORY).read_text().splitlines()[:2]] for name in ("run", "whole")
@@ -659,7 +665,7 @@ def test_an_interrupt_leaves_a_checkpoint_that_can_be_used(digits: Path, tmp_pat
     assert losses[0] == losses[1]
 
 
-def test_an_interrupt_between_two_epochs_finds_history_and_weights_in_step(images: tuple[Images, Images]) -> None:
+def test_an_interrupt_between_two_epochs_finds_history_and_weights_in_step(images: Parts) -> None:
     """The trackers, which may be slow, receive an epoch after it has been saved."""
     network, recipe = network_of("mobilenet_v3_small"), Recipe(epochs=5, **QUICK)
     trainer = Trainer(network, PREPROCESS, recipe, CPU, Watching(), Workers(), ArrayCache(None))
@@ -676,14 +682,14 @@ def test_an_interrupt_between_two_epochs_finds_history_and_weights_in_step(image
 def test_an_interrupt_in_the_first_epoch_leaves_nothing(digits: Path, tmp_path: Path) -> None:
     progress = Watching(2, interrupt)
     with pytest.raises(KeyboardInterrupt):
-        finetune(str(digits), Recipe(epochs=5, **QUICK), tmp_path / "run", device="cpu", threads=1, progress=progress)
+        finetune(str(digits), Recipe(epochs=5, **QUICK), tmp_path / "run", FinetuneSettings(device="cpu", threads=1), progress=progress)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_gpu_that_is_not_here_is_not_replaced_by_the_cpu(digits: Path, tmp_path: Path) -> None:
     absent = f"cuda:{torch.cuda.device_count()}"
     with pytest.raises(Unsupported, match=absent):
-        finetune(str(digits), Recipe(**QUICK), tmp_path / "run", device=absent)
+        finetune(str(digits), Recipe(**QUICK), tmp_path / "run", FinetuneSettings(device=absent))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -698,6 +704,6 @@ def test_threads_are_those_asked_for_and_given_back(digits: Path, tmp_path: Path
             yield
 
     with pytest.raises(KeyboardInterrupt):
-        finetune(str(digits), Recipe(**QUICK), tmp_path / "run", device="cpu", threads=before + 2, progress=Stopping())
+        finetune(str(digits), Recipe(**QUICK), tmp_path / "run", FinetuneSettings(device="cpu", threads=before + 2), progress=Stopping())
     assert seen == [before + 2]
     assert torch.get_num_threads() == before

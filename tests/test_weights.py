@@ -20,7 +20,7 @@ from torchvision import models
 from variants import light_variants
 
 from tlexport.api.backbones import list_backbones
-from tlexport.api.finetune import finetune
+from tlexport.api.finetune import FinetuneSettings, finetune
 from tlexport.checkpoint import read_checkpoint
 from tlexport.device.inputs.image import prepare
 from tlexport.errors import InvalidFile, MissingDependency, StepFailed, UsageError
@@ -92,7 +92,7 @@ def origin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes, 
 def test_without_a_network_the_error_says_what_to_fetch_and_where_to_put_it(digits: Path, hub: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     with pytest.raises(MissingDependency) as caught:
-        finetune(str(digits), Recipe(backbone=SMALL, weights="imagenet"), out, device="cpu")
+        finetune(str(digits), Recipe(backbone=SMALL, weights="imagenet"), out, FinetuneSettings(device="cpu"))
     url = models.get_model_weights(SMALL).DEFAULT.url
     assert caught.value.exit_code == 3
     assert SMALL in caught.value.message

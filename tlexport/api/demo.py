@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tlexport.api.bench import BenchSettings, bench
 from tlexport.api.export import Exported, export
-from tlexport.api.finetune import Trained, finetune
+from tlexport.api.finetune import FinetuneSettings, Trained, finetune
 from tlexport.api.verify import verify
 from tlexport.data.demo import digits_folder
 from tlexport.device.golden import Check
@@ -100,7 +100,8 @@ def _demo(out: Path, seed: int, threads: int | None, progress: Progress) -> Demo
         progress.note(f"no profile describes this machine; the bundle is made for {FALLBACK} and measured here")
     digits = digits_folder(out / "digits")
     recipe = RECIPE.model_copy(update={"seed": seed})
-    trained = finetune(str(digits), recipe, out / "checkpoint", device="cpu", threads=threads, restart=True, progress=progress)
+    settings = FinetuneSettings(device="cpu", threads=threads, restart=True)
+    trained = finetune(str(digits), recipe, out / "checkpoint", settings, progress=progress)
     exported = export(trained.path, target, Constraints(), out / "bundle", progress=progress)
     measurements = bench(exported.path, BenchSettings(threads=1), progress=progress)
     checks = verify(exported.path, device="cpu")

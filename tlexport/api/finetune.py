@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
+import dataclasses
 import importlib.metadata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tlexport.accuracy import Probabilities, Scores, probabilities, score
-from tlexport.api.finetune_report import Stopwatch, advice_after, metrics_of, report_of
-from tlexport.checkpoint import Checkpoint
+from tlexport.accuracy import BATCH, Scores, probabilities, score
+from tlexport.checkpoint import Checkpoint, Frozen
 from tlexport.contract import Preprocess
 from tlexport.data.decode import Decoded, decode_all, decode_files, exact_pixels
 from tlexport.data.source import read_source
@@ -28,24 +27,52 @@ from tlexport.loading.runs import expect_nothing_to_resume, place_of_run, point_
 from tlexport.network import Network, cpu_threads
 from tlexport.ports import Progress, RunOptions, Silent
 from tlexport.recipe import Recipe
+from tlexport.report.training import RunTimes, Validated, finetune_report
 from tlexport.runtimes.torch import TorchRunner
 from tlexport.storage.cache import ArrayCache, cache_folder
 from tlexport.train.advice import before_training
 from tlexport.train.distributed import Workers, workers
-from tlexport.train.finished import as_trained, finished_run, spent
-from tlexport.train.fit import Fit, Trainer
+from tlexport.train.finished import finished_run, result_of_checkpoint
+from tlexport.train.fit import Trainer
 from tlexport.train.frozen import frozen_record
-from tlexport.train.images import Images
+from tlexport.train.images import LabelledImages, images_digest
 from tlexport.train.phases import Phase, boundary_of, plan_phases, usual_lr
+from tlexport.train.result import TrainingResult
 from tlexport.train.resume import Saver, dataset_digest
 from tlexport.train.saved_state import number
+from tlexport.train.stopwatch import Stopwatch
 from tlexport.train.trackers import Tracker, choose_tracker, tracking
 from tlexport.train.weights import initial_network, preprocess_for
 from tlexport.train.write_checkpoint import write_checkpoint
 from tlexport.version import __version__
 
-LIBRARIES = ("torch", "torchvision", "numpy", "pillow", "safetensors")
-EVALUATION_BATCH = 16
+RECORDED_LIBRARIES = ("torch", "torchvision", "numpy", "pillow", "safetensors")  # the checkpoint states their versions
+
+
+@dataclass(frozen=True)
+class FinetuneSettings:
+    """How a training runs. The recipe says what is trained; these settings do not change it.
+
+    Attributes:
+        device: ``auto`` (a CUDA GPU if there is one), ``cpu`` or ``cuda[:N]``.
+        threads: CPU threads; None: torch's choice. Two CPU runs of one recipe with the same number give the same weights.
+        on_error: for unreadable images; None: skip up to 5 %, otherwise fail.
+        cache: keep decoded images and features for the next run.
+        tracker: where epochs are reported besides ``history.jsonl``; ``auto``: TensorBoard if it is installed.
+        budget_bytes: largest model file of the target; used for advice only.
+        resume: continue the interrupted run of the same output directory, with the same data and recipe. If its training had
+            ended, validate the checkpoint and write it again, with its report.
+        restart: discard the state of an interrupted run. Without it, such a state is an error.
+    """
+
+    device: str = "auto"
+    threads: int | None = None
+    on_error: Literal["skip", "fail"] | None = None
+    cache: bool = True
+    tracker: Tracker = "auto"
+    budget_bytes: int | None = None
+    resume: bool = False
+    restart: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,12 +82,12 @@ class Trained:
     path: Path
     checkpoint: Checkpoint
     scores: Scores  # on the validation part
-    seconds: float  # in all sessions, of which there are several where the run was resumed
+    seconds: float  # in all sessions; a resumed run has several
     sessions: int
     advice: tuple[str, ...]
 
     def to_json(self) -> dict[str, object]:
-        """For ``--json``."""
+        """The object that ``--json`` prints."""
         frozen = self.checkpoint.frozen
         return {
             "checkpoint": str(self.path),
@@ -73,89 +100,79 @@ class Trained:
         }
 
 
-@dataclass(frozen=True)
-class _How:
-    """How a run is carried out; nothing here changes what is asked of it."""
-
-    device: str
-    threads: int | None
-    on_error: Literal["skip", "fail"] | None
-    cache: bool
-    tracker: Tracker
-    budget_bytes: int | None
-    resume: bool
-    restart: bool
-
-
 def finetune(
-    data: str,
-    recipe: Recipe,
-    out: Path | None,
-    *,
-    device: str = "auto",
-    threads: int | None = None,
-    on_error: Literal["skip", "fail"] | None = None,
-    cache: bool = True,
-    tracker: Tracker = "auto",
-    budget_bytes: int | None = None,
-    resume: bool = False,
-    restart: bool = False,
-    progress: Progress | None = None,
+    data: str, recipe: Recipe, out: Path | None, settings: FinetuneSettings | None = None, *, progress: Progress | None = None
 ) -> Trained:
-    """Adapt a pretrained network to a set of images.
+    """Fine-tune a network on a set of images and write a checkpoint.
 
-    Under ``torchrun`` every process calls this alike; the first one writes and reports.
+    Under ``torchrun`` every process calls this function; the first process writes and reports.
 
     Args:
-        data: DATA of the command line: a folder of class folders, one with train/ val/ test/, a table, or ``demo:digits``.
-        recipe: what to train and how.
-        out: the checkpoint directory to write; an earlier checkpoint there is replaced. None: a new one under ``runs/``.
-        device: ``auto`` (a CUDA GPU if there is one), ``cpu`` or ``cuda[:N]``.
-        threads: CPU threads; None: torch's choice. With the same number, CPU runs of one recipe give the same weights.
-        on_error: what to do about images that cannot be read; None: skip up to 5 %, else fail.
-        cache: keep decoded images and features for the next run.
-        tracker: where epochs are reported beside ``history.jsonl``; ``auto``: TensorBoard where it is installed.
-        budget_bytes: largest model file of the target, if one was named, for advice.
-        resume: continue the run that was to write ``out`` and was killed; the same data and recipe are required. A checkpoint
-            whose training had ended is validated and written again, with its report.
-        restart: discard the state of an interrupted run for ``out``, which otherwise stops a new one from beginning.
+        data: a folder of class folders, a folder with train/ val/ test/, a table, or ``demo:digits``.
+        recipe: what is trained, and how.
+        out: the checkpoint directory to write; an earlier checkpoint there is replaced. None: a new directory under ``runs/``.
+        settings: how the training runs.
         progress: receives progress and notes.
 
     Raises:
-        TlxError: see errors.py. No checkpoint is written then; what ``resume`` continues from stays.
+        TlxError: see errors.py. No checkpoint is written; the state that ``resume`` continues from is kept.
         UsageError: another process is writing ``out``, or an interrupted run for it can be resumed.
-        KeyboardInterrupt: interrupted before an epoch ended, or after training; between them a checkpoint is written with
-            ``interrupted`` set.
+        KeyboardInterrupt: interrupted before the first epoch ended or after training. An interruption during training writes a
+            checkpoint with ``interrupted`` set.
     """
-    how = _How(device, threads, on_error, cache, tracker, budget_bytes, resume, restart)
+    settings = settings or FinetuneSettings()
     with ExitStack() as stack:
         team = stack.enter_context(workers())
-        stack.enter_context(cpu_threads(threads))
+        stack.enter_context(cpu_threads(settings.threads))
         if out is None and team.count > 1:
-            raise UsageError("several processes need the same directory to write", "name it with --out")
+            raise UsageError("several processes need the same output directory", "give it with --out")
         path = out if out is not None and not team.first else stack.enter_context(place_of_run(out, recipe.backbone))
-        return _Run(data, recipe, path, how, team, (progress if team.first else None) or Silent()).carry_out()
+        return _Run(data, recipe, path, settings, team, (progress if team.first else None) or Silent()).carry_out()
+
+
+@dataclass(frozen=True)
+class _Task:
+    """The network of a run, what is trained of it and when, and the images."""
+
+    network: Network
+    preprocess: Preprocess
+    boundary: int | None  # number of stages that --freeze keeps frozen
+    phases: tuple[Phase, ...]
+    frozen: Frozen
+    dataset: Dataset
+    train: LabelledImages
+    val: LabelledImages
 
 
 class _Run:
-    """One run of the verb."""
+    """One call of the verb: the values that its steps share."""
 
-    def __init__(self, data: str, recipe: Recipe, out: Path, how: _How, team: Workers, progress: Progress) -> None:
-        self.data, self.out, self.how, self.team = data, out, how, team
+    def __init__(self, data: str, recipe: Recipe, out: Path, settings: FinetuneSettings, team: Workers, progress: Progress) -> None:
+        self.data, self.out, self.settings, self.team = data, out, settings, team
         self.progress = Stopwatch(progress)
         self.recipe = recipe if recipe.lr is not None else recipe.model_copy(update={"lr": usual_lr(recipe)})
-        self.device = team.device(device_for("torch", how.device))
-        self.cache = ArrayCache(cache_folder() / "arrays" if how.cache else None)
-        self.threads = how.threads or torch.get_num_threads()
+        self.device = team.device(device_for("torch", settings.device))
+        self.cache = ArrayCache(cache_folder() / "arrays" if settings.cache else None)
+        self.threads = settings.threads or torch.get_num_threads()
 
     def carry_out(self) -> Trained:
-        """Train, validate, write; the state for ``--resume`` goes last. It stays where Ctrl-C ended training early."""
+        """Train, validate, write, and last remove the saved state. The state stays if Ctrl-C ended training early."""
         saver = Saver(self.out, self.team.first)
-        if self.team.first and not (self.how.resume or self.how.restart):
+        if self.team.first and not (self.settings.resume or self.settings.restart):
             expect_nothing_to_resume(self.out, self.data)
-        tracker = choose_tracker(self.how.tracker)
+        tracker = choose_tracker(self.settings.tracker)
+        task = self._prepare()
+        with self._resumable(saver):
+            recipe, result = self._train(task, tracker, saver)
+            trained = self._write(task, recipe, result)
+        if saver.conclude(result.interrupted):
+            self.progress.note(f"to continue the training: {resume_command(self.out, self.data)}")
+        return trained
+
+    def _prepare(self) -> _Task:
+        """Read the images, build the network, plan the phases."""
         listing = read_source(self.data)
-        self._tell(listing.notes)
+        self._note_all(listing.notes)
         torch.manual_seed(self.recipe.seed)
         network = initial_network(self.recipe, len(listing.classes))
         preprocess = preprocess_for(self.recipe)
@@ -164,140 +181,116 @@ class _Run:
             boundary = boundary_of(self.recipe.freeze, self.recipe.backbone, tuple(network.stages))
         phases = plan_phases(self.recipe, tuple(network.stages), boundary)
         with self.progress.task("reading images", len(listing.entries)) as advance:
-            decoded = decode_all(listing, preprocess, self.how.on_error, self.threads, advance, self.cache, reduced=True)
+            decoded = decode_all(listing, preprocess, self.settings.on_error, self.threads, advance, self.cache, reduced=True)
         dataset, notes = split(decoded.listing, decoded.sha256, self.recipe.val_fraction, self.recipe.seed)
         frozen = frozen_record(network, min(phase.frozen for phase in phases))
         counts = [sum(sample.label == label for sample in dataset.part("train")) for label in range(len(listing.classes))]
-        advice = before_training(self.recipe, counts, frozen.total_parameters, self.how.budget_bytes)
-        self._tell((*decoded.notes(), *notes, *advice, frozen.describe()))
+        advice = before_training(self.recipe, counts, frozen.total_parameters, self.settings.budget_bytes)
+        self._note_all((*decoded.notes(), *notes, *advice, frozen.describe()))
         train, val = (self._part(decoded, dataset, part, preprocess) for part in ("train", "val"))
-        with self._kept(saver):
-            recipe, fit = self._fit(network, preprocess, phases, boundary, dataset, train, val, tracker, saver)
-            outputs = _answers(network, preprocess, self.device, val, self.progress)
-            scores = score(outputs, val.labels.tolist(), listing.classes)
-            told = advice_after(recipe, fit, scores)
-            self._tell(told)
-            record = Checkpoint(
-                recipe=recipe,
-                classes=listing.classes,
-                preprocess=preprocess,
-                metrics=metrics_of(fit, scores),
-                frozen=frozen,
-                weights_sha256="",
-                versions={"tlexport": __version__} | {name: importlib.metadata.version(name) for name in LIBRARIES},
-                interrupted=fit.interrupted,
-            )
-            if self.team.first:
-                record = write_checkpoint(
-                    self.out,
-                    network,
-                    record,
-                    dataset,
-                    fit.history,
-                    scores.confusion,
-                    lambda written: report_of(written, dataset, fit, val, outputs, scores, told, self.progress),
-                )
-                point_latest_at(self.out, self.progress)
-            self.team.wait()
-        if saver.conclude(fit.interrupted):
-            self.progress.note(f"training can go on: {resume_command(self.out, self.data)}")
-        return Trained(self.out, record, scores, self.progress.seconds, self.progress.sessions, tuple(told))
+        return _Task(network, preprocess, boundary, phases, frozen, dataset, train, val)
 
     @contextmanager
-    def _kept(self, saver: Saver) -> Iterator[None]:
-        """Around everything from the first epoch to the last file: what fails or is interrupted in there can be resumed."""
+    def _resumable(self, saver: Saver) -> Iterator[None]:
+        """From the first epoch to the last file: on an error or Ctrl-C, note how to resume."""
         try:
             yield
         except BaseException as error:
-            if (kept := saver.abandon()) and not isinstance(error, UsageError | InvalidFile):
-                self.progress.note(f"{kept} with: {resume_command(self.out, self.data)}")
+            if (state := saver.abandon()) and not isinstance(error, UsageError | InvalidFile):
+                self.progress.note(f"{state} with: {resume_command(self.out, self.data)}")
             raise
 
-    def _tell(self, notes: tuple[str, ...] | list[str]) -> None:
+    def _note_all(self, notes: Sequence[str]) -> None:
         for note in notes:
             self.progress.note(note)
 
-    def _fit(
-        self,
-        network: Network,
-        preprocess: Preprocess,
-        phases: tuple[Phase, ...],
-        boundary: int | None,
-        dataset: Dataset,
-        train: Images,
-        val: Images,
-        tracker: Tracker,
-        saver: Saver,
-    ) -> tuple[Recipe, Fit]:
-        """Train, or go on training; the recipe as used, with a rate where one was to be found."""
-        finished = finished_run(self.out) if self.how.resume else None
+    def _train(self, task: _Task, tracker: Tracker, saver: Saver) -> tuple[Recipe, TrainingResult]:
+        """Train, resume, or read a training that had ended. Returns the recipe with the learning rate that was used."""
+        finished = finished_run(self.out) if self.settings.resume else None
         if finished is not None:
-            fit = as_trained(self.out, finished, network, dataset, phases)
-            self.progress.add(spent(fit))
-            self.progress.note(f"training for {self.out} had ended; validating and writing it again")
-            return finished.recipe, fit
-        if not self.how.resume:
+            result = result_of_checkpoint(self.out, finished, task.network, task.dataset, task.phases)
+            self.progress.add(result.times())
+            self.progress.note(f"the training for {self.out} had ended; validating and writing the checkpoint again")
+            return finished.recipe, result
+        if not self.settings.resume:
             if saver.begun:
-                self.progress.note(f"what an interrupted run for {self.out} left is discarded")
+                self.progress.note(f"discarding the state of an interrupted run for {self.out}")
             saver.forget()
             self.team.wait()
-        saved = saver.begin(self.data, self.recipe, dataset_digest(dataset), self.threads)
+        saved = saver.begin(self.data, self.recipe, dataset_digest(task.dataset), self.threads)
         if saved:
             with saver.reading():
                 self.progress.add(saved["watch"])
-        return self._train(network, preprocess, phases, boundary, train, val, tracker, saver, saved)
-
-    def _train(
-        self,
-        network: Network,
-        preprocess: Preprocess,
-        phases: tuple[Phase, ...],
-        boundary: int | None,
-        train: Images,
-        val: Images,
-        tracker: Tracker,
-        saver: Saver,
-        saved: dict[str, Any] | None,
-    ) -> tuple[Recipe, Fit]:
-        trainer = Trainer(network, preprocess, self.recipe, self.device, self.progress, self.team, self.cache)
-        if self.recipe.lr == "auto":
-            if saved:
-                with saver.reading():
-                    lr = number(saved["lr"], "the rate", 0)
-            else:
-                lr = trainer.find_lr(phases[0], train, val)
-            trainer.recipe = self.recipe.model_copy(update={"lr": lr})
-            phases = plan_phases(trainer.recipe, tuple(network.stages), boundary)
-            self.progress.note(f"learning rate found: {lr:g}")
+        trainer = Trainer(task.network, task.preprocess, self.recipe, self.device, self.progress, self.team, self.cache)
+        phases = self._phases(trainer, task, saver, saved)
         with tracking(tracker if self.team.first else "none", self.out, trainer.recipe) as report:
-            return trainer.recipe, trainer.fit(phases, train, val, saver, saved, report, self.progress.state)
+            return trainer.recipe, trainer.fit(phases, task.train, task.val, saver, saved, report, self.progress.state)
 
-    def _part(self, decoded: Decoded, dataset: Dataset, part: Part, preprocess: Preprocess) -> Images:
+    def _phases(self, trainer: Trainer, task: _Task, saver: Saver, saved: dict[str, Any] | None) -> tuple[Phase, ...]:
+        """The phases to train. For ``lr = "auto"``, find the rate (or read it from the saved state) and put it into the recipe."""
+        if self.recipe.lr != "auto":
+            return task.phases
+        if saved:
+            with saver.reading():
+                lr = number(saved["lr"], "the rate", 0)
+        else:
+            lr = trainer.find_lr(task.phases[0], task.train, task.val)
+        trainer.recipe = self.recipe.model_copy(update={"lr": lr})
+        phases = plan_phases(trainer.recipe, tuple(task.network.stages), task.boundary)
+        self.progress.note(f"learning rate found: {lr:g}")
+        return phases
+
+    def _write(self, task: _Task, recipe: Recipe, result: TrainingResult) -> Trained:
+        """Validate the network and write the checkpoint with its report."""
+        # the unfolded network, which the checkpoint stores, through the code that measures the accuracy of every exported model
+        with TorchRunner(task.network, task.preprocess, RunOptions(device=str(self.device))) as runner:
+            outputs = probabilities(runner, task.val, BATCH, self.progress, "validating")
+        labels = task.val.labels.tolist()
+        scores = score(outputs, labels, task.dataset.classes)
+        advice = result.advice(recipe, scores)
+        self._note_all(advice)
+        record = Checkpoint(
+            recipe=recipe,
+            classes=task.dataset.classes,
+            preprocess=task.preprocess,
+            metrics=result.metrics(scores),
+            frozen=task.frozen,
+            weights_sha256="",
+            versions={"tlexport": __version__} | {name: importlib.metadata.version(name) for name in RECORDED_LIBRARIES},
+            interrupted=result.interrupted,
+        )
+
+        def report(written: Checkpoint) -> str:
+            validated = Validated(scores, outputs, labels, [sample.path for sample in task.dataset.part("val")], task.val.image)
+            history = [dataclasses.asdict(epoch) for epoch in result.history]
+            times = RunTimes(self.progress.steps, self.progress.seconds, self.progress.sessions)
+            return finetune_report(written, task.dataset.source, history, validated, times, advice)
+
+        if self.team.first:
+            record = write_checkpoint(self.out, task.network, record, task.dataset, result.history, scores.confusion, report)
+            point_latest_at(self.out, self.progress)
+        self.team.wait()
+        return Trained(self.out, record, scores, self.progress.seconds, self.progress.sessions, tuple(advice))
+
+    def _part(self, decoded: Decoded, dataset: Dataset, part: Part, preprocess: Preprocess) -> LabelledImages:
         samples = dataset.part(part)
         pixels, rows = decoded.pixels, decoded.rows(samples)
-        # what is validated is exactly what the device will see
+        # validation uses the exact pixels that the device computes
         exact = exact_pixels([dataset.file(sample) for sample in samples], preprocess, self.threads, self.cache) if part == "val" else None
         if exact is not None:
             pixels, rows = exact, np.arange(len(samples))
         labels = torch.tensor([sample.label for sample in samples], dtype=torch.int64)
-        lines = [part, preprocess.model_dump_json(), *(sample.sha256 for sample in samples)]
-        digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
+        digest = images_digest(part, preprocess, [sample.sha256 for sample in samples])
         teacher = self._teacher(dataset, part) if self.recipe.teacher is not None and part == "train" else None
-        return Images(pixels, labels, digest, rows, teacher)
+        return LabelledImages(pixels, labels, digest, rows, teacher)
 
     def _teacher(self, dataset: Dataset, part: Part) -> Tensor:
-        """Logits of the teacher on the images as they are, through its own preprocessing: float32 (image, class)."""
+        """Logits of the teacher on the images without augmentation, with its own preprocessing: float32 (image, class)."""
         path = Path(self.recipe.teacher or "")
         teacher = load(path).runnable()
         if teacher.classes != dataset.classes:
-            raise InvalidFile(f"the teacher {path} knows other classes than {self.data}", "train a teacher on the same classes")
+            raise InvalidFile(f"the classes of the teacher {path} are not those of {self.data}", "train a teacher on the same classes")
         pixels, _ = decode_files([dataset.file(sample) for sample in dataset.part(part)], teacher.preprocess, self.threads)
         with teacher.open(str(self.device), None) as runner:
-            outputs = probabilities(runner, pixels, EVALUATION_BATCH, self.progress, "teacher")
+            outputs = probabilities(runner, pixels, BATCH, self.progress, "teacher")
         return torch.from_numpy(outputs).clamp_min(1e-8).log()
-
-
-def _answers(network: Network, preprocess: Preprocess, device: torch.device, val: Images, progress: Progress) -> Probabilities:
-    """Those of the unfolded network, which is what the checkpoint holds, by the code that measures any exported model's accuracy."""
-    with TorchRunner(network, preprocess, RunOptions(device=str(device))) as runner:
-        return probabilities(runner, val, EVALUATION_BATCH, progress, "validating")

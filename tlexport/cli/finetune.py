@@ -152,7 +152,7 @@ def command(given: FinetuneOptions) -> int:
     base, request = requested_recipe(out, given.recipe, given.replaced(), resume=given.resume, restart=given.restart)
     budget = size_budget(given.target)
     # modules that import torch, which takes seconds, come after the checks that need none
-    from tlexport.api.finetune import finetune
+    from tlexport.api.finetune import FinetuneSettings, finetune
     from tlexport.loading.runs import interrupted_run
     from tlexport.train.distributed import place_among_workers
     from tlexport.train.memory import keep_freed_memory
@@ -168,14 +168,16 @@ def command(given: FinetuneOptions) -> int:
         given.data,
         request,
         out,
-        device=given.device,
-        threads=given.threads,
-        on_error=given.on_error,
-        cache=given.cache == "on",
-        tracker=given.tracker,
-        budget_bytes=budget,
-        resume=given.resume,
-        restart=given.restart,
+        FinetuneSettings(
+            device=given.device,
+            threads=given.threads,
+            on_error=given.on_error,
+            cache=given.cache == "on",
+            tracker=given.tracker,
+            budget_bytes=budget,
+            resume=given.resume,
+            restart=given.restart,
+        ),
         progress=reporter,
     )
     if place.rank > 0:

@@ -32,7 +32,7 @@ from tlexport.optimize.quantize import Quantization, Quantized
 from tlexport.ports import Pixels, RunOptions
 from tlexport.runtimes.torch import TorchRunner
 from tlexport.storage.files import new_file, sha256_of
-from tlexport.train.recover import EPOCHS, logits_of, quantization_aware, recover
+from tlexport.train.recover import EPOCHS, Examples, RecoverySettings, logits_of, quantization_aware, recover
 from tlexport.train.shrink import parameters
 from tlexport.train.training_time import seconds_for
 
@@ -188,9 +188,9 @@ class Candidates:
         """
         before = parameters(self.network)
         samples = calibration_sample(self.source.dataset, MAX_TRAINING_IMAGES, self._seed)
-        pixels, labels = self._pixels(samples), [sample.label for sample in samples]
-        teacher = logits_of(self.network, self.preprocess, pixels)
-        recover(network, self.preprocess, pixels, labels, teacher, epochs=epochs, lr=SHRUNK_LR, seed=self._seed, progress=self.progress)
+        examples = Examples(self.preprocess, self._pixels(samples), [sample.label for sample in samples])
+        teacher = logits_of(self.network, self.preprocess, examples.pixels)
+        recover(network, examples, teacher, RecoverySettings(self._seed, epochs, SHRUNK_LR), self.progress)
         graph = self._graph(network)
         how = f"{_exporter(self.profile.opset.value)}; {parameters(network)} of {before} parameters, {epochs} epochs of distillation"
         found = Quantized(graph, how) if precision == "fp32" else self._quantization(graph, network).quantized(precision)
@@ -232,7 +232,8 @@ class Candidates:
             )
             if not self.job.may_begin(training):
                 return None
-            trained = quantization_aware(network, self.preprocess, pixels, labels, kind, seed=self._seed, progress=self.progress)
+            examples = Examples(self.preprocess, pixels, labels)
+            trained = quantization_aware(network, examples, kind, RecoverySettings(self._seed), self.progress)
             return self._graph(trained)
 
         return Quantization(

@@ -181,12 +181,13 @@ def finetune(
         start = values.path_or_none("recipe", recipe)
         base, request = requested_recipe(place, start, options, resume=resume, restart=restart)
         # what imports torch, which takes seconds, comes after the checks that need none
+        from tlexport.api.finetune import FinetuneSettings
         from tlexport.api.finetune import finetune as train
         from tlexport.loading.runs import interrupted_run
 
         if resume:
             place, request = interrupted_run(source, place, base, options)
-        trained = train(source, request, place, progress=progress, **settings)
+        trained = train(source, request, place, FinetuneSettings(**settings), progress=progress)
         if trained.checkpoint.interrupted:
             epochs_done = trained.checkpoint.metrics["epochs"]
             progress.note(f"interrupted: the best of {epochs_done:.0f} epochs was kept in {trained.path}")

@@ -19,7 +19,7 @@ from tlexport.train.inputs import Inputs
 from tlexport.train.phases import Phase
 
 if TYPE_CHECKING:
-    from tlexport.train.images import Images
+    from tlexport.train.images import LabelledImages
 
 KEPT_BYTES = 2 * 10**9  # features above this are computed again for each batch rather than kept in memory
 FEATURE_BATCH = 16  # on two cores as fast as any: the activations of more images leave the cache
@@ -32,7 +32,7 @@ class FeatureSource:
     def __init__(self, trunk: FrozenTrunk, cache: ArrayCache, workers: Workers, progress: Progress) -> None:
         self.trunk, self.cache, self.workers, self.progress = trunk, cache, workers, progress
 
-    def inputs(self, images: Images, augment: Augment | None, recipe: Recipe, phase: Phase) -> Inputs:
+    def inputs(self, images: LabelledImages, augment: Augment | None, recipe: Recipe, phase: Phase) -> Inputs:
         """Kept features where there are frozen stages and they fit; with augmentation, those of several drawn views of each image.
 
         View ``v`` of an image is used in every epoch whose number is ``v`` modulo the number of views: ``recipe.views``, or as
@@ -50,7 +50,7 @@ class FeatureSource:
 
         return Inputs(lambda indices, epoch: self._pixels(images, indices), see, images.labels, self.trunk.device, images.teacher)
 
-    def _looked_up(self, kept: list[Tensor], images: Images) -> Inputs:
+    def _looked_up(self, kept: list[Tensor], images: LabelledImages) -> Inputs:
         def look_up(indices: Tensor, epoch: int) -> Tensor:
             return self._pinned(kept[epoch % len(kept)][indices])
 
@@ -59,12 +59,12 @@ class FeatureSource:
 
         return Inputs(look_up, see, images.labels, self.trunk.device, images.teacher)
 
-    def _bytes_of(self, images: Images) -> int:
+    def _bytes_of(self, images: LabelledImages) -> int:
         """Size of one view of all images."""
         one = self._one(images)
         return one.element_size() * one[0].numel() * len(images.labels)
 
-    def _view(self, images: Images, augment: Augment | None, recipe: Recipe, view: int) -> Tensor:
+    def _view(self, images: LabelledImages, augment: Augment | None, recipe: Recipe, view: int) -> Tensor:
         """Features of one view of every image, float32 (image, ...) in host memory: from the cache, else computed and cached."""
         drawn = None if augment is None else {"level": recipe.augment, "flip": recipe.flip, "seed": recipe.seed, "view": view}
         key = {
@@ -85,7 +85,7 @@ class FeatureSource:
             self.cache.keep(key, computed.numpy())
         return computed
 
-    def _extract(self, images: Images, augment: Augment | None, recipe: Recipe, view: int) -> Tensor:
+    def _extract(self, images: LabelledImages, augment: Augment | None, recipe: Recipe, view: int) -> Tensor:
         share = self.workers.share(torch.arange(len(images.labels)))
         seed = int.from_bytes(hashlib.sha256(f"{recipe.seed} {view} {self.workers.rank}".encode()).digest()[:4], "big")
         title = "features of the frozen stages" if augment is None else f"features of the frozen stages, view {view + 1}"
@@ -100,11 +100,11 @@ class FeatureSource:
                 advance(len(indices))
         return self.workers.gather(rows, len(images.labels))
 
-    def _one(self, images: Images) -> Tensor:
+    def _one(self, images: LabelledImages) -> Tensor:
         """Features of the first image."""
         return self._compute(self._pixels(images, torch.arange(1)), None, torch.Generator())
 
-    def _pixels(self, images: Images, indices: Tensor) -> Tensor:
+    def _pixels(self, images: LabelledImages, indices: Tensor) -> Tensor:
         """uint8 (batch, height, width, 3) in host memory."""
         return self._pinned(torch.from_numpy(images.take(indices)))
 

@@ -1,23 +1,22 @@
-"""A checkpoint whose training had ended, as the training left it: what ``--resume`` writes again where no state is kept any more."""
+"""A checkpoint whose training ended. ``--resume`` validates it and writes it again."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from tlexport.checkpoint import RECORD, Checkpoint, read_checkpoint, read_dataset
 from tlexport.dataset import Dataset
 from tlexport.errors import UsageError
 from tlexport.network import Network, load_network
-from tlexport.train.fit import Fit
 from tlexport.train.phases import Phase
+from tlexport.train.result import TrainingResult
 from tlexport.train.resume import dataset_digest, resume_folder
 from tlexport.train.write_checkpoint import read_history
 
 
 def finished_run(out: Path) -> Checkpoint | None:
-    """The checkpoint at ``out`` where training has ended and keeps no state any more; None where there is none.
+    """The checkpoint at ``out`` if its training ended and no saved state is left; otherwise None.
 
     Raises:
         InvalidFile, VerificationFailed: it is damaged.
@@ -27,31 +26,23 @@ def finished_run(out: Path) -> Checkpoint | None:
     return read_checkpoint(out)
 
 
-def as_trained(out: Path, record: Checkpoint, network: Network, dataset: Dataset, phases: Sequence[Phase]) -> Fit:
-    """How the training of a checkpoint went; ``network`` gets its weights.
+def result_of_checkpoint(out: Path, record: Checkpoint, network: Network, dataset: Dataset, phases: Sequence[Phase]) -> TrainingResult:
+    """The result of a checkpoint's training. Loads its weights into ``network``.
 
     Args:
         out: the checkpoint.
         record: its record.
-        network: of the same backbone and classes.
-        dataset: what DATA holds now.
-        phases: those of the recipe.
+        network: a network of the same backbone and classes.
+        dataset: the images that DATA holds now.
+        phases: the phases of the recipe.
 
     Raises:
         UsageError: the checkpoint was trained on other images.
         InvalidFile: it is damaged.
     """
     if dataset_digest(read_dataset(out)) != dataset_digest(dataset):
-        raise UsageError(f"{out} was trained on other images than DATA holds now", "give the same data, or train anew without --resume")
+        raise UsageError(f"{out} was trained on other images than DATA holds now", "give the same data, or train again without --resume")
     history = read_history(out, phases)
     network.load(load_network(out, record).net.state_dict())
     best = next((epoch for epoch in history if epoch.epoch == record.metrics.get("best_epoch")), None)
-    return Fit(history, best or max(history, key=lambda epoch: epoch.rank), record.interrupted)
-
-
-def spent(fit: Fit) -> dict[str, Any]:
-    """The times of a training, as far as its epochs show them; see ``Stopwatch.add``."""
-    steps: dict[str, float] = {}
-    for epoch in fit.history:
-        steps[f"training {epoch.phase}"] = steps.get(f"training {epoch.phase}", 0) + epoch.seconds
-    return {"seconds": sum(steps.values()), "steps": list(steps.items()), "sessions": 1}
+    return TrainingResult(history, best or max(history, key=lambda epoch: epoch.rank), record.interrupted)

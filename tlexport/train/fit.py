@@ -1,4 +1,4 @@
-"""Fine-tuning: the phases one after the other, each on what lies above its frozen stages; the best weights are kept."""
+"""Fine-tuning: the phases in order, each above its frozen stages. Keeps the weights of the best epoch."""
 
 from __future__ import annotations
 
@@ -21,44 +21,48 @@ from tlexport.train.augment import Augment
 from tlexport.train.distributed import Workers
 from tlexport.train.features import FeatureSource
 from tlexport.train.frozen import FrozenTrunk, fingerprint, frozen_state
-from tlexport.train.images import Images
+from tlexport.train.images import LabelledImages
 from tlexport.train.loop import Epoch, batches, make_optimizer
 from tlexport.train.lr_finder import find_lr
 from tlexport.train.objective import Objective, class_weights
 from tlexport.train.phase_run import PhaseRun
 from tlexport.train.phases import Phase
+from tlexport.train.result import TrainingResult
 from tlexport.train.resume import Saver
 from tlexport.train.saved_state import check_history, check_tensors, number, whole
 
 
-@dataclass(frozen=True)
-class Fit:
-    """How training went. The network was left with the weights of the best epoch."""
-
-    history: tuple[Epoch, ...]
-    best: Epoch
-    interrupted: bool
-
-
 @dataclass
-class _Progressing:
-    """What is carried from epoch to epoch, and saved."""
+class _TrainingState:
+    """The values that pass from epoch to epoch and are saved for ``--resume``."""
 
     phase: int = 0
     history: list[Epoch] = dataclasses.field(default_factory=list)
     best: Epoch | None = None
-    weights: dict[str, Tensor] = dataclasses.field(default_factory=dict)  # of the best epoch, all that is ever trained
-    before_phase: tuple[float, float] | None = None  # rank of the best epoch when the phase began
+    weights: dict[str, Tensor] = dataclasses.field(default_factory=dict)  # of the best epoch; without the stages that no phase trains
+    before_phase: tuple[float, float] | None = None  # rank of the best epoch before the phase
 
     def state(self) -> dict[str, Any]:
-        """As tensors and plain data."""
+        """Tensors and plain data."""
         history = [dataclasses.asdict(epoch) for epoch in self.history]
         best = None if self.best is None else self.best.epoch
         return {"phase": self.phase, "history": history, "best": best, "weights": self.weights, "before_phase": self.before_phase}
 
     @classmethod
-    def restored(cls, state: dict[str, Any], phases: tuple[Phase, ...], own: dict[str, Tensor], frozen: dict[str, Tensor]) -> _Progressing:
-        """From :meth:`state`, for a network of the tensors ``own``. Raises ValueError, and others, when it is not one of this run."""
+    def restored(
+        cls, state: dict[str, Any], phases: tuple[Phase, ...], own: dict[str, Tensor], frozen: dict[str, Tensor]
+    ) -> _TrainingState:
+        """From :meth:`state`.
+
+        Args:
+            state: the saved state.
+            phases: the phases of this run.
+            own: the network's state dict, to compare names, shapes and types.
+            frozen: the tensors that no phase trains.
+
+        Raises:
+            ValueError, KeyError, TypeError: the state does not belong to this run, or is damaged.
+        """
         history = [Epoch(**epoch) for epoch in state["history"]]
         check_history(history, phases, state["phase"])
         whole(state["best"], 1, len(history), "the best epoch")
@@ -68,8 +72,20 @@ class _Progressing:
         return cls(state["phase"], history, history[state["best"] - 1], state["weights"], rank)
 
 
+@dataclass(frozen=True)
+class _Session:
+    """The values that all phases of one call of :meth:`Trainer.fit` share."""
+
+    train: LabelledImages
+    val: LabelledImages
+    frozen: dict[str, Tensor]  # tensors of the stages that no phase trains
+    saver: Saver
+    report: Callable[[Epoch], None]
+    times: Callable[[], dict[str, Any]]
+
+
 class Trainer:
-    """Runs the phases of one recipe on one device, in one process or as one of several."""
+    """Trains the phases of one recipe on one device, in one process or as one of several."""
 
     def __init__(
         self,
@@ -90,8 +106,8 @@ class Trainer:
         self.cache = cache
         self.augment = Augment(recipe.augment, recipe.flip) if recipe.augment != "none" else None
 
-    def find_lr(self, phase: Phase, train: Images, val: Images) -> float:
-        """A peak rate for the first phase, by a range test that leaves the network as it is."""
+    def find_lr(self, phase: Phase, train: LabelledImages, val: LabelledImages) -> float:
+        """A peak learning rate for the first phase, found by a range test. Does not change the network."""
         run = self.open_phase(phase, train, val)
         torch.manual_seed(self.recipe.seed)
         generator = torch.Generator().manual_seed(self.recipe.seed)
@@ -106,31 +122,39 @@ class Trainer:
     def fit(
         self,
         phases: tuple[Phase, ...],
-        train: Images,
-        val: Images,
+        train: LabelledImages,
+        val: LabelledImages,
         saver: Saver,
         saved: dict[str, Any] | None,
         report: Callable[[Epoch], None],
-        watch: Callable[[], dict[str, Any]] = dict,
-    ) -> Fit:
-        """Train through all phases, or on from a saved state; ``report`` is told each epoch, ``watch`` gives the times to save.
+        times: Callable[[], dict[str, Any]] = dict,
+    ) -> TrainingResult:
+        """Train all phases. Ctrl-C after the first epoch ends the training early and keeps the best weights.
 
-        Ctrl-C ends early: what was best until then is kept, if an epoch was finished.
+        Args:
+            phases: in order.
+            train: training images.
+            val: validation images.
+            saver: writes the state between epochs.
+            saved: the state to continue from; None: start at the beginning.
+            report: is called with each epoch.
+            times: returns the times to save with the state.
 
         Raises:
-            StepFailed: the loss is no longer finite, or a frozen stage changed (which would be a bug).
+            StepFailed: the loss is not finite, or a frozen stage changed (a bug).
             KeyboardInterrupt: interrupted before the first epoch ended.
         """
         frozen = frozen_state(self.network, min(phase.frozen for phase in phases))
         before = fingerprint(frozen)
-        at = _Progressing()
+        session = _Session(train, val, frozen, saver, report, times)
+        at = _TrainingState()
         if saved:
             with saver.reading():
-                at = _Progressing.restored(saved, phases, self.network.net.state_dict(), frozen)
+                at = _TrainingState.restored(saved, phases, self.network.net.state_dict(), frozen)
         interrupted = False
         try:
             while at.phase < len(phases):
-                self._run_phase(phases[at.phase], at, train, val, frozen, saver, saved, report, watch)
+                self._run_phase(phases[at.phase], at, session, saved)
                 saved = None
                 if phases[at.phase].must_gain and at.before_phase is not None and cast(Epoch, at.best).rank <= at.before_phase:
                     self.progress.note(f"phase {phases[at.phase].name} did not improve validation; the stages below stay frozen")
@@ -143,51 +167,43 @@ class Trainer:
         self.network.load(at.weights, strict=False)
         if fingerprint(frozen) != before:
             raise StepFailed("a frozen stage changed during training; nothing was written", "please report this with the recipe")
-        return Fit(tuple(at.history), cast(Epoch, at.best), interrupted)
+        return TrainingResult(tuple(at.history), cast(Epoch, at.best), interrupted)
 
-    def _run_phase(
-        self,
-        phase: Phase,
-        at: _Progressing,
-        train: Images,
-        val: Images,
-        frozen: dict[str, Tensor],
-        saver: Saver,
-        saved: dict[str, Any] | None,
-        report: Callable[[Epoch], None],
-        watch: Callable[[], dict[str, Any]],
-    ) -> None:
-        run = self.open_phase(phase, train, val)
+    def _run_phase(self, phase: Phase, at: _TrainingState, session: _Session, saved: dict[str, Any] | None) -> None:
+        """Train one phase, from its beginning or from a saved state. Leaves the network with the best weights until now."""
+        run = self.open_phase(phase, session.train, session.val)
         if saved:
-            with saver.reading():
+            with session.saver.reading():
                 run.restore(saved["run"])
         else:
             at.before_phase = at.best.rank if at.best else None
         first = len(at.history) - run.done + 1
-        with self.progress.task(f"training {phase.name}", phase.epochs * len(train.labels)) as advance:
+        with self.progress.task(f"training {phase.name}", phase.epochs * len(session.train)) as advance:
             if run.done:
-                advance(run.done * len(train.labels))
+                advance(run.done * len(session.train))
 
-            def settled() -> None:
-                saver.save(at.state() | {"run": run.state(), "lr": self.recipe.lr, "watch": watch()}, now=run.finished)
+            def save() -> None:
+                state = at.state() | {"run": run.state(), "lr": self.recipe.lr, "watch": session.times()}
+                session.saver.save(state, now=run.finished)
 
-            for epoch in run.epochs(first, advance, settled):
+            for epoch in run.epochs(first, advance, save):
                 if not math.isfinite(epoch.train_loss + epoch.val_loss):
-                    saver.forget()  # continuing from there would end here again
+                    session.saver.forget()  # a resumed run would end here again
                     losses = f"{epoch.train_loss} in training, {epoch.val_loss} in validation"
                     raise StepFailed(
                         f"the loss is not finite in epoch {epoch.epoch}: {losses}", "lower --lr, or start from other --weights"
                     )
                 best, weights = at.best, at.weights
                 if best is None or epoch.rank > best.rank:
-                    best, weights = epoch, {k: v.clone() for k, v in self.network.net.state_dict().items() if k not in frozen}
-                # without a call in between, so that Ctrl-C finds them in step
+                    tensors = self.network.net.state_dict()
+                    best, weights = epoch, {name: value.clone() for name, value in tensors.items() if name not in session.frozen}
+                # no call between these assignments, so that Ctrl-C cannot leave them inconsistent
                 at.history, at.best, at.weights = [*at.history, epoch], best, weights
-                report(epoch)
+                session.report(epoch)
         self.network.load(at.weights, strict=False)
 
-    def open_phase(self, phase: Phase, train: Images, val: Images) -> PhaseRun:
-        """A phase ready to run: stages below its boundary frozen, their features at hand."""
+    def open_phase(self, phase: Phase, train: LabelledImages, val: LabelledImages) -> PhaseRun:
+        """A phase ready to run: freezes the stages below its boundary and computes their features."""
         stages = list(self.network.stages.values())
         for position, stage in enumerate(stages):
             stage.requires_grad_(position >= phase.frozen)

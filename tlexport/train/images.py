@@ -1,7 +1,9 @@
-"""The images of one part of the data, as training reads them."""
+"""The labelled images of one part of the data, as training reads them."""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,21 +11,24 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from tlexport.contract import Preprocess
 from tlexport.ports import Pixels
 from tlexport.storage.cache import release
 
 
+def images_digest(part: str, preprocess: Preprocess, sha256: Sequence[str]) -> str:
+    """SHA-256 that identifies the pixels of one part: its name, the preprocessing, and the hash of each image file in order."""
+    return hashlib.sha256("\n".join([part, preprocess.model_dump_json(), *sha256]).encode()).hexdigest()
+
+
 @dataclass(frozen=True)
-class Images:
-    """One part of the data.
+class LabelledImages:
+    """The images of one part with their labels."""
 
-    ``digest`` names the pixels: equal only for the same images in the same order through the same preprocessing.
-    """
-
-    pixels: Pixels  # uint8 (row, height, width, channel): of all parts together, so that none is held twice
+    pixels: Pixels  # uint8 (row, height, width, channel), shared by all parts so that no image is in memory twice
     labels: Tensor  # int64 class indices (image,)
-    digest: str
-    rows: npt.NDArray[np.intp] | None = None  # of each image in pixels; None: the images are the rows
+    digest: str  # see images_digest; keys the cache of features
+    rows: npt.NDArray[np.intp] | None = None  # row of each image in pixels; None: image i is row i
     teacher: Tensor | None = None  # logits of a teacher, float32 (image, class)
 
     def __len__(self) -> int:
@@ -31,6 +36,11 @@ class Images:
 
     def __getitem__(self, rows: slice) -> Pixels:
         return self.take(torch.arange(len(self))[rows])
+
+    def image(self, index: int) -> Pixels:
+        """One image: uint8 (height, width, channel)."""
+        taken: Pixels = self[index : index + 1][0]
+        return taken
 
     def take(self, indices: Tensor) -> Pixels:
         """Image indices int64 (batch,) -> uint8 (batch, height, width, channel)."""

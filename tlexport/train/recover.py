@@ -1,13 +1,15 @@
-"""Short training of a whole network that lost something: to rounding (quantization-aware training), or to pruning.
+"""Short training of a whole network after pruning or for INT8 (quantization-aware training).
 
-What it lost it learns again from what it was: most of the loss is distillation from the float checkpoint's logits.
+Most of the loss is distillation from the float checkpoint's logits.
 """
 
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -21,104 +23,99 @@ from tlexport.train.fake_quant import Activations, FakeQuantization
 from tlexport.train.loop import EVALUATION_BATCH, batches, make_optimizer, rate
 from tlexport.train.objective import Objective
 
-OBSERVED = 4  # batches that give the ranges of activations before these are rounded
-# on digits, MobileNetV3-small whose activations INT8 ruins: 1e-4 left more of the loss, 1e-3 moved the float network further than INT8 had
+OBSERVED = 4  # batches that set the ranges of activations before rounding starts
+# MobileNetV3-small on digits, with activations that INT8 ruins: 1e-4 recovered less, 1e-3 changed the float network more than INT8
 EPOCHS, LR = 6, 3e-4
 
 
+@dataclass(frozen=True)
+class Examples:
+    """Labelled training images with their preprocessing."""
+
+    preprocess: Preprocess  # of the checkpoint
+    pixels: Pixels  # uint8 (image, height, width, channel)
+    labels: Tensor | Sequence[int]  # class indices (image,)
+
+
+@dataclass(frozen=True)
+class RecoverySettings:
+    """How a network is trained."""
+
+    seed: int  # of the order of images
+    epochs: int = EPOCHS  # passes over the images
+    lr: float = LR  # peak rate of AdamW
+    simulate: Activations | None = None  # type of the activations after INT8 quantization; None: train in float
+
+
 def logits_of(network: Network, preprocess: Preprocess, pixels: Pixels) -> Tensor:
-    """What a network says of images: uint8 (image, height, width, channel) -> float32 (image, class), in evaluation mode."""
+    """Logits in evaluation mode: uint8 (image, height, width, channel) -> float32 (image, class)."""
     contract = Contract(preprocess)
     with torch.no_grad():
         return torch.cat([network(contract(part)) for part in torch.from_numpy(pixels).split(EVALUATION_BATCH)])
 
 
 def quantization_aware(
-    network: Network,
-    preprocess: Preprocess,
-    pixels: Pixels,
-    labels: Tensor | Sequence[int],
-    activations: Activations,
-    *,
-    epochs: int = EPOCHS,
-    lr: float = LR,
-    seed: int,
-    progress: Progress,
+    network: Network, examples: Examples, activations: Activations, settings: RecoverySettings, progress: Progress
 ) -> Network:
-    """A copy of a network whose weights were trained to bear INT8; the network itself, which is the teacher, stays as it is.
+    """Train a copy of a network for INT8. The network itself is the teacher and does not change.
 
-    See :func:`recover`, also for the arguments and errors. The copy is a float network like the other, and any graph can be made of it.
-    """
-    trained = copy.deepcopy(network)
-    teacher = logits_of(network, preprocess, pixels)
-    recover(trained, preprocess, pixels, labels, teacher, epochs=epochs, lr=lr, seed=seed, progress=progress, simulate=activations)
-    return trained
-
-
-def recover(
-    network: Network,
-    preprocess: Preprocess,
-    pixels: Pixels,
-    labels: Tensor | Sequence[int],
-    teacher: Tensor,
-    *,
-    epochs: int,
-    lr: float,
-    seed: int,
-    progress: Progress,
-    simulate: Activations | None = None,
-) -> None:
-    """Train all weights of a network in place, also those of stages that its recipe kept frozen.
-
-    It stays in evaluation mode: BatchNorm's statistics are what they were, and nothing is dropped out. On a CPU the same arguments give
-    the same bits at the same number of threads. Whatever ends it early, an error or Ctrl-C, leaves the weights as they were before.
+    The copy is a float network too; any graph can be made from it.
 
     Args:
         network: on the CPU.
-        preprocess: of the checkpoint.
-        pixels: training images, uint8 (image, height, width, channel).
-        labels: class indices (image,).
-        teacher: the float checkpoint's logits for these images, float32 (image, class).
-        epochs: passes over the images.
-        lr: peak rate of AdamW.
-        seed: of the order of images.
-        progress: where to tell what happens.
-        simulate: type of the activations that INT8 will have; None: train in float.
+        examples: training images.
+        activations: type of the activations after quantization; replaces that of ``settings``.
+        settings: see :func:`recover`.
+        progress: receives progress.
 
     Raises:
         StepFailed: the loss is not finite.
     """
-    run = _Recovery(network, preprocess, pixels, labels, teacher, simulate)
+    trained = copy.deepcopy(network)
+    teacher = logits_of(network, examples.preprocess, examples.pixels)
+    recover(trained, examples, teacher, dataclasses.replace(settings, simulate=activations), progress)
+    return trained
+
+
+def recover(network: Network, examples: Examples, teacher: Tensor, settings: RecoverySettings, progress: Progress) -> None:
+    """Train all weights of a network in place, including the stages that its recipe kept frozen.
+
+    The network stays in evaluation mode: BatchNorm keeps its statistics, and dropout is off. On a CPU, the same arguments and number of
+    threads give the same bits. After an error or Ctrl-C the network has its original weights.
+
+    Args:
+        network: on the CPU.
+        examples: training images.
+        teacher: the float checkpoint's logits for these images, float32 (image, class).
+        settings: epochs, rate and seed.
+        progress: receives progress.
+
+    Raises:
+        StepFailed: the loss is not finite.
+    """
+    run = _Recovery(network, examples, teacher, settings.simulate)
     before = {name: tensor.clone() for name, tensor in network.net.state_dict().items()}
     try:
-        run.train(Recipe(epochs=epochs, seed=seed), lr, progress)
+        run.train(Recipe(epochs=settings.epochs, seed=settings.seed), settings.lr, progress)
     except BaseException:
         network.load(before)
         raise
     finally:
         network.zero_grad(set_to_none=True)
-        network.to(memory_format=torch.contiguous_format)  # of other layouts the exporter writes the strides out, node by node
+        network.to(memory_format=torch.contiguous_format)  # for other layouts the exporter adds nodes that compute the strides
 
 
 class _Recovery:
-    """What a step of the training reads."""
+    """The values that every training step reads."""
 
-    def __init__(
-        self,
-        network: Network,
-        preprocess: Preprocess,
-        pixels: Pixels,
-        labels: Tensor | Sequence[int],
-        teacher: Tensor,
-        simulate: Activations | None,
-    ) -> None:
+    def __init__(self, network: Network, examples: Examples, teacher: Tensor, simulate: Activations | None) -> None:
         self.network = network.eval().requires_grad_().to(memory_format=torch.channels_last)
-        self.contract = Contract(preprocess)
-        self.pixels, self.labels, self.teacher = pixels, torch.as_tensor(labels), teacher
-        self.simulation = FakeQuantization(simulate, preprocess.std) if simulate else None
+        self.contract = Contract(examples.preprocess)
+        self.pixels, self.labels, self.teacher = examples.pixels, torch.as_tensor(examples.labels), teacher
+        self.simulation = FakeQuantization(simulate, examples.preprocess.std) if simulate else None
 
     def train(self, recipe: Recipe, lr: float, progress: Progress) -> None:
-        """All epochs, at a rate that rises and falls as it does in fine-tuning."""
+        """Train all epochs with the rate schedule of fine-tuning."""
         torch.manual_seed(recipe.seed)
         generator = torch.Generator().manual_seed(recipe.seed)
         optimizer = make_optimizer(list(self.network.stages.values()), recipe, lr)
@@ -127,20 +124,20 @@ class _Recovery:
             part for _ in range(recipe.epochs) for part in batches(torch.randperm(len(self.labels), generator=generator), recipe.batch_size)
         ]
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, len(order), recipe))
-        self._settle_ranges(order[:OBSERVED])
+        self._observe_ranges(order[:OBSERVED])
         title = "quantization-aware training" if self.simulation else "recovery training"
         with progress.task(title, len(self.labels) * recipe.epochs) as advance:
             for indices in order:
                 loss = objective(self._logits(indices), objective.targets(self.labels[indices]), self.teacher[indices])
                 if not math.isfinite(loss.item()):
-                    raise StepFailed("the loss is not finite; the weights are what they were before", "lower the learning rate")
+                    raise StepFailed("the loss is not finite; the weights are unchanged", "lower the learning rate")
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 optimizer.step()
                 schedule.step()
                 advance(len(indices), f"loss {loss.item():.3f}")
 
-    def _settle_ranges(self, parts: list[Tensor]) -> None:
+    def _observe_ranges(self, parts: list[Tensor]) -> None:
         if self.simulation is not None:
             with torch.no_grad():
                 for indices in parts:
