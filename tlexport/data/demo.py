@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tlexport.storage.files import DEMO_MARKER, new_directory
 
-IMAGES = 1797
+DIGIT_IMAGES = 1797
 
 
 def digits_folder(into: Path) -> Path:
@@ -26,7 +26,7 @@ def digits_folder(into: Path) -> Path:
         UsageError: something else is at ``into``.
         StepFailed: the file system refused.
     """
-    if (into / DEMO_MARKER).is_file() and sum(1 for _ in into.glob("[0-9]/*.png")) == IMAGES:
+    if (into / DEMO_MARKER).is_file() and sum(1 for _ in into.glob("[0-9]/*.png")) == DIGIT_IMAGES:
         return into
     import numpy as np
     from PIL import Image

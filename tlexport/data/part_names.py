@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from tlexport.dataset import Part
 
-WORDS: dict[str, Part] = {
+PART_WORDS: dict[str, Part] = {
     **dict.fromkeys(("training", "train", "trn"), "train"),
     **dict.fromkeys(("validation", "validating", "validate", "valid", "val", "development", "devel", "dev", "evaluation", "eval"), "val"),
     **dict.fromkeys(("testing", "test", "tst"), "test"),
@@ -22,7 +22,7 @@ _TRANSLATED: dict[str, Part] = {
     **dict.fromkeys(("évaluation", "валидация", "验证", "驗證", "検証", "검증"), "val"),
     **dict.fromkeys(("pruebas", "prueba", "testes", "teste", "тест", "测试", "測試", "テスト", "테스트"), "test"),
 }
-WORDS |= _TRANSLATED
+PART_WORDS |= _TRANSLATED
 KNOWN = (
     "train, training, val, valid, validation, dev, eval, test, testing; also as train_set, test-images, seg_train and the like, in any case"
 )
@@ -80,11 +80,11 @@ def _any_of(words: Iterable[str]) -> str:
     return "|".join(sorted(words, key=len, reverse=True))
 
 
-_TOKEN = re.compile(f"(?:{_any_of((*WORDS, *_FILLERS))})+")
-_PIECE = re.compile(_any_of((*WORDS, *_FILLERS)))
+_TOKEN = re.compile(f"(?:{_any_of((*PART_WORDS, *_FILLERS))})+")
+_PIECE = re.compile(_any_of((*PART_WORDS, *_FILLERS)))
 _NUMBER = re.compile(r"\d+|[a-z]")
 _FOLD = re.compile(rf"(?:{_any_of(_NUMBERED)})[\W_]*(?:\d+|[a-z])")
-_DOMAIN = re.compile(f"(?:{_any_of(WORDS)})[ab]")  # trainA and trainB of image-to-image translation
+_DOMAIN = re.compile(f"(?:{_any_of(PART_WORDS)})[ab]")  # trainA and trainB of image-to-image translation
 
 
 class _Name(NamedTuple):
@@ -134,7 +134,7 @@ def _parse(name: str) -> _Name:
     rest, odd, split = [], True, False
     for token in re.findall(r"[^\W\d_]+|\d+", re.sub(r"(held|hold)[\W_]+out", "holdout", _plain(name))):
         if _TOKEN.fullmatch(token):
-            parts += [WORDS[piece] for piece in _PIECE.findall(token) if piece in WORDS]
+            parts += [PART_WORDS[piece] for piece in _PIECE.findall(token) if piece in PART_WORDS]
             continue
         rest.append(token)
         split = split or token in _OTHERS or bool(_DOMAIN.fullmatch(token))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tlexport.class_names import normal
-from tlexport.data.part_names import KNOWN, WORDS, part_of
+from tlexport.data.part_names import KNOWN, PART_WORDS, part_of
 from tlexport.data.table_lines import CSV_SUFFIXES, JSON_SUFFIXES, read_lines
 from tlexport.dataset import Part
 from tlexport.device.inputs.image_files import EXTENSIONS
@@ -18,7 +18,7 @@ from tlexport.errors import InvalidFile
 from tlexport.record import nearest
 
 SUFFIXES = (*CSV_SUFFIXES, *JSON_SUFFIXES)
-SHOWN = 10  # how many of many are named in a message
+MOST_NAMED = 10  # how many of many are named in a message
 
 # names of columns that mean the same, the first one before all others; case, spaces, hyphens and underscores do not matter
 _MEANINGS = {
@@ -43,8 +43,8 @@ class Row:
 def few(items: Iterable[str], separator: str = ", ") -> str:
     """The first items, and how many more there are."""
     named = list(items)
-    more = [f"and {len(named) - SHOWN} more"] if len(named) > SHOWN else []
-    return separator.join(named[:SHOWN] + more)
+    more = [f"and {len(named) - MOST_NAMED} more"] if len(named) > MOST_NAMED else []
+    return separator.join(named[:MOST_NAMED] + more)
 
 
 def read_table(table: Path) -> tuple[list[Row], list[str]]:
@@ -171,7 +171,7 @@ def _part(table: Path, line: int, cells: dict[str, Any], columns: dict[str, str]
         return None
     part = part_of(value) if isinstance(value, str) else None
     if part is None:
-        near = nearest(str(value).lower(), list(WORDS))
+        near = nearest(str(value).lower(), list(PART_WORDS))
         named = "" if columns["split"] == "split" else f" (column '{columns['split']}')"
         raise InvalidFile(f"{table}, line {line}: split{named} is {value!r:.80}{near}", f"known: {KNOWN}")
     return part

@@ -11,7 +11,7 @@ IMBALANCED = 5.0  # ratio of the largest to the smallest class
 GAP = 0.10  # of training over validation accuracy, 0..1
 NEAR_CHANCE = 0.15  # of the way from chance to certainty that a head on ImageNet features should at least get
 LARGE = 50_000  # training images: with a few hundred each for a hundred classes, networks have been trained from scratch
-SHOWN = 5  # classes that a note names
+MOST_NAMED = 5  # classes that a note names
 INT8_BYTES_PER_PARAMETER = 1.0
 
 
@@ -56,11 +56,11 @@ def after_training(
     """
     notes = []
     if missed:
-        more = f" and {len(missed) - SHOWN} more" if len(missed) > SHOWN else ""
+        more = f" and {len(missed) - MOST_NAMED} more" if len(missed) > MOST_NAMED else ""
         remedies = "look at the confusion matrix in report.html, check the labels, add images of them" + (
             ", or try --balance sampler" if recipe.balance == "none" else ""
         )
-        notes.append(f"no validation image is recognised of: {', '.join(missed[:SHOWN])}{more}; {remedies}")
+        notes.append(f"no validation image is recognised of: {', '.join(missed[:MOST_NAMED])}{more}; {remedies}")
     if train_top1 - val_top1 > GAP:
         tries = ["more images"]
         tries += ["--augment medium"] if recipe.augment in ("none", "light") else []

@@ -22,7 +22,7 @@ Activations = Literal["uint8", "int8"]  # as of ports.QuantizeRequest
 LEVELS = {"uint8": (0, 255), "int8": (-127, 127)}  # ONNX Runtime's of symmetric int8 leave -128 out
 AVERAGED = 0.05  # weight of a new batch in the moving average of ranges: a short training has tens of batches, not thousands
 
-WEIGHTED: tuple[Callable[..., Any], ...] = (F.conv2d, F.linear)
+WEIGHTED_FUNCTIONS: tuple[Callable[..., Any], ...] = (F.conv2d, F.linear)
 # what reads activations that no convolution has taken in: gates and swishes, squeeze and excitation, residual sums
 READERS: tuple[Callable[..., Any], ...] = (
     *(F.hardswish, F.silu, F.hardsigmoid, F.sigmoid, torch.sigmoid, Tensor.sigmoid, F.adaptive_avg_pool2d),
@@ -73,7 +73,7 @@ class FakeQuantization(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func in WEIGHTED:
+        if func in WEIGHTED_FUNCTIONS:
             values, weight, *rest = args
             pixels, self._first = self._first and func is F.conv2d and not self._symmetric, False
             if self.quantizing:

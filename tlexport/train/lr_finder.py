@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 LOWEST, HIGHEST = 1e-6, 1.0
-STEPS = 60
+RANGE_TEST_STEPS = 60
 SMOOTHING = 0.9  # of the running mean of the loss
 DIVERGED = 3.0  # times the lowest loss so far: the test stops
 
@@ -30,11 +30,11 @@ def find_lr(
     """
     module = copy.deepcopy(top).train()
     optimizer = make_optimizer(module, LOWEST)
-    factor = (HIGHEST / LOWEST) ** (1 / (STEPS - 1))
+    factor = (HIGHEST / LOWEST) ** (1 / (RANGE_TEST_STEPS - 1))
     rates: list[float] = []
     losses: list[float] = []
     running, lowest = 0.0, math.inf
-    for step in range(STEPS):
+    for step in range(RANGE_TEST_STEPS):
         rate = LOWEST * factor**step
         for group in optimizer.param_groups:
             group["lr"] = rate

@@ -7,7 +7,7 @@ import sys
 
 # parameters of mallopt(3), from glibc's malloc.h
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-LARGEST = 2**31 - 1  # mallopt takes an int
+INT_MAX = 2**31 - 1  # mallopt takes an int
 
 
 def keep_freed_memory() -> None:
@@ -21,5 +21,5 @@ def keep_freed_memory() -> None:
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
     if mallopt is not None:
-        mallopt(M_MMAP_THRESHOLD, LARGEST)
-        mallopt(M_TRIM_THRESHOLD, LARGEST)
+        mallopt(M_MMAP_THRESHOLD, INT_MAX)
+        mallopt(M_TRIM_THRESHOLD, INT_MAX)

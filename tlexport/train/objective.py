@@ -11,8 +11,6 @@ from torch import Tensor
 TEMPERATURE = 2.0  # Hinton et al. 2015 found 2.5 to 4 for small students; 2 keeps the ranking of a confident teacher
 TEACHER_SHARE = 0.7  # of the loss, where there is a teacher
 
-IMBALANCED = 5.0  # ratio of the largest to the smallest class above which the user is advised to balance
-
 
 @dataclass(frozen=True)
 class Objective:
@@ -52,9 +50,3 @@ def class_weights(labels: Tensor, num_classes: int) -> Tensor:
 def balanced_indices(labels: Tensor, num_classes: int, generator: torch.Generator) -> Tensor:
     """As many draws with replacement as there are images, every class equally often: int64 (image,)."""
     return torch.multinomial(class_weights(labels, num_classes)[labels], len(labels), replacement=True, generator=generator)
-
-
-def imbalance(labels: Tensor, num_classes: int) -> float:
-    """Images of the largest class over those of the smallest."""
-    counts = torch.bincount(labels, minlength=num_classes)
-    return float(counts.max() / counts.min().clamp(min=1))

@@ -10,7 +10,7 @@ from tlexport.plugins import family_of, traits_of
 from tlexport.recipe import Recipe
 from tlexport.train.phases import boundary_of, plan_phases
 
-WORDS = ("imagenet", "embedded", "none")  # other weights are files
+WEIGHTS_WORDS = ("imagenet", "embedded", "none")  # other weights are files
 
 
 def embedded_backbones() -> tuple[str, ...]:
@@ -53,7 +53,7 @@ def expect_feasible(recipe: Recipe) -> None:
     stages = family_of(recipe.backbone).VARIANTS[recipe.backbone]
     if recipe.weights == "embedded":
         embedded_file(recipe.backbone)
-    elif recipe.weights not in WORDS:
+    elif recipe.weights not in WEIGHTS_WORDS:
         expect_weights_file(Path(recipe.weights))
     expect_image_size(recipe)
     plan_phases(recipe, stages, None if recipe.freeze is None else boundary_of(recipe.freeze, recipe.backbone, stages))
