@@ -127,7 +127,7 @@ def test_a_run_is_kept_where_latest_cannot_point_at_it(
     mine.write_text("keep", encoding="utf-8")
     ended = here(capfd, "finetune", digits, *BASE, "--epochs", "1")
     assert ended.code == 0
-    assert "note: runs/latest was not made to point at runs/mobilenet_v3_small-1" in ended.err
+    assert "note: runs/latest could not be pointed at runs/mobilenet_v3_small-1" in ended.err
     assert read_checkpoint(tmp_path / "runs" / "mobilenet_v3_small-1").metrics["epochs"] == 1
     assert runs(tmp_path) == ["latest", "mobilenet_v3_small-1"]
     assert mine.read_text(encoding="utf-8") == "keep"

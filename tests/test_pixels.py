@@ -147,7 +147,7 @@ def test_what_takes_the_quantization_out_changes_no_bit(monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     "asked",
     [
-        pytest.param(replace(request(), kept=frozenset({"the_v"})), id="the convolution stays in float"),
+        pytest.param(replace(request(), float_nodes=frozenset({"the_v"})), id="the convolution stays in float"),
         pytest.param(replace(request(), activations="int8"), id="activations are signed"),
         pytest.param(request(kind="float"), id="the image is of floats"),
         pytest.param(request('v = Conv <kernel_shape=[3,3], auto_pad="SAME_UPPER"> (a, w, b)'), id="padding without numbers"),
