@@ -19,6 +19,7 @@ from tlexport.bundle.archive import pack
 from tlexport.bundle.manifest import MANIFEST, Manifest, read_manifest
 from tlexport.errors import InvalidFile
 from tlexport.export.model_card import model_card
+from tlexport.loading.model import Execution
 
 # made by the writer of format 1; never to be written again
 KEPT = sorted((Path(__file__).parent / "data").glob("bundle-v*"))
@@ -38,7 +39,7 @@ def test_a_bundle_of_an_older_format_opens_verifies_and_predicts(bundle: Path, t
     assert manifest.training is None
     assert [check for check in verify(bundle, device="cpu", threads=1) if not check.ok] == []
     images = [bundle / name for name in manifest.golden.images]
-    assert [found.name for found in predict(bundle, images, precision="fp16", threads=1)] == [
+    assert [found.name for found in predict(bundle, images, run=Execution(precision="fp16", threads=1))] == [
         "red",
         "red",
         "green",

@@ -27,6 +27,7 @@ from tlexport.device.board.environment import default_threads
 from tlexport.device.errors import InvalidFile, MissingDependency, Unsupported, VerificationFailed
 from tlexport.device.model import Model
 from tlexport.device.runtimes import cuda
+from tlexport.loading.model import Execution
 from tlexport.measurement import Measurement
 from tlexport.storage.files import sha256_of
 
@@ -89,7 +90,7 @@ def test_an_image_on_standard_input(copy: Path) -> None:
     image = copy / "golden/03.png"
     done = run_py(copy, "predict", "-", "--json", input=image.read_bytes())
     [by_bytes] = json.loads(done.out)
-    [by_path] = predict(copy, [image], device="cpu")
+    [by_path] = predict(copy, [image], run=Execution(device="cpu"))
     assert by_bytes == by_path.to_json() | {"path": "-"}
 
 
@@ -138,14 +139,14 @@ def test_without_a_decoder_raw_pixels_are_enough(copy: Path) -> None:
     pixels = np.load(copy / "golden/00.decoded.npy")
     (copy / "pixels").write_bytes(pixels.tobytes())
     [raw] = json.loads(run("predict", "pixels", "--raw", f"{pixels.shape[1]}x{pixels.shape[0]}", "--json").out)
-    [expected] = predict(copy, [copy / "golden/00.png"], device="cpu")
+    [expected] = predict(copy, [copy / "golden/00.png"], run=Execution(device="cpu"))
     assert raw == expected.to_json() | {"path": "pixels"}
 
 
 def test_three_lines_of_python(copy: Path) -> None:
     code = "from tlx import Model; model = Model('.'); print(model.predict('golden/00.png')[0]['class'])"
     done = subprocess.run([sys.executable, "-c", code], cwd=copy, capture_output=True, text=True, check=True)
-    [expected] = predict(copy, [copy / "golden/00.png"], device="cpu")
+    [expected] = predict(copy, [copy / "golden/00.png"], run=Execution(device="cpu"))
     assert done.stdout.strip() == expected.name
 
 
@@ -192,7 +193,7 @@ def test_under_the_pythons_of_the_older_jetpacks(checkpoint: Path, tmp_path: Pat
     assert (found["verdict"], [check for check in found["checks"] if not check["ok"]]) == ("ok", [])
     done = run_py(bundle, "predict", bundle / "golden", "--json", *here, python=inside)
     names = [Path(row["path"]) for row in json.loads(done.out)]
-    assert [row["class"] for row in json.loads(done.out)] == [row.name for row in predict(bundle, names, device="cpu")]
+    assert [row["class"] for row in json.loads(done.out)] == [row.name for row in predict(bundle, names, run=Execution(device="cpu"))]
     assert run_py(bundle, "bench", "--check-only", "--precision", "all", *here, python=inside).code == 0
     code = f"import sys; sys.path.insert(0, {str(bundle)!r}); from tlx import Model; Model({str(bundle)!r}, runtime='onnxruntime')"
     subprocess.run([inside, "-c", code], check=True)
@@ -303,7 +304,7 @@ def test_a_model_that_was_changed_is_not_loaded(
 
 def test_folders_files_and_raw_pixels_give_the_same(bundle: Path, ask: Callable[..., Ended], tmp_path: Path) -> None:
     names = sorted((bundle / "golden").glob("*.png"))
-    expected = [row.to_json() for row in predict(bundle, names, device="cpu")]
+    expected = [row.to_json() for row in predict(bundle, names, run=Execution(device="cpu"))]
     assert json.loads(ask("predict", bundle / "golden", "--json").out) == expected
     by_threes = json.loads(ask("predict", "--batch", "3", "--json", *names).out)
     assert [(row["path"], row["class"]) for row in by_threes] == [(row["path"], row["class"]) for row in expected]

@@ -15,6 +15,7 @@ import pytest
 
 from tlexport.api.evaluate import evaluate
 from tlexport.checkpoint import read_checkpoint
+from tlexport.loading.model import Execution
 from tlexport.train.resume import STATE, resume_folder
 
 pytestmark = pytest.mark.slow  # processes that start, are killed, and start again
@@ -68,7 +69,7 @@ def test_two_processes_train_one_checkpoint_as_good_as_one_process_does(digits: 
     one = finetune(str(digits), recipe, tmp_path / "one", FinetuneSettings(device="cpu", threads=1)).scores.top1
     assert abs(one - two) <= 0.10  # the validation part is small: one image is several points
     assert two > 0.7
-    checked = evaluate(tmp_path / "two", str(digits), part="val", device="cpu", threads=1)
+    checked = evaluate(tmp_path / "two", str(digits), part="val", run=Execution(device="cpu", threads=1))
     assert checked.scores.top1 == read_checkpoint(tmp_path / "two").metrics["val_top1"] == two
 
 

@@ -10,6 +10,7 @@ import pytest
 from tlexport.api.evaluate import Evaluated, evaluate
 from tlexport.checkpoint import read_checkpoint, read_dataset
 from tlexport.errors import InvalidFile, Unsupported, UsageError
+from tlexport.loading.model import Execution
 from tlexport.ports import Silent
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -25,7 +26,7 @@ class Notes(Silent):
 
 @pytest.fixture(scope="module")
 def validated(checkpoint: Path, digits: Path) -> Evaluated:
-    return evaluate(checkpoint, str(digits), part="val", device="cpu", threads=1)
+    return evaluate(checkpoint, str(digits), part="val", run=Execution(device="cpu", threads=1))
 
 
 def test_the_recorded_accuracy_comes_back(validated: Evaluated, checkpoint: Path) -> None:
@@ -52,7 +53,7 @@ def test_the_answer_as_json_is_consistent(validated: Evaluated, checkpoint: Path
 
 def test_it_is_said_when_training_images_are_among_them(checkpoint: Path, digits: Path) -> None:
     progress = Notes()
-    everything = evaluate(checkpoint, str(digits), device="cpu", threads=1, progress=progress)
+    everything = evaluate(checkpoint, str(digits), run=Execution(device="cpu", threads=1), progress=progress)
     dataset = read_dataset(checkpoint)
     assert everything.part == "all"
     assert everything.scores.n == len(dataset.samples)
@@ -75,7 +76,7 @@ def held_out(checkpoint: Path, tmp_path: Path) -> Path:
 
 def test_images_that_were_not_trained_on_need_no_warning(checkpoint: Path, held_out: Path, validated: Evaluated) -> None:
     progress = Notes()
-    some = evaluate(checkpoint, str(held_out), device="cpu", threads=1, progress=progress)
+    some = evaluate(checkpoint, str(held_out), run=Execution(device="cpu", threads=1), progress=progress)
     assert not any("train" in note for note in progress.notes)
     # classes are matched by name, so that of three classes each scores as it did among ten
     whole, part = validated.scores.per_class(), some.scores.per_class()
@@ -88,11 +89,11 @@ def test_parts_of_the_data_itself_come_first(checkpoint: Path, held_out: Path, t
         shutil.copytree(held_out, tmp_path / "parts" / part)
     lonely = next((tmp_path / "parts" / "test").rglob("*.png"))
     lonely.unlink()
-    found = evaluate(checkpoint, str(tmp_path / "parts"), device="cpu", threads=1)
+    found = evaluate(checkpoint, str(tmp_path / "parts"), run=Execution(device="cpu", threads=1))
     assert found.part == "test"
     assert found.scores.n == sum(1 for _ in held_out.rglob("*.png")) - 1
     with pytest.raises(InvalidFile, match="part 'val'"):
-        evaluate(checkpoint, str(tmp_path / "parts"), part="val", device="cpu", threads=1)
+        evaluate(checkpoint, str(tmp_path / "parts"), part="val", run=Execution(device="cpu", threads=1))
 
 
 @pytest.mark.parametrize("shape", ["test/{}/{}", "Testing/{}/{}", "val/{}/{}", "train/{}/{}", "{}/{}"])
@@ -104,7 +105,7 @@ def test_training_images_are_named_whichever_split_the_data_has(checkpoint: Path
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(dataset.file(sample), target)
     progress = Notes()
-    found = evaluate(checkpoint, str(tmp_path / "data"), device="cpu", threads=1, progress=progress)
+    found = evaluate(checkpoint, str(tmp_path / "data"), run=Execution(device="cpu", threads=1), progress=progress)
     assert found.scores.n == 3  # of one class, in one part
     (note,) = [note for note in progress.notes if "used to train" in note]
     assert note.startswith("2 of 3 images")
@@ -120,7 +121,7 @@ def test_unicode_forms_of_class_names_match(checkpoint: Path, held_out: Path, tm
         classes = tuple(theirs if name == "3" else name for name in read_checkpoint(checkpoint).classes)
         record.write_text(read_checkpoint(checkpoint).model_copy(update={"classes": classes}).model_dump_json(), encoding="utf-8")
         (tmp_path / "renamed" / "3").rename(tmp_path / "renamed" / ours)
-        again = evaluate(tmp_path / "checkpoint", str(tmp_path / "renamed"), device="cpu", threads=1)
+        again = evaluate(tmp_path / "checkpoint", str(tmp_path / "renamed"), run=Execution(device="cpu", threads=1))
         assert again.scores.per_class()[theirs]["n"] == sum(1 for _ in (tmp_path / "renamed" / ours).iterdir())
         (tmp_path / "renamed" / ours).rename(tmp_path / "renamed" / "3")
 
@@ -128,14 +129,14 @@ def test_unicode_forms_of_class_names_match(checkpoint: Path, held_out: Path, tm
 def test_a_class_that_the_model_does_not_know(checkpoint: Path, held_out: Path) -> None:
     (held_out / "3").rename(held_out / "three")
     with pytest.raises(InvalidFile, match=r"classes that .* does not know: three") as caught:
-        evaluate(checkpoint, str(held_out), device="cpu", threads=1)
+        evaluate(checkpoint, str(held_out), run=Execution(device="cpu", threads=1))
     assert all(name in caught.value.hint for name in read_checkpoint(checkpoint).classes)
 
 
 def test_a_runtime_and_a_precision_that_a_checkpoint_has_not(checkpoint: Path, digits: Path) -> None:
     with pytest.raises(Unsupported, match="onnxruntime"):
-        evaluate(checkpoint, str(digits), runtime="onnxruntime")
+        evaluate(checkpoint, str(digits), run=Execution(runtime="onnxruntime"))
     with pytest.raises(UsageError, match="did you mean 'torch'"):
-        evaluate(checkpoint, str(digits), runtime="torhc")
+        evaluate(checkpoint, str(digits), run=Execution(runtime="torhc"))
     with pytest.raises(UsageError, match="int8"):
-        evaluate(checkpoint, str(digits), precision="int8")
+        evaluate(checkpoint, str(digits), run=Execution(precision="int8"))

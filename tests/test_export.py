@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torchvision import models
 from torchvision.transforms.v2 import functional as F
 
-from tlexport.api.export import Exported, export
+from tlexport.api.export import Exported, ExportSettings, export
 from tlexport.artifact import PRECISIONS
 from tlexport.bundle.manifest import MANIFEST, Model, read_manifest
 from tlexport.checkpoint import DATASET, read_checkpoint, read_dataset
@@ -252,7 +252,7 @@ def again(checkpoint: Path, digits: Path, tmp_path_factory: pytest.TempPathFacto
     shutil.copytree(first.path, out)
     (out / "model.fp32.engine").write_bytes(b"built by an older export")
     with conversions_by(to_onnx):  # not the conversion of the first export
-        result = export(copy, resolve(profile), Constraints(), out, data_root=base / "moved", progress=Notes())
+        result = export(copy, resolve(profile), Constraints(), out, settings=ExportSettings(data_root=base / "moved"), progress=Notes())
     assert result.path == out
     return first, Made(out, result.manifest, ()), copy
 

@@ -14,7 +14,7 @@ from commands import here
 from exports import Notes
 from measurements import ENVIRONMENT, MS
 
-from tlexport.api.export import Exported, export
+from tlexport.api.export import Exported, ExportSettings, export
 from tlexport.bench.process import BenchRequest
 from tlexport.bundle.manifest import MODEL_CARD, read_manifest
 from tlexport.checkpoint import read_checkpoint
@@ -76,7 +76,7 @@ def never(training: Training) -> bool:
 
 def decided(checkpoint: Path, target: Target, out: Path, measure: Callable[..., list[Measurement]], **constraints: object) -> Exported:
     asked = Constraints(precision="fp32", **constraints)  # type: ignore[arg-type] -- fields of it
-    return export(checkpoint, target, asked, out, measure=measure, consent=never)
+    return export(checkpoint, target, asked, out, settings=ExportSettings(measure=measure, consent=never))
 
 
 # --- noise ------------------------------------------------------------------------------------------------------------
@@ -172,14 +172,19 @@ def test_a_training_is_announced_and_can_be_declined(checkpoint: Path, tmp_path:
             Constraints(precision="fp32", max_size_bytes=4_000_000),
             out,
             progress=notes,
-            consent=decline,
-            measure=timings(QUIET),
+            settings=ExportSettings(consent=decline, measure=timings(QUIET)),
         )
     [training] = asked
     assert training.seconds > 0
     assert training.in_words() in notes.texts
     assert not out.exists()
-    export(checkpoint, small(size="4 MB"), Constraints(precision="fp32", shrink=True), out, consent=decline, measure=timings(QUIET))
+    export(
+        checkpoint,
+        small(size="4 MB"),
+        Constraints(precision="fp32", shrink=True),
+        out,
+        settings=ExportSettings(consent=decline, measure=timings(QUIET)),
+    )
     assert len(asked) == 2  # --shrink asks for it as a limit does
     assert read_manifest(out).model().over
 
@@ -194,7 +199,7 @@ def test_a_precision_that_fails_is_rejected_and_takes_no_other_with_it(
         raise ValueError("a scale that FP16 cannot tell from 0")
 
     monkeypatch.setattr(fp16, "quantize", quantize)
-    made = export(checkpoint, small(), Constraints(), tmp_path / "bundle", measure=timings(QUIET))
+    made = export(checkpoint, small(), Constraints(), tmp_path / "bundle", settings=ExportSettings(measure=timings(QUIET)))
     assert made.manifest.model().artifact.precision == "fp32"
     [rejected] = read_manifest(made.path).rejected
     assert (rejected.precision, rejected.reason) == ("fp16", "ValueError: a scale that FP16 cannot tell from 0")
@@ -203,7 +208,7 @@ def test_a_precision_that_fails_is_rejected_and_takes_no_other_with_it(
     assert [(m["precision"], m["rejected"], m["path"] is None) for m in models] == [("fp32", False, False), ("fp16", True, True)]
     assert "Rejected: FP16" in (made.path / MODEL_CARD).read_text(encoding="utf-8")
     with pytest.raises(ValueError, match="cannot tell from 0"):
-        export(checkpoint, small(), Constraints(precision="fp16"), tmp_path / "alone", measure=timings(QUIET))
+        export(checkpoint, small(), Constraints(precision="fp16"), tmp_path / "alone", settings=ExportSettings(measure=timings(QUIET)))
     assert not (tmp_path / "alone").exists()
 
 
@@ -217,15 +222,15 @@ def test_a_model_that_crashes_only_while_it_is_timed_is_rejected_alone(checkpoin
         return quiet(requests)
 
     crashing = "fp16"
-    made = export(checkpoint, small(), Constraints(), tmp_path / "bundle", measure=measure)
+    made = export(checkpoint, small(), Constraints(), tmp_path / "bundle", settings=ExportSettings(measure=measure))
     [model], [rejected] = made.manifest.models, read_manifest(made.path).rejected
     assert (model.artifact.precision, model.chosen, rejected.precision) == ("fp32", True, "fp16")
     assert "crashed (SIGSEGV)" in rejected.reason
     with pytest.raises(Unsupported, match="crashed"):
-        export(checkpoint, small(), Constraints(precision="fp16"), tmp_path / "asked for", measure=measure)
+        export(checkpoint, small(), Constraints(precision="fp16"), tmp_path / "asked for", settings=ExportSettings(measure=measure))
     crashing = "fp32"  # the reference for the others
     with pytest.raises(Unsupported, match="crashed"):
-        export(checkpoint, small(), Constraints(), tmp_path / "reference", measure=measure)
+        export(checkpoint, small(), Constraints(), tmp_path / "reference", settings=ExportSettings(measure=measure))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle"]
 
 

@@ -12,6 +12,7 @@ from tlexport.api.predict import Prediction, predict
 from tlexport.bundle.manifest import read_manifest
 from tlexport.checkpoint import read_dataset
 from tlexport.errors import InvalidFile
+from tlexport.loading.model import Execution
 
 
 @pytest.fixture(scope="module")
@@ -30,17 +31,17 @@ def test_the_classes_are_right_as_often_as_the_record_says(bundle: Path, files: 
     manifest = read_manifest(bundle)
     assert manifest.checkpoint_top1 > 0.6  # ten classes: chance is 0.1
     for model in manifest.models:
-        predictions = predict(bundle, files, precision=model.artifact.precision)
+        predictions = predict(bundle, files, run=Execution(precision=model.artifact.precision))
         assert accuracy(predictions) == pytest.approx(model.top1)
 
 
 def test_the_chosen_model_answers_unless_another_is_named(bundle: Path, files: list[Path]) -> None:
     chosen = read_manifest(bundle).model().artifact.precision
-    assert predict(bundle, files[:5]) == predict(bundle, files[:5], precision=chosen)
+    assert predict(bundle, files[:5]) == predict(bundle, files[:5], run=Execution(precision=chosen))
 
 
 def test_bundle_and_checkpoint_agree(bundle: Path, checkpoint: Path, files: list[Path]) -> None:
-    exported_, trained = predict(bundle, files, precision="fp32"), predict(checkpoint, files, device="cpu")
+    exported_, trained = predict(bundle, files, run=Execution(precision="fp32")), predict(checkpoint, files, run=Execution(device="cpu"))
     assert [p.name for p in exported_] == [p.name for p in trained]
     for left, right in zip(exported_, trained, strict=True):
         assert left.probabilities == pytest.approx(right.probabilities, abs=1e-4)
@@ -48,7 +49,7 @@ def test_bundle_and_checkpoint_agree(bundle: Path, checkpoint: Path, files: list
 
 def test_a_graph_for_tensorrt_answers_here_as_its_record_says(checkpoint: Path, files: list[Path]) -> None:
     made = exported(checkpoint, "jetson-orin-nano")
-    assert accuracy(predict(made.path, files, precision="int8")) == pytest.approx(made.manifest.model("int8").top1)
+    assert accuracy(predict(made.path, files, run=Execution(precision="int8"))) == pytest.approx(made.manifest.model("int8").top1)
 
 
 def test_probabilities_are_of_every_class(bundle: Path, files: list[Path]) -> None:

@@ -9,18 +9,18 @@ from typing import Literal
 import numpy as np
 
 from tlexport.accuracy import BATCH, Scores, probabilities, score
-from tlexport.artifact import Precision
 from tlexport.bench.environment import default_threads
 from tlexport.checkpoint import DATASET, read_dataset
 from tlexport.class_names import normal
-from tlexport.data.decode import decode_all
+from tlexport.data.decode import Decoded, decode_all
 from tlexport.data.source import read_source
 from tlexport.data.table import few
 from tlexport.errors import InvalidFile
-from tlexport.loading.model import LoadedModel, load
+from tlexport.loading.model import DEFAULT_EXECUTION, Execution, LoadedModel, load
 from tlexport.ports import Progress, Silent
 from tlexport.record import nearest
 
+Part = Literal["auto", "all", "train", "val", "test"]
 MATRIX = 1000  # most classes with a full confusion matrix; for 5,000 it has 25 million numbers
 
 
@@ -58,11 +58,8 @@ def evaluate(
     what: Path | LoadedModel,
     data: str,
     *,
-    runtime: str = "auto",
-    precision: Precision | None = None,
-    device: str = "auto",
-    threads: int | None = None,
-    part: Literal["auto", "all", "train", "val", "test"] = "auto",
+    run: Execution = DEFAULT_EXECUTION,
+    part: Part = "auto",
     on_error: Literal["skip", "fail"] | None = None,
     progress: Progress | None = None,
 ) -> Evaluated:
@@ -71,10 +68,7 @@ def evaluate(
     Args:
         what: a checkpoint, a bundle, or an .onnx file of a bundle.
         data: DATA of the command line; the model must have its classes. One class, or one part of a split, is enough.
-        runtime: which runtime; ``auto``: the one for this kind of file.
-        precision: which of a bundle's models.
-        device: ``auto``, ``cpu`` or ``cuda:N``.
-        threads: CPU threads; None: one for each usable core.
+        run: which model, runtime, device and threads.
         part: of data that has a split of its own, or of the split that the checkpoint was trained with. ``auto``: ``test`` if
             the data has that, else ``val`` if it has that, else all.
         on_error: how to treat unreadable images.
@@ -85,7 +79,7 @@ def evaluate(
     """
     progress = progress or Silent()
     loaded = load(what)
-    model = loaded.runnable(runtime, precision)
+    model = loaded.runnable(run.runtime, run.precision)
     listing = read_source(data, to_train=False)
     for note in listing.notes:
         progress.note(note)
@@ -94,9 +88,18 @@ def evaluate(
         near = nearest(unknown[0], list(position))
         raise InvalidFile(f"{data} has classes that {loaded.what} lacks: {few(unknown)}{near}", f"its classes: {few(model.classes)}")
     with progress.task("reading images", len(listing.entries)) as advance:
-        decoded = decode_all(listing, model.preprocess, on_error, threads or default_threads(), advance)
+        decoded = decode_all(listing, model.preprocess, on_error, run.threads or default_threads(), advance)
+    chosen, part = _choose_part(loaded, data, decoded, part, progress)
     entries = decoded.listing.entries
-    trained = _parts_of_checkpoint(loaded)
+    labels = [position[listing.classes[entries[index].label]] for index in chosen]
+    with model.open(run.device, run.threads) as runner:
+        outputs = probabilities(runner, decoded.pixels[np.array(chosen)], BATCH, progress, "evaluating")
+        return Evaluated(loaded.what, model.runtime, runner.provider, part, score(outputs, labels, model.classes))
+
+
+def _choose_part(model: LoadedModel, data: str, decoded: Decoded, part: Part, progress: Progress) -> tuple[list[int], Part]:
+    """The positions of the images in a part of DATA, and the part that ``auto`` means. Notes images that the model was trained on."""
+    entries, trained = decoded.listing.entries, _parts_of_checkpoint(model)
     own = {entry.part for entry in entries} - {None}
     if own <= {"train"}:  # nothing is held out there, so use the split of the checkpoint
         parts = [trained.get(digest) or entry.part or "" for entry, digest in zip(entries, decoded.sha256, strict=True)]
@@ -109,14 +112,10 @@ def evaluate(
         raise InvalidFile(f"{data} has no image in the part '{part}'", "leave out --part, or give data with train/ val/ test/ folders")
     seen = [entries[index].path for index in chosen if trained.get(decoded.sha256[index]) == "train"]
     if seen and part != "train":
-        advice = (
-            "for an honest figure give --part val" if part == "all" and "val" in parts else f"for an honest figure remove them: {few(seen)}"
-        )
-        progress.note(f"{len(seen)} of {len(chosen)} images were used to train {loaded.what}; {advice}")
-    labels = [position[listing.classes[entries[index].label]] for index in chosen]
-    with model.open(device, threads) as runner:
-        outputs = probabilities(runner, decoded.pixels[np.array(chosen)], BATCH, progress, "evaluating")
-        return Evaluated(loaded.what, model.runtime, runner.provider, part, score(outputs, labels, model.classes))
+        use_val = part == "all" and "val" in parts
+        advice = "for an honest figure give --part val" if use_val else f"for an honest figure remove them: {few(seen)}"
+        progress.note(f"{len(seen)} of {len(chosen)} images were used to train {model.what}; {advice}")
+    return chosen, part
 
 
 def _parts_of_checkpoint(model: LoadedModel) -> dict[str, str]:

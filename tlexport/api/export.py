@@ -104,18 +104,25 @@ def default_place(checkpoint: Path, target: Target) -> Path:
     return Path("build") / f"{checkpoint.resolve().name}-{target.profile.target.replace(':', '-')}"
 
 
+@dataclass(frozen=True)
+class ExportSettings:
+    """How an export is carried out."""
+
+    data_root: Path | None = None  # the folder of the images, if they were moved since training
+    sign: Path | None = None  # the private key (PEM, Ed25519) to sign with; None: not signed
+    with_c: bool = False  # add the C++ example
+    consent: Consent = consent_to_all  # called before a training; False declines it
+    measure: Measure = measure_in_turn  # measures models on this machine
+
+
 def export(
     checkpoint_path: Path,
     target: Target,
     constraints: Constraints,
     out: Path,
     *,
-    data_root: Path | None = None,
-    sign: Path | None = None,
-    with_c: bool = False,
+    settings: ExportSettings = ExportSettings(),  # immutable
     progress: Progress | None = None,
-    consent: Consent = consent_to_all,
-    measure: Measure = measure_in_turn,
 ) -> Exported:
     """Convert, quantize, check, measure and choose; write a bundle.
 
@@ -124,23 +131,19 @@ def export(
         target: the device.
         constraints: precision and limits of the user.
         out: the bundle directory to write, or a file that ends in .zip or .tar.gz; an earlier bundle is replaced.
-        data_root: the folder of the images, if they were moved since training.
-        sign: the private key (PEM, Ed25519) to sign with; None: not signed.
-        with_c: add the C++ example.
+        settings: how to carry it out.
         progress: receives progress and notes.
-        consent: called before a training; False declines it.
-        measure: measures models on this machine.
 
     Raises:
         TlxError: see errors.py; OverBudget if no model keeps the limits. Nothing is written then.
     """
     progress = progress or Silent()
-    key = read_private_key(sign) if sign else None
+    key = read_private_key(settings.sign) if settings.sign else None
     check_archive_place(out) if is_archive(out) else check_place(out)
-    job = Job(target, constraints, plan(target, constraints), progress, consent, measure)
+    job = Job(target, constraints, plan(target, constraints), progress, settings.consent, settings.measure)
     with claim(out, "tlx export"), temporary_folder("tlx-export-") as folder:
         source = snapshot(checkpoint_path, folder / "source")  # another process may replace the checkpoint during the export
-        return _Export(source, job, data_root, folder, key, with_c).run(out)
+        return _Export(source, job, settings.data_root, folder, key, settings.with_c).run(out)
 
 
 class _Export:

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tlexport.accuracy import BATCH, probabilities
-from tlexport.artifact import Precision
 from tlexport.data.decode import decode_files
 from tlexport.device.inputs.image_files import named_images
 from tlexport.errors import InvalidFile
-from tlexport.loading.model import LoadedModel, load
+from tlexport.loading.model import DEFAULT_EXECUTION, Execution, LoadedModel, load
 from tlexport.ports import Array, Progress, Silent
 
 AT_ONCE = 256  # images in memory at a time; a folder may hold any number
@@ -56,10 +55,7 @@ def predict(
     what: Path | LoadedModel,
     images: Sequence[Path],
     *,
-    runtime: str = "auto",
-    precision: Precision | None = None,
-    device: str = "auto",
-    threads: int | None = None,
+    run: Execution = DEFAULT_EXECUTION,
     progress: Progress | None = None,
     unreadable: list[tuple[str, str]] | None = None,
 ) -> list[Prediction]:
@@ -68,20 +64,17 @@ def predict(
     Args:
         what: a checkpoint, a bundle, or a bundle's .onnx file.
         images: files, or folders, whose images are selected by :mod:`tlexport.device.inputs.image_files`.
-        runtime: the runtime; ``auto``: the default one of WHAT.
-        precision: which of a bundle's models; None: the chosen one.
-        device: ``auto``, ``cpu`` or ``cuda[:N]``.
-        threads: CPU threads.
+        run: which model, runtime, device and threads.
         progress: receives progress and notes.
         unreadable: receives path and reason of each unreadable image; None: an unreadable image is an error.
 
     Raises:
         InvalidFile: WHAT is not a model, a folder holds no images, or images cannot be read (each is named, with the reason).
     """
-    model = load(what).runnable(runtime, precision)
+    model = load(what).runnable(run.runtime, run.precision)
     files = image_paths(images)
     predictions: list[Prediction] = []
-    with model.open(device, threads) as runner:
+    with model.open(run.device, run.threads) as runner:
         for start in range(0, len(files), AT_ONCE):
             block = files[start : start + AT_ONCE]
             pixels, bad = decode_files(block, model.preprocess)

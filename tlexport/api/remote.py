@@ -15,7 +15,7 @@ from tlexport.bundle.manifest import Manifest
 from tlexport.device.golden import Check
 from tlexport.errors import InvalidFile, Unsupported, VerificationFailed
 from tlexport.loading.bench_request import BenchSettings
-from tlexport.loading.model import LoadedModel, load
+from tlexport.loading.model import DEFAULT_EXECUTION, Execution, LoadedModel, load
 from tlexport.measurement import Measurement
 from tlexport.ports import Progress, Silent
 from tlexport.remote.board_run import IMAGES, Board, bundle_files, connected
@@ -87,10 +87,7 @@ def predict_there(
     images: Sequence[Path],
     host: Host,
     *,
-    runtime: str = "auto",
-    precision: Precision | None = None,
-    device: str = "auto",
-    threads: int | None = None,
+    run: Execution = DEFAULT_EXECUTION,
     progress: Progress | None = None,
 ) -> list[Prediction]:
     """Classify image files of this machine on a board: one prediction for each, in order.
@@ -107,8 +104,8 @@ def predict_there(
         f"{IMAGES}/{index:0{digits}}": image for index, image in enumerate(images)
     }  # numbered, because file names may hold any character
     with _on_board(bundle, host, progress or Silent(), files=sent) as (board, manifest):
-        _build(board, manifest, runtime, device, precision)
-        options = [*_options(runtime, device, threads), *_precision(precision)]
+        _build(board, manifest, run.runtime, run.device, run.precision)
+        options = [*_options(run.runtime, run.device, run.threads), *_precision(run.precision)]
         answer = board.ask("predict", *(f"../{name}" for name in sent), *options)
     try:
         found = [(str(row["class"]), float(row["probability"]), _probabilities(row["probabilities"])) for row in answer]
@@ -141,10 +138,7 @@ def predict_on(
     what: Path,
     images: Sequence[Path],
     *,
-    runtime: str = "auto",
-    precision: Precision | None = None,
-    device: str = "auto",
-    threads: int | None = None,
+    run: Execution = DEFAULT_EXECUTION,
     progress: Progress | None = None,
 ) -> Predicted:
     """Classify on a board, or here where there is none: see :func:`predict` and :func:`predict_there`.
@@ -153,9 +147,9 @@ def predict_on(
     """
     if host is None:
         bad: list[tuple[str, str]] = []
-        found = predict(what, images, runtime=runtime, precision=precision, device=device, threads=threads, unreadable=bad)
+        found = predict(what, images, run=run, unreadable=bad)
         return Predicted(tuple(found), tuple(bad))
-    there = predict_there(what, images, host, runtime=runtime, precision=precision, device=device, threads=threads, progress=progress)
+    there = predict_there(what, images, host, run=run, progress=progress)
     return Predicted(tuple(there), host=host.name)
 
 

@@ -59,14 +59,12 @@ def command(given: EvaluateOptions) -> None:
     WHAT is a checkpoint, a bundle, or the .onnx file of a bundle.
     """
     from tlexport.api.evaluate import evaluate
+    from tlexport.loading.model import Execution
 
     result = evaluate(
         given.what,
         given.data,
-        runtime=given.runtime,
-        precision=given.precision,
-        device=given.device,
-        threads=given.threads,
+        run=Execution(runtime=given.runtime, precision=given.precision, device=given.device, threads=given.threads),
         part=given.part,
         on_error=given.on_error,
         progress=progress(given.verbose, given.quiet),

@@ -134,7 +134,7 @@ def command(given: ExportOptions) -> None:
     expect_checkpoint(source)
     if given.sign is not None:
         read_private_key(given.sign)
-    from tlexport.api.export import default_place, export  # after all checks that need no torch, which takes seconds to import
+    from tlexport.api.export import ExportSettings, default_place, export  # after all checks that need no torch, which takes seconds to import
 
     path = given.out or default_place(source, target)
     exported = export(
@@ -142,11 +142,10 @@ def command(given: ExportOptions) -> None:
         target,
         given.constraints(),
         path,
-        data_root=given.data,
-        sign=given.sign,
-        with_c=given.with_c,
+        settings=ExportSettings(
+            given.data, given.sign, given.with_c, functools.partial(_consent, declined=given.no_train, given=given.yes)
+        ),
         progress=reporter,
-        consent=functools.partial(_consent, declined=given.no_train, given=given.yes),
     )
     if given.engine:
         exported = replace(exported, engine=build_engine(path, reporter))

@@ -51,15 +51,13 @@ def command(given: PredictOptions) -> None:
     IMAGES are files or folders. Unreadable images are reported at the end, with exit code 2; the others are still predicted.
     """
     from tlexport.api.remote import predict_on
+    from tlexport.loading.model import Execution
 
     found = predict_on(
         given.host,
         given.what,
         given.images,
-        runtime=given.runtime,
-        precision=given.precision,
-        device=given.device,
-        threads=given.threads,
+        run=Execution(runtime=given.runtime, precision=given.precision, device=given.device, threads=given.threads),
         progress=progress(verbose=False, quiet=False),
     )
     if given.as_json and found.predictions:

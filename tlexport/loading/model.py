@@ -31,6 +31,9 @@ class Execution:
     threads: int | None = None  # CPU threads; None: the runtime's own default
 
 
+DEFAULT_EXECUTION = Execution()
+
+
 @dataclass(frozen=True)
 class RunnableModel:
     """One model, and the runtime that opens it. The hash of its file was checked."""

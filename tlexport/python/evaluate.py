@@ -80,6 +80,7 @@ def evaluate(
     """
     with machine_errors():
         from tlexport.api.evaluate import evaluate as measure
+        from tlexport.loading.model import Execution
         from tlexport.python.notebook import reporter
 
         model, source = values.path("what", what), values.text("data", data)
@@ -87,10 +88,12 @@ def evaluate(
         found = measure(
             model,
             source,
-            runtime=values.runtime(runtime, provider),
-            precision=values.precision(precision),
-            device=values.parsed("device", device, arguments.device),
-            threads=values.threads(threads),
+            run=Execution(
+                runtime=values.runtime(runtime, provider),
+                precision=values.precision(precision),
+                device=values.parsed("device", device, arguments.device),
+                threads=values.threads(threads),
+            ),
             part=values.choice("part", part, "auto", "all", "train", "val", "test"),
             on_error=values.choice_or_none("on_error", on_error, "skip", "fail"),
             progress=reporter(verbose, quiet),

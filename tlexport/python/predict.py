@@ -81,6 +81,7 @@ def predict(
     """
     with machine_errors():
         from tlexport.api.remote import predict_on
+        from tlexport.loading.model import Execution
         from tlexport.python.notebook import reporter
 
         model, names = values.path("what", what), values.texts("images", images)
@@ -91,10 +92,12 @@ def predict(
             values.host(host, ssh_option, host_python),
             model,
             [Path(name) for name in names],
-            runtime=values.runtime(runtime, provider),
-            precision=values.precision(precision),
-            device=values.parsed("device", device, arguments.device),
-            threads=values.threads(threads),
+            run=Execution(
+                runtime=values.runtime(runtime, provider),
+                precision=values.precision(precision),
+                device=values.parsed("device", device, arguments.device),
+                threads=values.threads(threads),
+            ),
             progress=reporter(verbose=False, quiet=False),
         )
         rows = plain(found.to_json())
