@@ -38,7 +38,7 @@ def test_a_foreign_model_is_benched_at_the_shape_that_was_told(tmp_path: Path) -
     assert (found.batch, found.what, found.precision, found.provider) == (2, str(path), "fp32", "CPUExecutionProvider")
     assert found.placement == {"CPUExecutionProvider": 1}
     assert found.stages is None
-    assert any("made up" in text for text in notes.texts)
+    assert any("synthetic" in text for text in notes.texts)
 
 
 def test_a_model_with_a_fixed_batch_and_several_inputs(tmp_path: Path) -> None:
@@ -52,7 +52,7 @@ def test_a_model_with_a_fixed_batch_and_several_inputs(tmp_path: Path) -> None:
         ["int64", "4,"],
         ["bool", "4x1,"],
     ]
-    assert any("the batch of" in text and "is 4" in text for text in notes.texts)
+    assert any("the batch of" in text and "fixed at 4" in text for text in notes.texts)
     with pytest.raises(Unsupported, match="cannot fix the batch"):
         bench(path, replace(QUICK, batch=2))
 

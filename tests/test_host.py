@@ -198,7 +198,7 @@ def test_a_board_that_is_not_the_target_has_no_budget(
     copy = changed(Path(shutil.copytree(sent, tmp_path / "bundle")), match={"device_tree": "NVIDIA Jetson Orin Nano"})
     ended = here(capfd, "bench", copy, *board.options(), *QUICK, "--check")
     assert (ended.code, ended.out) == (4, "")
-    assert f"{board.host} is not one" in ended.err
+    assert f"but {board.host} is a" in ended.err
     assert board.journal() == []
 
 

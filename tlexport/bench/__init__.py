@@ -1,1 +1,1 @@
-"""Measuring: the clock, a process of its own for each model, the environment."""
+"""Measure models: timing, one process per model, the environment."""

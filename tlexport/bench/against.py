@@ -1,4 +1,4 @@
-"""``bench --against``: has a model become slower than it was when it was measured before?"""
+"""``bench --against``: compare a model with an earlier measurement."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tlexport.storage.untrusted import read_json
 
 
 def read_previous(path: Path) -> list[Measurement]:
-    """Measurements from a file that ``tlx bench --json`` wrote, or that holds a Measurement.
+    """Read measurements from the output of ``tlx bench --json``, or one Measurement.
 
     Raises:
         InvalidFile: it holds no measurements.
@@ -33,26 +33,26 @@ def _measurement(path: Path, row: Any) -> Measurement:
     if not isinstance(row, dict) or "latencies_ns" not in row:
         raise InvalidFile(f"{path} is not what tlx bench --json writes: it has no latencies_ns")
     data = {key: value for key, value in row.items() if key in Measurement.model_fields}
-    if "load_ns" not in data and isinstance(row.get("load_ms"), int | float):  # before 0.3 the JSON had the milliseconds alone
+    if "load_ns" not in data and isinstance(row.get("load_ms"), int | float):  # before 0.3 the JSON contained only milliseconds
         data["load_ns"] = max(1, round(row["load_ms"] * 1e6))
     return Measurement.parse(data, str(path))
 
 
 @dataclass(frozen=True)
 class Regression:
-    """A measurement, held against an earlier one."""
+    """A measurement and an earlier one."""
 
     now: Measurement
     before: Measurement
-    differs: tuple[str, ...]  # what is not the same about the machines
+    differs: tuple[str, ...]  # differences between the machines
 
     @cached_property
     def interval(self) -> Interval:
-        """Time now over time then."""
+        """Ratio of the new latency to the earlier one."""
         return unpaired(self.before.latencies_ns, self.now.latencies_ns)
 
     def in_words(self) -> str:
-        """How much slower or faster it is, and between what."""
+        """The ratio with its interval, and both medians."""
         found, then, now = self.interval, self.before.percentile_ms(50), self.now.percentile_ms(50)
         return (
             f"takes {found.ratio:.3f} times as long as before ({found.low:.3f} to {found.high:.3f}; p50 was {then:.3f} ms, is {now:.3f} ms)"
@@ -70,7 +70,7 @@ def against(measurements: Sequence[Measurement], previous: Path) -> list[Regress
 
     Raises:
         InvalidFile: see :func:`read_previous`.
-        UsageError: one was not measured then, or under other settings.
+        UsageError: the file has no measurement of a model with the same settings.
     """
     earlier = read_previous(previous)
     return [
@@ -81,9 +81,9 @@ def against(measurements: Sequence[Measurement], previous: Path) -> list[Regress
 
 
 def _then(now: Measurement, earlier: Sequence[Measurement], previous: Path) -> Measurement:
-    """The same model under the same settings: the file may have changed, its name may not, unless there is one alone."""
+    """Find the same model with the same settings by file name; a single measurement matches any name."""
     alike = [then for then in earlier if _settings(then) == _settings(now)]
-    named = [then for then in alike if os.path.basename(then.what) == os.path.basename(now.what)]  # noqa: PTH119  # either system's paths
+    named = [then for then in alike if os.path.basename(then.what) == os.path.basename(now.what)]  # noqa: PTH119  # paths of either system
     if found := named or (alike if len(alike) == 1 else []):
         return found[-1]
     has = "; ".join(f"{then.what}: {_settings(then)}" for then in earlier)
@@ -95,7 +95,7 @@ def _settings(m: Measurement) -> str:
 
 
 def differences(before: Environment, now: Environment) -> tuple[str, ...]:
-    """What is not the same about two machines, but for their load, in words."""
+    """Differences between two machines in words, except for their load."""
     then, here = before.model_dump(exclude={"load_1min", "board"}), now.model_dump(exclude={"load_1min", "board"})
     pairs = [(key, then[key], here[key]) for key in then if key != "versions"]
     pairs += [(name, before.versions.get(name), now.versions.get(name)) for name in sorted(before.versions | now.versions)]
@@ -103,7 +103,7 @@ def differences(before: Environment, now: Environment) -> tuple[str, ...]:
 
 
 def expect_no_regression(regressions: Sequence[Regression], allowed: float) -> None:
-    """Fail where a model has become slower for certain: even the interval's lower end is above what is allowed.
+    """Fail if a model is significantly slower: the lower end of its interval exceeds the limit.
 
     Args:
         regressions: see :func:`against`.

@@ -1,7 +1,7 @@
-"""Is one model slower than another, or does it only look so? Pure statistics on raw samples.
+"""Test whether one model is slower than another, from raw samples.
 
-Percentile bootstrap (Efron 1979). What is drawn again is the whole unit that chance acts on, never the single run: runs that follow each
-other are disturbed together, so that as independent samples they would promise far too much.
+Percentile bootstrap (Efron 1979). Whole rounds or blocks are resampled, not single runs: consecutive runs are disturbed together, so
+treating them as independent would give intervals that are far too narrow.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy.typing as npt
 from tlexport.measurement import Interval
 
 RESAMPLES = 5000
-CONFIDENCE = 0.99  # of the interval that decides: a difference that is not there is to be called real once in a hundred times
+CONFIDENCE = 0.99  # confidence of the interval: 1 % false positives
 BLOCKS = 10  # of one measurement, each of runs that follow each other
 
 Samples = tuple[int, ...]  # ns
@@ -25,7 +25,7 @@ Turns = tuple[Samples, ...]  # of one model in a round
 def round_ratio(one: Turns, other: Turns) -> float:
     """Ratio of two models in a round: the median over turns of the ratio of medians.
 
-    Turns that follow each other are held against each other, so that what disturbs the machine for longer than a turn disturbs both.
+    Adjacent turns are compared, so that a disturbance longer than a turn affects both models.
 
     Args:
         one: turns of the one model, at least one, none empty.
@@ -38,7 +38,7 @@ def round_ratio(one: Turns, other: Turns) -> float:
 def paired(rounds: Sequence[tuple[Turns, Turns]]) -> Interval:
     """Ratio of two models that were timed in turn in the same rounds: the median over rounds of :func:`round_ratio`.
 
-    Rounds are drawn again: in each the models are other processes, which may be faster or slower for as long as they live.
+    Rounds are resampled: each round uses new processes, whose speed differs for their whole lifetime.
 
     Args:
         rounds: turns of the one and of the other model.
@@ -50,10 +50,10 @@ def paired(rounds: Sequence[tuple[Turns, Turns]]) -> Interval:
 
 
 def unpaired(before: Samples, after: Samples) -> Interval:
-    """Ratio of the medians of two measurements that were made at different times.
+    """Ratio of the medians of two measurements made at different times.
 
-    Each is cut into blocks of runs that follow each other, and the blocks are drawn again. That holds the drift within a measurement, not
-    what differs between one start of a model and the next.
+    Each is cut into blocks of consecutive runs, and the blocks are resampled. This covers drift within a measurement, but not
+    differences between two starts of a model.
     """
     draw = np.random.default_rng(0)
     drawn = []

@@ -1,4 +1,4 @@
-"""The machine that measures: enough to tell whether two figures can be compared."""
+"""Describe the measuring machine, so that two measurements can be compared."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LIBRARIES = ("numpy", "onnxruntime", "onnxruntime-gpu", "torch")  # names of di
 
 
 def describe_machine(device: str = "cpu", root: str = "/") -> Environment:
-    """Describe this machine as it is now. Imports none of the libraries whose versions it names.
+    """Describe this machine as it is now. Does not import the libraries whose versions it reads.
 
     Args:
         device: ``"cpu"``, or ``"cuda:N"`` where a GPU runs the model.
@@ -48,10 +48,10 @@ def usable_cores() -> int:
 
 
 def default_threads() -> int:
-    """Threads that a model runs with when no number was asked for: one for each physical core, but no more than are usable.
+    """Default number of threads: one per physical core, but at most the usable cores.
 
-    It is what ONNX Runtime and torch choose on a machine of their own; both look at the machine and not at what this process
-    may use of it, and neither says what it chose. A limit on CPU time (a container's quota) is not seen.
+    ONNX Runtime and torch choose the same on an unrestricted machine, but ignore CPU sets and do not report their choice. A quota
+    on CPU time (containers) is not considered.
     """
     return min(psutil.cpu_count(logical=False) or usable_cores(), usable_cores())
 

@@ -1,4 +1,4 @@
-"""Several models timed in turn, each with a measurement of its own: what disturbs the machine disturbs all of them alike."""
+"""Time several models in turn, so that disturbances of the machine affect all of them equally."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Measure = Callable[[Sequence[BenchRequest]], list[Measurement]]
 
 
 def measure_in_turn(requests: Sequence[BenchRequest]) -> list[Measurement]:
-    """Measure models that are open at the same time, each in a process of its own, and run one after the other in short turns.
+    """Measure models that are open at the same time in separate processes and run alternately in short turns.
 
     Args:
         requests: of models with real images, all on one device; ``min_runs`` and ``min_seconds`` are of each.

@@ -1,4 +1,4 @@
-"""Which layers ran where, and how long each took: by the runtime's own profiler, in a session of its own beside the measured one."""
+"""Placement and duration of layers from the runtime's profiler, in a session separate from the measured one."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from tlexport.measurement import Layer, LayerProfile
 from tlexport.ports import Array, LayerTimer, Runner, RunOptions, Runtime
 from tlexport.storage.files import temporary_folder
 
-SLOWEST = 10  # layers that are told
+SLOWEST = 10  # number of reported layers
 RUNS = 30  # profiled, after WARM_UP
 WARM_UP = 3
 _ENDING = "_kernel_time"  # of the name of an event that is a node's own work
 
 
 class Profiled(NamedTuple):
-    """What a profile says."""
+    """Contents of a profile."""
 
     placement: dict[str, int]  # provider -> nodes that ran on it
     layers: LayerProfile | None  # None: no node ran
 
 
 def profile(runtime: Runtime, path: Path, options: RunOptions, feed: Mapping[str, Array], runs: int) -> Profiled:
-    """Open an ONNX model once more, with the profiler of its runtime on, and run it.
+    """Open an ONNX model again with the runtime's profiler enabled, and run it.
 
     Args:
-        runtime: ONNX Runtime: what it writes is read here.
+        runtime: ONNX Runtime, whose profile format is read here.
         path: the model.
-        options: as it was measured with.
+        options: the options of the measurement.
         feed: a batch.
-        runs: how often, after WARM_UP runs that are not counted.
+        runs: number of runs after WARM_UP uncounted runs.
     """
     with temporary_folder("tlx-profile-") as folder:
         prefix = folder / "profile"
@@ -65,7 +65,7 @@ def read_events(events: Sequence[Mapping[str, Any]], runs: int) -> Profiled:
 def _in_one_run(taken: list[int], runs: int) -> float:
     """Time of a node in one run, µs: the mean of the middle half, since single times are whole microseconds and some are disturbed."""
     each, rest = divmod(len(taken), WARM_UP + runs)
-    if rest or not each:  # it does not run in every run, or not always as often: a branch, a loop
+    if rest or not each:  # a node in a branch or a loop does not run equally often in each run
         return sum(taken) / (WARM_UP + runs)
     sums = sorted(sum(taken[begin : begin + each]) for begin in range(WARM_UP * each, len(taken), each))
     quarter = len(sums) // 4
@@ -80,7 +80,7 @@ def _ranked(found: Sequence[tuple[str, str, str, float]], runs: int) -> LayerPro
 
 
 def engine_profile(runner: Runner, runs: int) -> LayerProfile | None:
-    """The layers of an open engine, by TensorRT's profiler, on what it was last run on; None where the runner has no such profiler."""
+    """The layers of an open engine, timed on its last input; None if the runner cannot time layers."""
     if not isinstance(runner, LayerTimer):
         return None
     found = [(layer.name, layer.kind, runner.provider, 1e3 * layer.ms) for layer in runner.layer_times(runs)]
@@ -88,10 +88,10 @@ def engine_profile(runner: Runner, runs: int) -> LayerProfile | None:
 
 
 def prove(placement: Mapping[str, int], provider: str, what: str) -> None:
-    """Every node ran where the session says it runs.
+    """Check that every node ran on the provider of the session.
 
     Raises:
-        Unsupported: some ran elsewhere, so that the measured time is not the provider's.
+        Unsupported: some nodes ran elsewhere, so the latency is not the provider's.
     """
     if elsewhere := {name: count for name, count in placement.items() if name != provider}:
         told = ", ".join(f"{count} on {name}" for name, count in elsewhere.items())

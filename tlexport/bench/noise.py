@@ -1,4 +1,4 @@
-"""Was the machine quiet while a model was measured, and if not, why? Pure: all that it asks is in the Measurement."""
+"""Detect a noisy machine and its likely causes from a Measurement."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from tlexport.units import format_bytes
 # A quiet machine keeps p90 within a few percent of p50 (the five benches of benchmarks/bench_quality.py); twice that is no quiet one.
 SPREAD = 0.15  # p90 above p50
 DRIFT = 0.05  # median of the last quarter of the runs against that of the first
-FEWEST = 20  # runs that say anything about either
-OTHER_CORES = 0.25  # cores' worth of CPU time that other programs take without being worth a word
-BUSY = 1.0  # load average at the start, where what others took meanwhile was not measured
-SLOWED = 0.9  # a lowest clock against the highest
+FEWEST = 20  # minimum number of runs for either
+OTHER_CORES = 0.25  # CPU load of other programs, in cores, that is not reported
+BUSY = 1.0  # load average at the start, used if the load of other programs was not measured
+SLOWED = 0.9  # ratio of the lowest to the highest clock
 CROWDED = 0.5  # cores that were missing for the model's threads beside those of other programs
 LIMITED = 0.01  # seconds for which a container's limit on CPU time held the process
 SWAPPED = 10**6  # bytes
@@ -22,9 +22,9 @@ WAITED = 0.1  # share of the time in which some process waited for a disk or for
 
 
 def noise(measurement: Measurement) -> str:
-    """What is odd about the runs, and the likely causes, in one sentence; empty where the machine was quiet.
+    """The signs of noise and the likely causes in one sentence; empty if the machine was quiet.
 
-    Throttling is told in any case: runs that were slowed down evenly do not scatter.
+    Throttling is always reported, because evenly slowed runs do not scatter.
     """
     signs, throttled = list(_signs(measurement)), throttling(measurement.watch or {})
     if not signs and not throttled:
@@ -35,7 +35,7 @@ def noise(measurement: Measurement) -> str:
 
 
 def disturbance(measurement: Measurement) -> str:
-    """As :func:`noise`, for a decision that rests on the latency: runs beside programs that share the cores may be even and yet slow."""
+    """As :func:`noise`, but stricter, for decisions based on latency: runs on shared cores may be even but slow."""
     if told := noise(measurement):
         return told
     p50, p95 = measurement.percentile_ms(50), measurement.percentile_ms(95)
@@ -59,7 +59,7 @@ def _signs(m: Measurement) -> Iterator[str]:
 
 
 def throttling(watch: Mapping[str, object]) -> list[str]:
-    """That the machine throttled, as what watched it says; empty where it did not."""
+    """Description of throttling; empty if there was none."""
     if not watch.get("throttled"):
         return []
     signs = watch.get("throttling")
@@ -68,7 +68,7 @@ def throttling(watch: Mapping[str, object]) -> list[str]:
 
 
 def crowding(watch: Mapping[str, object], threads: int, cores: int) -> Iterator[str]:
-    """Other programs took so much that some of the model's threads shared their cores."""
+    """Load of other programs that forced the model's threads to share cores."""
     others = watch.get("other_cores")
     if isinstance(others, int | float) and others + threads > cores + CROWDED:
         yield f"other programs took {others:.1f} of {cores} cores, and the model has {threads} thread(s)"
@@ -79,7 +79,7 @@ def _other_causes(m: Measurement) -> Iterator[str]:
     others = watch.get("other_cores")
     if isinstance(others, int | float) and others >= OTHER_CORES:
         yield f"other programs took {others:.1f} of {environment.cores} cores meanwhile"
-    # where it was not counted; or a load that is not the model's own
+    # if it was not measured; the load at the start is not the model's
     if (environment.load_1min or 0) >= (environment.cores + m.threads if isinstance(others, int | float) else BUSY):
         yield f"the machine had a load of {environment.load_1min} at the start"
     if environment.governor is not None and environment.governor != "performance":
@@ -98,7 +98,7 @@ def _other_causes(m: Measurement) -> Iterator[str]:
 
 
 def _held_up(watch: Mapping[str, object]) -> Iterator[str]:
-    """What kept the process from running."""
+    """Causes that stopped the process from running."""
 
     def told(name: str) -> float:
         value = watch.get(name)

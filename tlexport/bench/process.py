@@ -1,8 +1,7 @@
-"""Measuring in a process of its own, that does nothing else: only so are load time and peak memory the model's.
+"""Measure a model in its own process, so that load time and peak memory are those of the model.
 
-The request goes to the child as one line of JSON on its standard input, which stays open as long as this process lives; the answer comes
-back as JSON on its standard output. The child is
-``python -m tlexport.bench.process``.
+The child, ``python -m tlexport.bench.process``, reads the request as one line of JSON from standard input, which stays open while this
+process runs, and writes the answer as JSON to standard output.
 """
 
 from __future__ import annotations
@@ -42,11 +41,11 @@ if TYPE_CHECKING:
     from tlexport.ports import Array, Runner, Runtime
 
 LONGEST_RUN = 100.0  # seconds to open an external model, or of its first run: a loop in it may never end
-INPUT_BYTES = 8_000_000  # of input data held in memory, or one batch: more would be measured as the model's memory
+INPUT_BYTES = 8_000_000  # maximum size of the input data (at least one batch), because it counts towards the measured memory
 
 
 class BenchRequest(Record):
-    """What to measure, and how."""
+    """The model to measure and the settings."""
 
     what: str = Field(description="what the user calls it")
     path: Path
@@ -79,7 +78,7 @@ class BenchRequest(Record):
         return self
 
     def absolute(self) -> BenchRequest:
-        """The same for a process that stands elsewhere."""
+        """The same request with absolute paths, for a process with another working directory."""
         paths = {"path": self.path.absolute(), "inputs": self.inputs and self.inputs.absolute()}
         return self.model_copy(update=paths | {"images": tuple(image.absolute() for image in self.images)})
 
@@ -88,15 +87,15 @@ _ANSWER: TypeAdapter[Measurement | Failure] = TypeAdapter(Measurement | Failure)
 
 
 def measure(request: BenchRequest) -> Measurement:
-    """Measure one model in a fresh process, and wait for it. However this process ends, that one ends too.
+    """Measure one model in a new process and wait for it. The child always ends with this process.
 
-    The time to load is that of opening the model, with the runtime's library imported before and the file most likely in the
-    system's cache. Peak memory is the whole process's: Python, the runtime's library, the model and its working memory.
+    The load time is the time to open the model; the runtime's library is imported before, and the file is usually cached. Peak memory
+    covers the whole process: Python, the runtime's library, the model and its working memory.
 
     Raises:
         StepFailed: the process died; with the last lines it wrote.
         Unsupported: the runtime crashed on the model, or needs longer than ``LONGEST_RUN`` for one run of an external one.
-        TlxError: what the process met, as if it had been met here.
+        TlxError: any error of the child.
     """
     code, answers, log = run("tlexport.bench.process", request.absolute().model_dump_json())
     try:
@@ -110,10 +109,10 @@ def measure(request: BenchRequest) -> Measurement:
 
 
 def main() -> int:
-    """The child: measure what standard input asks for. Returns the exit code."""
+    """The child: read a request from standard input and measure it. Returns the exit code."""
     orders = follow_parent()
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as answers:
-        os.dup2(2, 1)  # whatever a library prints goes to standard error
+        os.dup2(2, 1)  # output of libraries goes to standard error
         try:
             answer: Measurement | Failure = _measure(BenchRequest.model_validate_json(orders.get() or ""))
         except TlxError as error:
@@ -123,7 +122,7 @@ def main() -> int:
 
 
 def follow_parent() -> SimpleQueue[str | None]:
-    """End with the parent from here on. Returns the lines that it sends, and None when there are no more."""
+    """End with the parent from now on. Returns a queue of the parent's lines, with None at the end."""
     lifeline.end_with_parent()
     orders: SimpleQueue[str | None] = SimpleQueue()
     lifeline.follow(sys.stdin, orders.put, int(os.environ.get(PARENT, os.getppid())))
@@ -131,9 +130,9 @@ def follow_parent() -> SimpleQueue[str | None]:
 
 
 def run_options(request: BenchRequest, runtime: Runtime) -> RunOptions:
-    """How the model is to be opened. An engine computes on the GPU alone, and a number of CPU threads means nothing to it."""
+    """Options for opening the model. Engines compute on the GPU and ignore CPU threads."""
     threads = None if runtime.FORMATS == ("engine",) else request.threads or default_threads()
-    # the free axes of an external model have names of their own
+    # free axes of external models have other names
     batch = None if request.external or request.axes or request.shapes else request.batch
     return RunOptions(device=request.device, threads=threads, batch=batch, axes=request.axes, external_data=request.external)
 
@@ -183,11 +182,11 @@ def _measure(request: BenchRequest) -> Measurement:
 
 @contextmanager
 def open_for(request: BenchRequest, runtime: Runtime, options: RunOptions) -> Iterator[tuple[Runner, int]]:
-    """The open model, and how long that took, ns. An external one gets no more memory than there is, and limited time.
+    """Open the model; also returns the load time in ns. External models have limits on memory and time.
 
     Raises:
-        Unsupported: the memory is not enough, or an external model does not run on inputs that are made up.
-        TlxError: what the runtime meets.
+        Unsupported: not enough memory, or an external model fails on synthetic inputs.
+        TlxError: any error of the runtime.
     """
     if request.external and request.device == "cpu":
         limit_memory()
@@ -207,25 +206,25 @@ def open_for(request: BenchRequest, runtime: Runtime, options: RunOptions) -> It
 
 
 def deadline_for(request: BenchRequest) -> AbstractContextManager[None]:
-    """Limits the time of a step with an external model on the CPU; engines may be built for minutes."""
+    """Limit the time of a step of an external model on the CPU. Engine builds may take minutes and have no limit."""
     return deadline(LONGEST_RUN) if request.external and request.device == "cpu" else nullcontext()
 
 
 def _expect_profiler(request: BenchRequest, runtime: Runtime) -> None:
-    """Raise Unsupported where the layers were asked for and nobody tells how long they take."""
+    """Raise Unsupported if layer times were requested but the runtime cannot measure them."""
     if request.layers and not {"onnx", "engine"} & set(runtime.FORMATS):
         raise Unsupported(
             f"--layers is for ONNX models and engines, and {request.what} runs in {request.runtime}", "export it, and bench the bundle"
         )
     if request.layers and "onnx" in runtime.FORMATS and request.device != "cpu":
         raise Unsupported(
-            "ONNX Runtime's profiler tells how long it takes to launch a layer on a GPU, not how long the layer takes",
+            "ONNX Runtime's profiler measures how long it takes to launch a layer on a GPU, not how long the layer runs",
             "leave out --layers, or profile an engine: tlx bench MODEL.engine --layers",
         )
 
 
 def _profiled(request: BenchRequest, runtime: Runtime, options: RunOptions, provider: str, feed: dict[str, Array]) -> dict[str, object]:
-    """What ONNX Runtime's profiler says, where it was asked. Raises Unsupported when a node ran elsewhere than the session says."""
+    """The results of ONNX Runtime's profiler, if requested. Raises Unsupported if a node ran on another provider."""
     if "onnx" not in runtime.FORMATS or not (request.profile or request.layers):
         return {}
     found = profile(runtime, request.path, options, feed, RUNS if request.layers else 1)
@@ -234,11 +233,11 @@ def _profiled(request: BenchRequest, runtime: Runtime, options: RunOptions, prov
 
 
 def feeds_for(request: BenchRequest, specs: tuple[TensorSpec, ...]) -> tuple[list[dict[str, Array]], str]:
-    """The batches to run, in turn: the given images, else one batch that is made up; and what they are, in words.
+    """The batches to run in turn (the given images, or one synthetic batch), and their description.
 
     Raises:
         InvalidFile: see :func:`batches`.
-        Unsupported: an axis other than the first is free, so that there is no telling its length.
+        Unsupported: an axis other than the first is free, so its length is unknown.
     """
     if request.inputs is not None:
         return batches(request.inputs, request.batch, specs), "real images"
@@ -247,7 +246,7 @@ def feeds_for(request: BenchRequest, specs: tuple[TensorSpec, ...]) -> tuple[lis
 
 
 def batches(path: Path, batch: int, specs: tuple[TensorSpec, ...]) -> list[dict[str, Array]]:
-    """Batches of the images in a .npy file, as many as INPUT_BYTES hold; the last one is filled up from the start.
+    """Batches of the images in a .npy file, up to INPUT_BYTES. The last batch is padded with images from the start.
 
     Raises:
         InvalidFile: not an array of images of the model's dtype.

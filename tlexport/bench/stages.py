@@ -1,4 +1,4 @@
-"""End to end: from an image file to probabilities, stage by stage. What a user of the device waits for."""
+"""End-to-end latency from an image file to probabilities, per stage."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ FEWEST, MOST = 10, 200  # runs
 
 
 def time_stages(runner: Runner, images: Sequence[Path], preprocess: Preprocess, seconds: float) -> Stages:
-    """Take image files in turn through decoding, resizing and the model; the first is taken once before, and not counted.
+    """Time decoding, resizing and the model for image files in turn, after one uncounted run.
 
-    The files have been read before and lie in the system's cache. All three stages of an image follow each other, so that the model
-    meets the processor's caches as decoding and resizing leave them.
+    The files are in the system's cache. The three stages of an image run in sequence, so the model starts with the processor caches
+    that decoding and resizing leave behind.
 
     Args:
         runner: an open model with one input, (1, height, width, channel).

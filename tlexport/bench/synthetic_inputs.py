@@ -1,4 +1,4 @@
-"""Inputs for a model that comes without data: drawn by the shapes and types that it declares, the same at every start."""
+"""Deterministic random inputs for a model without data, from its declared shapes and types."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from tlexport.contract import TensorSpec
     from tlexport.ports import Array
 
-IMAGE = "image"  # the name of our own graphs' input, which takes pixels 0..255 in every type
+IMAGE = "image"  # input name of tlexport's graphs, which takes pixels 0..255 in every type
 
 
 def synthetic_inputs(
@@ -28,10 +28,10 @@ def synthetic_inputs(
         shapes: shapes of the inputs that have other free axes.
 
     Returns:
-        The arrays, and each in words.
+        The arrays, and a description of each.
 
     Raises:
-        Unsupported: an axis other than the first is free, so that there is no telling its length.
+        Unsupported: an axis other than the first is free, so its length is unknown.
     """
     draw = np.random.default_rng(0)
     feed: dict[str, Array] = {}
@@ -56,7 +56,7 @@ def _shape(what: str, spec: TensorSpec, batch: int) -> tuple[int, ...]:
 
 
 def _drawn(draw: np.random.Generator, spec: TensorSpec, shape: tuple[int, ...]) -> tuple[Array, str]:
-    """Whole numbers other than pixels are 0 or 1: they may be places in a table, whose length nobody declares."""
+    """Integers other than pixels are 0 or 1, because they may index a table of unknown length."""
     if spec.dtype == "uint8" or (spec.name == IMAGE and spec.dtype.startswith("float")):
         return draw.integers(0, 256, shape, dtype=np.uint8).astype(spec.dtype), "random pixels 0..255"
     if spec.dtype.startswith("float"):

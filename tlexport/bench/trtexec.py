@@ -1,4 +1,4 @@
-"""What trtexec measured, as a Measurement."""
+"""Convert a measurement by trtexec to a Measurement."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def measurement(
     """The record of a run of trtexec; ``mode`` says whether copies are counted and how the runs were launched.
 
     Args:
-        found: what it measured.
+        found: the measurement.
         what: what the user calls the model.
         artifact_sha256: of the ONNX file that the engine was built from.
         precision: of that model.
@@ -22,7 +22,7 @@ def measurement(
         environment: of the machine; the GPU and the TensorRT that trtexec names are filled in here.
 
     Raises:
-        Unsupported: the system does not tell how much memory trtexec took, as on Windows.
+        Unsupported: the peak memory of trtexec is not available, as on Windows.
     """
     figures = measured(found)
     if figures["peak_memory_bytes"] is None:

@@ -1,12 +1,11 @@
-"""Models that take turns: each in a process of its own that stays alive for a round and runs when it is told to.
+"""Run several models in turns, each in its own process that stays alive for one round.
 
-Each in its own process, because that is how :mod:`tlexport.bench.process` measures and how a model runs on a device: two models in one
-process share its memory allocator and its threads. Alive together, so that their turns follow each other within tenths of a second and
-what disturbs the machine disturbs both. And started afresh for every round, because where a process's memory happens to lie makes a
-model faster or slower by a percent or so for as long as it lives: only other processes average that out.
+Separate processes, as in :mod:`tlexport.bench.process` and on a device: models in one process share its memory allocator and threads.
+All processes are alive at the same time, so turns alternate within tenths of a second and disturbances affect all models. Each round
+starts new processes, because the memory layout of a process changes its speed by about 1 % for its whole lifetime.
 
-The child is ``python -m tlexport.bench.turns``: a request on its standard input's first line, then one line for each turn; on its
-standard output one line of JSON for each.
+The child, ``python -m tlexport.bench.turns``, reads a request from the first line of standard input, then one line per turn, and writes
+one line of JSON for each.
 """
 
 from __future__ import annotations
@@ -38,21 +37,21 @@ from tlexport.record import Record
 if TYPE_CHECKING:
     from tlexport.ports import Array, Runner
 
-# at the start of a turn: until the other model's data has left the caches, and its threads, where it has several, wait no longer for work
+# start of a turn: until the caches no longer hold the other model's data and its threads have stopped spinning
 SETTLE_NS = 20_000_000
 SETTLE_ALONE_NS = 2_000_000  # with one thread
 SETTLE_RUNS = 1  # at least
 
 
 class Turn(Record):
-    """What a child is told: one turn."""
+    """A turn, as requested from a child."""
 
     runs: int = Field(ge=1, description="at least")
     seconds: float = Field(ge=0, description="at least")
 
 
 class Answer(Record):
-    """What a child says: that it is ready, without samples, or the runs of a turn."""
+    """Answer of a child: ready (no samples), or the runs of a turn."""
 
     provider: str
     threads: int
@@ -68,11 +67,11 @@ _ANSWER: TypeAdapter[Answer | Failure] = TypeAdapter(Answer | Failure)
 
 
 class Player:
-    """A model in a process of its own, from the side that tells it when to run."""
+    """Parent side of a model in its own process."""
 
     def __init__(self, request: BenchRequest, module: str = "tlexport.bench.turns", cores: Collection[int] = ()) -> None:
         self.what = request.what
-        self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # a pipe that nobody reads would fill up and hold the child
+        self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # an unread pipe would fill up and block the child
         self._child = subprocess.Popen(
             command(module), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, env=environment(), encoding="utf-8"
         )
@@ -81,16 +80,16 @@ class Player:
         self._say(request.absolute())
 
     def ready(self) -> Answer:
-        """Wait until the model is open and warm. Raises what the process met."""
+        """Wait until the model is open and warmed up. Raises the error of the process."""
         return self._hear()
 
     def turn(self, turn: Turn) -> Answer:
-        """Let it run."""
+        """Run one turn."""
         self._say(turn)
         return self._hear()
 
     def cpu_seconds(self) -> float:
-        """CPU time that the process has taken so far; 0 where it is dead, which hearing from it tells better."""
+        """CPU time of the process so far; 0 if it has ended, which the next answer reports."""
         try:
             times = psutil.Process(self._child.pid).cpu_times()
         except psutil.Error:
@@ -104,7 +103,7 @@ class Player:
         self._log.close()
 
     def _say(self, record: Record) -> None:
-        with contextlib.suppress(BrokenPipeError):  # it is dead: hearing from it tells how it died
+        with contextlib.suppress(BrokenPipeError):  # the process has ended; the next answer reports how
             if self._child.stdin:
                 print(record.model_dump_json(), file=self._child.stdin, flush=True)
 
@@ -127,7 +126,7 @@ class Player:
 
 @contextmanager
 def players(requests: Sequence[BenchRequest], module: str = "tlexport.bench.turns", cores: Collection[int] = ()) -> Iterator[list[Player]]:
-    """The models of a round, all ready; they are opened and warmed up one after the other. ``cores``: the only ones they may use."""
+    """The models of a round, opened and warmed up one after the other. ``cores`` restricts their CPU affinity."""
     started: list[Player] = []
     try:
         for request in requests:
@@ -140,14 +139,14 @@ def players(requests: Sequence[BenchRequest], module: str = "tlexport.bench.turn
 
 
 def play_round(requests: Sequence[BenchRequest], turns: int, turn: Turn, number: int, module: str = "tlexport.bench.turns") -> list[Turns]:
-    """Start the models afresh, and let them run in turn: A, B, A, B, ...
+    """Start the models in new processes and run them in turn: A, B, A, B, ...
 
     Args:
         requests: the models.
-        turns: of each.
-        turn: how long each is.
-        number: of the round. In every other one the last model begins, so that over the rounds none is always the one that comes second.
-        module: what a child runs.
+        turns: turns per model.
+        turn: length of each turn.
+        number: index of the round. The order of the models is reversed in every other round.
+        module: module that the child runs.
 
     Returns:
         The turns of each model.
@@ -162,8 +161,8 @@ def play_round(requests: Sequence[BenchRequest], turns: int, turn: Turn, number:
 
 
 def shared_core(requests: Sequence[BenchRequest], number: int) -> tuple[int, ...]:
-    """The one core for all models of a round, where each has one thread: cores differ in what shares them, be it another guest of the
-    machine. Every two rounds it is another one. Nothing where there is more than one thread, or the system lets nobody choose."""
+    """The core shared by all single-threaded models of a round, because cores differ in speed and load. It changes every two rounds.
+    Empty if a model has several threads or the system does not support CPU affinity."""
     if any(request.threads != 1 for request in requests) or not hasattr(os, "sched_setaffinity"):
         return ()
     usable = sorted(os.sched_getaffinity(0))
@@ -171,10 +170,10 @@ def shared_core(requests: Sequence[BenchRequest], number: int) -> tuple[int, ...
 
 
 def main(change: Callable[[Runner, BenchRequest], Runner] = lambda runner, request: runner) -> int:
-    """The child. ``change`` puts something around the open model: benchmarks plant a slowdown there. Returns the exit code."""
+    """The child. ``change`` wraps the open model: benchmarks add a slowdown there. Returns the exit code."""
     orders = follow_parent()
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as answers:
-        os.dup2(2, 1)  # whatever a library prints goes to standard error
+        os.dup2(2, 1)  # output of libraries goes to standard error
         try:
             for answer in _answers(iter(orders.get, None), change):
                 print(answer.model_dump_json(), file=answers, flush=True)
@@ -211,7 +210,7 @@ def _answers(orders: Iterator[str | None], change: Callable[[Runner, BenchReques
 
 
 def _run(runner: Runner, turns: Iterator[Mapping[str, Array]], turn: Turn, settle_ns: int) -> tuple[Samples, Samples]:
-    """Duration and CPU time of each run, ns. The clock of the CPU time is read outside of what is timed: it takes a system call."""
+    """Duration and CPU time of each run, ns. The CPU clock is read outside the timed section, because it takes a system call."""
     begin, settled = perf_counter_ns(), 0
     while settled < SETTLE_RUNS or perf_counter_ns() - begin < settle_ns:
         runner.run(next(turns))

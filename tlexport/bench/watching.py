@@ -1,4 +1,4 @@
-"""What happens to the machine while a model is measured: temperatures, throttling, power, and what other programs take of the processor."""
+"""Watch the machine during a measurement: temperatures, throttling, power, and the CPU load of other programs."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from pydantic import JsonValue
 from tlexport.device.board import sysfs
 from tlexport.device.board.state import Watch
 
-# CPU time of everything: what a guest takes is in "user" and "nice"; what a hypervisor took away ("steal") is somebody's load
+# total CPU time; guests are included in "user" and "nice"; "steal" is load of other guests
 BUSY = ("user", "nice", "system", "irq", "softirq", "steal", "interrupt", "dpc")
-PRESSURES = ("io", "memory")  # of /proc/pressure; that of the CPU counts the measured model's own threads
+PRESSURES = ("io", "memory")  # in /proc/pressure; CPU pressure would include the measured model
 
 
 @contextmanager
 def watching(root: str = "/", own_seconds: Callable[[], float] = time.process_time) -> Iterator[dict[str, JsonValue]]:
-    """Watch while the block runs; the dict is filled when it is left.
+    """Watch the machine while the block runs; the dict is filled at its end.
 
-    It holds what :meth:`tlexport.device.board.state.Watch.report` says, and
+    It contains the keys of :meth:`tlexport.device.board.state.Watch.report`, and
 
-    - ``other_cores``: the cores' worth of CPU time that everything else took, at whatever priority, as the system counts it (to 10 ms);
-      None where the block was too short to tell.
+    - ``other_cores``: CPU time of all other programs, in cores, at any priority, with a resolution of 10 ms; None if the block was
+      too short.
     - ``stolen_cores``: the part of it that a hypervisor gave to other guests.
-    - ``limited_seconds``: how long a container's limit on CPU time held this process; None where there is none.
-    - ``swapped_bytes``: what went to the swap and came back.
-    - ``waiting``: share of the time in which some process waited for ``io`` or ``memory``, by the kernel's own measure.
+    - ``limited_seconds``: how long a container's limit on CPU time held this process; None if there is no limit.
+    - ``swapped_bytes``: bytes swapped out and in.
+    - ``waiting``: share of the time in which some process waited for ``io`` or ``memory``, as measured by the kernel.
     - ``cpu_mhz``: highest clock of the cores at the start and at the end; None where it cannot be read.
 
     Args:
-        root: root of the file system that tells of sensors.
-        own_seconds: CPU time that what is measured has taken so far.
+        root: root of the file system with the sensor files.
+        own_seconds: CPU time of the measured processes so far.
     """
     found: dict[str, JsonValue] = {}
     before, own, begin = _counters(root), own_seconds(), time.monotonic()
@@ -59,7 +59,7 @@ def watching(root: str = "/", own_seconds: Callable[[], float] = time.process_ti
 
 
 def _counters(root: str) -> dict[str, float]:
-    """Counters that only grow, and the clock; what the system does not tell is left out."""
+    """Monotonic counters and the CPU clock; unavailable ones are omitted."""
     times, swap = psutil.cpu_times(), psutil.swap_memory()
     found = {"busy": sum(getattr(times, name, 0.0) for name in BUSY), "stolen": getattr(times, "steal", 0.0)}
     found["swapped"] = float(swap.sin + swap.sout)
@@ -97,7 +97,7 @@ def _limited(root: str, folder: str) -> float | None:
 
 
 def gpu_memory_used(device: str) -> int | None:
-    """Bytes in use on a CUDA device, by all programs; None for the CPU, and where the driver's tool is not there (Jetsons)."""
+    """Bytes in use on a CUDA device, by all programs; None for the CPU, and if nvidia-smi is missing (Jetson)."""
     if not device.startswith("cuda"):
         return None
     index = int(device.partition(":")[2] or 0)

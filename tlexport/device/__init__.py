@@ -1,4 +1,4 @@
-"""What runs on the device. Python 3.6 syntax; imports nothing of tlexport. In a bundle it is the folder ``tlx``."""
+"""The code that runs on the device: Python 3.6 syntax, no imports from tlexport. In a bundle this is the folder ``tlx``."""
 
 import sys
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""Measuring a model of a bundle on this device; the numbers are those of `tlx bench`."""
+"""Measure a model of a bundle on this device, with the same figures as `tlx bench`."""
 
 import math
 import statistics
@@ -29,30 +29,30 @@ if TYPE_CHECKING:
 
 WARMUP_SECONDS = 2.0  # longest warm-up
 MAX_RUNS = 10000
-INPUT_BYTES = 8000000  # of input data held in memory, or one batch: more would be measured as the model's memory
+INPUT_BYTES = 8000000  # maximum size of the input data (at least one batch), because it counts towards the measured memory
 
 
 class Settings(NamedTuple):
-    """How to measure."""
+    """Settings of a measurement."""
 
-    threads: Optional[int]  # of the CPU; None: one for each usable physical core
-    batch: int  # images in a run
-    runs: int  # at least so many samples,
-    seconds: float  # and at least this much time
-    copies: bool = True  # of an engine: whether the latency counts the copies to and from the GPU; the key "mode" says what was counted
+    threads: Optional[int]  # CPU threads; None: one per usable physical core
+    batch: int  # images per run
+    runs: int  # minimum number of samples
+    seconds: float  # minimum duration
+    copies: bool = True  # engines: whether the latency includes copies to and from the GPU; the key "mode" records it
 
 
 def measure(bundle: "Bundle", record: "Dict[str, Any]", choice: "Choice", settings: Settings) -> "Dict[str, Any]":
-    """Time one model on the golden images, after a warm-up.
+    """Time one model on the golden images after a warm-up.
 
     Args:
         bundle: the bundle.
         record: the model's record in the manifest.
-        choice: what runs it.
-        settings: how.
+        choice: runtime and device.
+        settings: number and duration of the runs.
 
     Returns:
-        All fields of a Measurement, raw latencies with them, and the figures that are derived from them.
+        All fields of a Measurement, including the raw latencies, and the derived statistics.
 
     Raises:
         DeviceError: see errors.py.
@@ -67,7 +67,7 @@ def measure(bundle: "Bundle", record: "Dict[str, Any]", choice: "Choice", settin
     }
     if choice.runtime == "onnxruntime" and not settings.copies:
         raise Unsupported("ONNX Runtime's runs are timed from host memory to host memory", "leave out --no-copies")
-    if choice.runtime != "onnxruntime":  # before the clock and the sensors are looked at
+    if choice.runtime != "onnxruntime":  # before clocks and sensors are read
         built = engines.ready(bundle, record, choice, say)
     with board_state.Watch() as watch:
         if choice.runtime == "trtexec":
@@ -87,13 +87,13 @@ def measure(bundle: "Bundle", record: "Dict[str, Any]", choice: "Choice", settin
 
 
 def _by_session(bundle: "Bundle", record: "Dict[str, Any]", choice: "Choice", settings: Settings) -> "Dict[str, Any]":
-    """Timed here: host memory to host memory; or an engine by the GPU's own clock, without the copies."""
+    """Time in this process: from host memory to host memory, or with CUDA events and without copies."""
     threads, batch, runs = settings.threads or environment.default_threads(), settings.batch, settings.runs
     images = golden.array(bundle.checked(bundle.data["golden"]["inputs"])).astype(record["artifact"]["inputs"][0]["dtype"])
     if choice.runtime == "onnxruntime":
         from .runtimes import onnx_session
 
-        onnx_session.load()  # not part of the time to load
+        onnx_session.load()  # not part of the load time
     else:
         open_model(bundle, record, choice, threads, batch).close()  # builds the engine, and loads the libraries
     begin = now_ns()
@@ -113,7 +113,7 @@ def _by_session(bundle: "Bundle", record: "Dict[str, Any]", choice: "Choice", se
 
 
 def by_events(session: "Any", latencies: "Sequence[int]", copies: bool) -> "Dict[str, Any]":
-    """What CUDA's events tell of an engine, and which of the two clocks the latency is from.
+    """Time an engine with CUDA events, and select the clock of the reported latency.
 
     Args:
         session: an engine that is open; it runs as often again as it did.
@@ -134,7 +134,7 @@ def by_events(session: "Any", latencies: "Sequence[int]", copies: bool) -> "Dict
 
 
 def _by_trtexec(bundle: "Bundle", record: "Dict[str, Any]", choice: "Choice", settings: Settings) -> "Dict[str, Any]":
-    """Timed by trtexec itself; the key ``mode`` says what it counts."""
+    """Time with trtexec; the key ``mode`` records what the latency includes."""
     from .runtimes import trtexec
 
     recipe = engines.recipe_of(bundle, record)
@@ -148,7 +148,7 @@ def _by_trtexec(bundle: "Bundle", record: "Dict[str, Any]", choice: "Choice", se
 
 
 def derived(latencies: "Sequence[int]", batch: int, load_ns: int) -> "Dict[str, Any]":
-    """Figures that follow from the samples (ns), as docs/cli.md names them; percentiles are the nearest rank, always a real sample."""
+    """Statistics of the samples (ns), named as in docs/cli.md. Percentiles use the nearest rank, so each is a real sample."""
     ordered, mean = sorted(latencies), statistics.mean(latencies)
     ranks = {f"p{p}": ordered[max(1, math.ceil(p * len(ordered) / 100)) - 1] / 1e6 for p in (50, 90, 95, 99)}
     figures = {name: round(value, 4) for name, value in ranks.items()}
@@ -160,13 +160,13 @@ def derived(latencies: "Sequence[int]", batch: int, load_ns: int) -> "Dict[str, 
 
 
 def feeds(images: "npt.NDArray[Any]", batch: int) -> "List[npt.NDArray[Any]]":
-    """Batches of the images, as many as INPUT_BYTES hold; the last one is filled up from the start."""
+    """Batches of the images, up to INPUT_BYTES. The last batch is padded with images from the start."""
     count = max(1, min(-(-len(images) // batch), INPUT_BYTES // (batch * images[0].nbytes)))
     return [np.take(images, np.arange(i * batch, (i + 1) * batch), axis=0, mode="wrap") for i in range(count)]
 
 
 def check_only(bundle: "Bundle", record: "Dict[str, Any]", choice: "Choice", threads: "Optional[int]") -> "Dict[str, Any]":
-    """Run the golden images once and compare classes and probabilities with the stored ones; says nothing of time.
+    """Run the golden images once and compare classes and probabilities with the stored ones, without timing.
 
     Raises:
         VerificationFailed: a class differs, or a probability by more than the tolerance.
@@ -194,7 +194,7 @@ def check_only(bundle: "Bundle", record: "Dict[str, Any]", choice: "Choice", thr
 
 
 def versions(bundle: "Bundle") -> "Dict[str, str]":
-    """Of what takes part and is loaded: the exporter that wrote the bundle, numpy, and the runtime."""
+    """Versions of the exporter, numpy and the loaded runtime."""
     found = {"tlexport": str(bundle.data.get("versions", {}).get("tlexport", "unknown")), "numpy": np.__version__}
     for name in ("onnxruntime", "tensorrt"):
         if name in sys.modules:
@@ -203,7 +203,7 @@ def versions(bundle: "Bundle") -> "Dict[str, str]":
 
 
 def line(measured: "Dict[str, Any]") -> str:
-    """A measurement for reading."""
+    """A measurement as text."""
     latency, memory = measured["latency_ms"], measured["peak_memory_bytes"]
     return (
         f"{measured['what']} on {measured['provider']}, {measured['threads']} threads, batch {measured['batch']}: "

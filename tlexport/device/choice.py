@@ -1,4 +1,4 @@
-"""Which runtime runs a bundle here, and why not a better one. Nothing is chosen silently: the reason is always given."""
+"""Choose the runtime that runs a bundle on this device. Every choice comes with its reason."""
 
 import importlib
 from typing import TYPE_CHECKING, NamedTuple
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from .manifest import Bundle
 
 RUNTIMES = ("auto", "onnxruntime", "tensorrt", "trtexec")
-OLDEST_BINDINGS = (8, 5)  # of TensorRT: older ones name tensors by number
+OLDEST_BINDINGS = (8, 5)  # TensorRT; older versions address tensors by number
 
 
 class Choice(NamedTuple):
-    """A runtime and a device, and why."""
+    """A runtime, a device, and the reason for them."""
 
     runtime: str  # "onnxruntime", "tensorrt" or "trtexec"
     device: str  # "cpu", "cuda:N", ...
@@ -24,16 +24,16 @@ class Choice(NamedTuple):
 
 
 def choose(bundle: "Bundle", runtime: str = "auto", device: str = "auto") -> Choice:
-    """Choose what runs the models of a bundle on this device.
+    """Choose the runtime and the device for the models of a bundle.
 
     Args:
-        bundle: the bundle; its target's runtime is what "auto" stands for.
-        runtime: "auto", "onnxruntime", "tensorrt" or "trtexec". What is asked for is never replaced by another.
+        bundle: the bundle; "auto" means the runtime of its target.
+        runtime: "auto", "onnxruntime", "tensorrt" or "trtexec". A named runtime is never replaced by another.
         device: "auto", "cpu", "cuda[:N]", and for ONNX Runtime "tensorrt[:N]".
 
     Raises:
         InvalidFile: an unknown runtime or device.
-        Unsupported: "auto" on a device that has not what the bundle was made for, or a runtime and a device that do not go together.
+        Unsupported: "auto" on a device without the target's runtime, or a runtime that does not support the device.
     """
     if runtime not in RUNTIMES:
         raise InvalidFile(f"{runtime!r} is not a runtime", f"runtimes: {', '.join(RUNTIMES)}")
@@ -66,10 +66,10 @@ def choose(bundle: "Bundle", runtime: str = "auto", device: str = "auto") -> Cho
 
 
 def why_no_bindings() -> str:
-    """Why TensorRT's Python bindings cannot be used here; empty where they can."""
+    """Reason why TensorRT's Python bindings cannot be used; empty if they can."""
     try:
         module = importlib.import_module("tensorrt")
-    except (ImportError, OSError) as error:  # OSError: a library that they need
+    except (ImportError, OSError) as error:  # OSError: a missing shared library
         return f"TensorRT's Python bindings cannot be imported ({error})"
     version = str(getattr(module, "__version__", "0"))
     numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
@@ -80,7 +80,7 @@ def why_no_bindings() -> str:
 
 
 def why_no_trtexec() -> str:
-    """Why trtexec cannot be used here; empty where it can."""
+    """Reason why trtexec cannot be used; empty if it can."""
     from .runtimes import trtexec_program
 
     try:
@@ -91,7 +91,7 @@ def why_no_trtexec() -> str:
 
 
 def better(bundle: "Bundle", choice: Choice) -> str:
-    """What could be faster on this device and was not chosen, and why; empty where nothing is known to be."""
+    """A possibly faster choice on this device and how to try it; empty if none is known."""
     if choice.runtime != "onnxruntime" or choice.device != "cpu":
         return ""
     here = onnx_session.load().get_available_providers()
@@ -102,7 +102,7 @@ def better(bundle: "Bundle", choice: Choice) -> str:
 
 
 def split(device: str) -> "Tuple[str, int]":
-    """``"cuda:1"`` into ``("cuda", 1)``. Raises InvalidFile for what is no GPU."""
+    """Split ``"cuda:1"`` into ``("cuda", 1)``. Raises InvalidFile if the device is not a GPU."""
     name, index = onnx_session.split_device(device)
     if name != "cuda":
         raise InvalidFile(f"{device!r} is not a GPU", "devices: cuda, cuda:N")

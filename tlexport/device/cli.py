@@ -1,4 +1,4 @@
-"""The command line of a bundle: ``python3 run.py predict photo.jpg``, and as few words for the rest."""
+"""The command line of a bundle, such as ``python3 run.py predict photo.jpg``."""
 
 import argparse
 import difflib
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130  # exit code after Ctrl-C, as shells have it
 COMMANDS = {
-    "info": "what this bundle is, what is on this device, and what would run it, and why",
-    "setup": "build where there is an engine to build, verify, then bench: all that a new device is asked",
-    "build": "build the TensorRT engine where the bundle is for TensorRT; the one that lies here is kept if it still fits",
-    "verify": "check the hashes of all files, then replay the golden images: tells a wrong file, decoder, resize and runtime apart",
-    "predict": "class and probability of images: files, folders, or - for one image on standard input",
+    "info": "show the bundle, the software of this device, and which runtime would run the bundle",
+    "setup": "prepare a new device: build the engine if the bundle has one, verify, then bench",
+    "build": "build the TensorRT engine of a TensorRT bundle; a compatible engine is reused",
+    "verify": "check all file hashes, then replay the golden images; names the faulty file, decoder, resize or runtime",
+    "predict": "classify images: files, folders, or - for one image on standard input",
     "bench": "measure latency, memory and load time on the golden images",
 }
 EXAMPLES = """examples:
@@ -41,11 +41,11 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: "Optional[Sequence[str]]" = None, folder: "Optional[Path]" = None) -> int:
-    """Run one command; the exit code. Results go to standard output, everything else to standard error.
+    """Run one command and return its exit code. Results go to standard output, everything else to standard error.
 
     Args:
-        arguments: default those of the process.
-        folder: the bundle; default where this package lies in one.
+        arguments: default: the arguments of the process.
+        folder: the bundle; default: the bundle that contains this package.
     """
     try:
         options = parse(sys.argv[1:] if arguments is None else arguments)
@@ -68,14 +68,14 @@ def main(arguments: "Optional[Sequence[str]]" = None, folder: "Optional[Path]" =
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         return INTERRUPTED
-    except BrokenPipeError:  # the reader of our output has left: | head
+    except BrokenPipeError:  # the reader of the output has exited, as in: | head
         sys.stderr.close()
         return 1
     return 0
 
 
 def parse(arguments: "Sequence[str]") -> "Any":
-    """Read a command line. Raises InvalidFile, with the nearest word, for what it does not know."""
+    """Read a command line. Raises InvalidFile for an unknown option or command, with the nearest valid one."""
     parser = _parser()
     options, rest = parser.parse_known_args(list(arguments))
     known = [name for action in parser._actions for name in action.option_strings]
@@ -103,24 +103,24 @@ def _parser() -> _Parser:
     parser = _Parser(
         prog="run.py",
         usage="python3 run.py setup|info|build|verify|predict IMAGE...|bench [options]",
-        description=f"Runs a model on this device.\n\ncommands:\n{listed}",
+        description=f"Run a model on this device.\n\ncommands:\n{listed}",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--json", action="store_true", help="print JSON, and nothing else, on standard output")
-    add("--precision", metavar="P", help="which model, or all (verify, bench); default the one that the export chose (verify: all)")
-    add("--runtime", default="auto", metavar="R", help="auto, onnxruntime, tensorrt or trtexec; default auto: what the bundle is for")
-    add("--device", default="auto", metavar="D", help="auto, cpu, cuda or cuda:N; default auto: what the bundle is for")
-    add("--threads", type=_positive, metavar="N", help="CPU threads; default one for each core")
-    add("--batch", type=_positive, default=1, metavar="N", help="images at a time; default 1")
-    add("--runs", type=_positive, default=100, metavar="N", help="bench: at least so many runs; default 100")
-    add("--seconds", type=_seconds, default=1.0, metavar="S", help="bench: at least so long; default 1")
-    add("--no-copies", action="store_true", help="bench: an engine by the GPU's own clock, without copies to and from the GPU")
-    add("--check-only", action="store_true", help="bench: only compare the answers, and time nothing (emulators)")
-    add("--raw", type=_size, metavar="WxH", help="predict: the images are raw RGB bytes, row by row, of this size")
-    add("--bundle", metavar="FOLDER", help="another bundle than the one that run.py lies in")
+    add("--json", action="store_true", help="print only JSON on standard output")
+    add("--precision", metavar="P", help="model to use, or all (verify, bench); default: the model that the export chose (verify: all)")
+    add("--runtime", default="auto", metavar="R", help="auto, onnxruntime, tensorrt or trtexec; default auto: the target's runtime")
+    add("--device", default="auto", metavar="D", help="auto, cpu, cuda or cuda:N; default auto: the target's device")
+    add("--threads", type=_positive, metavar="N", help="CPU threads; default: one per core")
+    add("--batch", type=_positive, default=1, metavar="N", help="images per run; default 1")
+    add("--runs", type=_positive, default=100, metavar="N", help="bench: minimum number of runs; default 100")
+    add("--seconds", type=_seconds, default=1.0, metavar="S", help="bench: minimum duration in seconds; default 1")
+    add("--no-copies", action="store_true", help="bench: time an engine with CUDA events, without copies to and from the GPU")
+    add("--check-only", action="store_true", help="bench: compare the outputs without timing (for emulators)")
+    add("--raw", type=_size, metavar="WxH", help="predict: images are raw RGB bytes of this size, row by row")
+    add("--bundle", metavar="FOLDER", help="bundle to use; default: the folder of run.py")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""What each command of :mod:`.cli` does: a bundle and the options in, something to print out."""
+"""The commands of :mod:`.cli`: each takes a bundle and the options and returns the text or JSON to print."""
 
 import contextlib
 import io
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Result(NamedTuple):
-    """What a command gives."""
+    """Result of a command."""
 
     json: "Any"
     text: str
@@ -33,7 +33,7 @@ class Result(NamedTuple):
 
 
 def info(bundle: "Bundle", options: "Any") -> Result:
-    """What the bundle is, what is here, and what would run it."""
+    """Describe the bundle, the software of this device, and the runtime that would run the bundle."""
     data, decoder = bundle.data, image.decoder()
     keys = ("precision", "size_bytes", "opset")
     found = {
@@ -57,7 +57,7 @@ def info(bundle: "Bundle", options: "Any") -> Result:
 
 
 def _would_run(bundle: "Bundle", options: "Any") -> "Tuple[Optional[Dict[str, str]], str]":
-    """Runtime, device and reasons, as plain data and for reading."""
+    """Runtime, device and reasons, as JSON data and as text."""
     try:
         choice = choices.choose(bundle, options.runtime, options.device)
         better = choices.better(bundle, choice)
@@ -81,7 +81,7 @@ def _runtimes() -> "Dict[str, Optional[str]]":
 
 
 def build(bundle: "Bundle", options: "Any") -> Result:
-    """Build the engine of a model, or find the one that lies here."""
+    """Build the engine of a model, or reuse a compatible one."""
     from .runtimes import engines
 
     if not bundle.for_tensorrt and options.runtime == "auto":
@@ -98,7 +98,7 @@ def build(bundle: "Bundle", options: "Any") -> Result:
 
 
 def setup(bundle: "Bundle", options: "Any") -> Result:
-    """All that a new device is asked: build where there is an engine to build, verify, and where that holds measure."""
+    """Prepare a new device: build the engine if the bundle has one, verify, and measure if the verification passes."""
     engine = bundle.for_tensorrt and options.runtime != "onnxruntime"
     built = build(bundle, options) if engine else None
     verified = verify(bundle, options)
@@ -109,7 +109,7 @@ def setup(bundle: "Bundle", options: "Any") -> Result:
 
 
 def verify(bundle: "Bundle", options: "Any") -> Result:
-    """Hashes, then the golden images."""
+    """Check the hashes, then replay the golden images."""
     choice = _chosen(bundle, options)
     models = _models(bundle, options, choice)
     checks = golden.verify(bundle, models, lambda model: open_model(bundle, model, choice, options.threads))
@@ -124,7 +124,7 @@ def verify(bundle: "Bundle", options: "Any") -> Result:
 
 
 def _models(bundle: "Bundle", options: "Any", choice: "choices.Choice") -> "List[Dict[str, Any]]":
-    """All that are wanted; by default all that ONNX Runtime runs, and of engines, which take minutes to build, the chosen one."""
+    """The selected models. Default: all models that ONNX Runtime runs, but only the chosen engine, since each takes minutes to build."""
     if options.precision == "all" or (options.precision is None and choice.runtime == "onnxruntime"):
         return bundle.models
     return [bundle.model(options.precision)]
@@ -140,7 +140,7 @@ def _chosen(bundle: "Bundle", options: "Any") -> "choices.Choice":
 
 
 def predict(bundle: "Bundle", options: "Any") -> Result:
-    """Classes of images. One that cannot be used does not stop the rest: each is reported, and the command then fails."""
+    """Classify images. Unusable images are reported after the others are classified, and the command fails."""
     if options.precision == "all":
         raise InvalidFile("predict takes one precision", f"the bundle holds: {', '.join(bundle.precisions)}")
     files = _files(options.images)
@@ -158,7 +158,7 @@ def predict(bundle: "Bundle", options: "Any") -> Result:
 
 
 def _classify(model: Model, files: "List[str]", raw: "Optional[List[int]]") -> "Tuple[List[Dict[str, Any]], List[str]]":
-    """The predictions of the images that can be used, in their order, and the others, each with the reason."""
+    """Predictions of the usable images in order, and the reason for each unusable image."""
 
     def ask(names: "List[str]") -> "List[Dict[str, Any]]":
         if raw:
@@ -182,7 +182,7 @@ def _classify(model: Model, files: "List[str]", raw: "Optional[List[int]]") -> "
 
 
 def _files(names: "List[str]") -> "List[str]":
-    """Files as they are, folders as the images in them; "-" alone is standard input."""
+    """List the images: files, the images in folders, or "-" for standard input."""
     if "-" in names and len(names) > 1:
         raise InvalidFile("- stands for one image on standard input; other images were named beside it", "name - alone, or files alone")
     try:
@@ -192,7 +192,7 @@ def _files(names: "List[str]") -> "List[str]":
 
 
 def _read(name: str) -> bytes:
-    """Bytes of a file, or of standard input."""
+    """Bytes of a file or of standard input."""
     if name == "-":
         return sys.stdin.buffer.read()
     try:
@@ -202,7 +202,7 @@ def _read(name: str) -> bytes:
 
 
 def bench(bundle: "Bundle", options: "Any") -> Result:
-    """Latency, memory and load time; of several models, each in a process of its own."""
+    """Measure latency, memory and load time. Several models are measured in separate processes."""
     from . import bench as bench_
 
     if options.precision == "all":
@@ -218,7 +218,7 @@ def bench(bundle: "Bundle", options: "Any") -> Result:
 
 
 def _bench_each(bundle: "Bundle", options: "Any") -> Result:
-    """Only a process that does nothing else has the load time and peak memory of one model."""
+    """Measure each model in its own process, so that load time and peak memory are those of one model."""
     from . import bench as bench_
 
     shared = ["--json", "--bundle", str(bundle.folder.resolve()), "--runtime", options.runtime, "--device", options.device]
@@ -228,7 +228,7 @@ def _bench_each(bundle: "Bundle", options: "Any") -> Result:
     shared += ["--no-copies"] if options.no_copies else []
     package = __name__.rpartition(".")[0]  # "tlx" in a bundle
     root = Path(__file__).resolve().parents[package.count(".") + 1]
-    start = ["-m", package] if "." in package else [str(root / "run.py")]  # which looks at the runner before it is imported
+    start = ["-m", package] if "." in package else [str(root / "run.py")]  # run.py checks the runner before importing it
     measured = []  # type: List[Dict[str, Any]]
     for precision in bundle.precisions:
         command = [sys.executable, *start, "bench", *shared, "--precision", precision]

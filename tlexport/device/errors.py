@@ -1,4 +1,4 @@
-"""The errors that a device can meet; the exit codes are those of `tlx`. Python 3.6 syntax: it is copied into bundles as it is."""
+"""The errors of the runner, with the exit codes of `tlx`. Python 3.6 syntax: this file is copied into bundles unchanged."""
 
 
 class DeviceError(Exception):
@@ -18,24 +18,24 @@ class DeviceError(Exception):
 
 
 class InvalidFile(DeviceError):
-    """A file, or an option, that is not what it should be."""
+    """An invalid file or option."""
 
     exit_code = 2
 
 
 class MissingDependency(DeviceError):
-    """A library or program that is not on this device."""
+    """A library or program is missing on this device."""
 
     exit_code = 3
 
 
 class Unsupported(DeviceError):
-    """This device, or its TensorRT, cannot do what was asked."""
+    """This device or its TensorRT does not support the request."""
 
     exit_code = 4
 
 
 class VerificationFailed(DeviceError):
-    """Hashes or golden vectors do not hold."""
+    """Hashes or golden vectors differ."""
 
     exit_code = 5

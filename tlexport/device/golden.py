@@ -1,6 +1,6 @@
-"""Verification of a bundle: its hashes, then its golden vectors, so that what differs is told by name.
+"""Verify a bundle: first its hashes, then its golden vectors. The result names the faulty part.
 
-The golden images are replayed in pieces that do not depend on each other: compressed bytes to decoded pixels (the decoder), stored
+The golden images are replayed in independent steps: compressed bytes to decoded pixels (the decoder), stored
 decoded pixels to the square (the resize), bytes to the square (both), and stored squares to probabilities (each model).
 """
 
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
     from .manifest import Bundle
 
     Array = npt.NDArray[Any]
-    Results = Tuple[List[str], Iterable[Array], Iterable[Array]]  # names, what was found, what was expected, in one order
+    Results = Tuple[List[str], Iterable[Array], Iterable[Array]]  # names, computed arrays and expected arrays, in the same order
 
 LABELS = "labels.txt"
 REGION = 256  # side, pixels, of the upper left part of each decoded golden image that a bundle holds: it stays small
 DECODE, RESIZE, BOTH, OUTPUTS = "decode", "resize", "decode and resize", "golden"
 OK = "ok"
 NO_OTHER = "no other files"
-# what to do about one verdict; several at once mostly mean another bundle
+# remedy for each verdict; several verdicts at once usually mean a different bundle
 _REMEDIES = {
     "wrong file": "copy the bundle again",
     "wrong decoder": "install Pillow; a JPEG decoded by another library may differ by a few levels of 255",
@@ -50,19 +50,19 @@ _HEADER = re.compile(
 
 
 class Check(NamedTuple):
-    """One thing that was verified."""
+    """Result of one check."""
 
     name: str
     ok: bool
     detail: str
 
     def to_json(self) -> "Dict[str, object]":
-        """As `tlx verify --json` has it."""
+        """The check as in `tlx verify --json`."""
         return {"name": self.name, "ok": self.ok, "detail": self.detail}
 
 
 def verdict(checks: "List[Check]") -> str:
-    """What is wrong, in a few words: "ok", "wrong file", "stray file", "wrong decoder", "wrong resize", "wrong runtime", or several."""
+    """Summary of the failed checks: "ok", "wrong file", "stray file", "wrong decoder", "wrong resize", "wrong runtime", or several."""
     failed = [check.name for check in checks if not check.ok]
     found = []
     if any(name.split()[0] not in (DECODE, RESIZE, OUTPUTS) and name != NO_OTHER for name in failed):
@@ -81,7 +81,7 @@ def verdict(checks: "List[Check]") -> str:
 
 
 def remedy(checks: "List[Check]") -> str:
-    """What to do about it."""
+    """How to fix the failed checks."""
     if verdict(checks) == _STRAY:
         [names] = [check.detail for check in checks if check.name == NO_OTHER]
         return f"remove what is not part of the bundle: {names}"
@@ -89,7 +89,7 @@ def remedy(checks: "List[Check]") -> str:
 
 
 def verify(bundle: "Bundle", models: "List[Dict[str, Any]]", open_session: "Callable[[Dict[str, Any]], Any]") -> "List[Check]":
-    """All checks; nothing is loaded as long as a file is not as it was exported.
+    """Run all checks. No model is loaded if a hash differs.
 
     Args:
         bundle: the bundle.
@@ -103,12 +103,12 @@ def verify(bundle: "Bundle", models: "List[Dict[str, Any]]", open_session: "Call
 
 
 def region(pixels: "Any") -> "npt.NDArray[np.uint8]":
-    """The part of a decoded image (Pillow's, or an array) that a bundle holds: its upper left corner, at most 256 pixels a side."""
+    """The part of a decoded image (Pillow image or array) that a bundle stores: the upper left corner, at most 256 pixels per side."""
     return np.ascontiguousarray(np.asarray(pixels)[:REGION, :REGION])
 
 
 def check_files(bundle: "Bundle") -> "List[Check]":
-    """Every file is regular and has the manifest's hash, none is missing, nothing else is there, and the labels are the classes."""
+    """Check that every file is regular with the hash in the manifest, no file is missing or extra, and the labels match the classes."""
     reasons = {name: bundle.why_not(name) for name in bundle.data["files"]}
     checks = [Check(f"hash {name}", not reason, reason) for name, reason in reasons.items()]
     stray = strays(bundle.folder, {*reasons, MANIFEST, SIGNATURE})
@@ -120,7 +120,7 @@ def check_files(bundle: "Bundle") -> "List[Check]":
 
 
 def strays(folder: Path, known: "Iterable[str]") -> "List[str]":
-    """What a folder holds beside what is known: files of any kind, links, and folders that hold nothing known. Sorted.
+    """Unknown entries of a folder, sorted: files of any kind, links, and folders without known files.
 
     Args:
         folder: of a bundle.
@@ -145,9 +145,9 @@ def _lines(path: Path) -> "List[str]":
 
 
 def check_images(bundle: "Bundle") -> "List[Check]":
-    """The golden images, decoded and resized here, give the golden tensors to the last bit."""
+    """Check that decoding and resizing the golden images gives bit-identical golden tensors."""
     golden, folder, contract = bundle.data["golden"], bundle.folder, bundle.preprocess
-    names, corners = golden["images"], golden.get("decoded") or []  # bundles of before have no corners
+    names, corners = golden["images"], golden.get("decoded") or []  # older bundles have no corners
 
     def decoded() -> "Results":
         expected = [array(folder / name) for name in corners]
@@ -178,7 +178,7 @@ def _compare(title: str, results: "Callable[[], Results]") -> Check:
         names, found, expected = results()
     except (InvalidFile, BadImage) as error:
         return Check(title, False, str(error))
-    except MissingDependency as error:  # a device that is given raw pixels
+    except MissingDependency as error:  # a device without an image decoder
         return Check(title, True, f"not checked: {error.message}")
     worst, where = 0, ""
     for name, ours, theirs in zip(names, found, expected):
@@ -191,7 +191,7 @@ def _compare(title: str, results: "Callable[[], Results]") -> Check:
 
 
 def check_model(bundle: "Bundle", model: "Dict[str, Any]", open_session: "Callable[[Dict[str, Any]], Any]") -> Check:
-    """A model answers the golden inputs with the golden outputs, within its tolerance.
+    """Check that a model computes the golden outputs from the golden inputs, within its tolerance.
 
     Args:
         bundle: the bundle.
@@ -209,7 +209,7 @@ def check_model(bundle: "Bundle", model: "Dict[str, Any]", open_session: "Callab
     except InvalidFile as error:
         return Check(title, False, error.message)
     except DeviceError as error:
-        if error.exit_code != DeviceError.exit_code:  # a device or library that is not here is another matter
+        if error.exit_code != DeviceError.exit_code:  # not for a missing device or library
             raise
         return Check(title, False, error.message)
     if (found.shape, found.dtype) != (expected.shape, expected.dtype):
@@ -221,10 +221,10 @@ def check_model(bundle: "Bundle", model: "Dict[str, Any]", open_session: "Callab
 
 
 def array(path: Path) -> "Array":
-    """A .npy array of numbers.
+    """Read a numeric array from a .npy file.
 
-    The header is matched, not evaluated, and held against the file's size before anything is allocated: ``numpy.load`` raises what its
-    parsers raise, and allocates what the header says.
+    The header is matched with a regular expression and compared with the file size before allocation. ``numpy.load`` would raise
+    arbitrary parser errors and allocate the size in the header.
 
     Raises:
         InvalidFile: not such a file, or an empty array.

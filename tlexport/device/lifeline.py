@@ -1,6 +1,6 @@
-"""A child process ends with its parent, however that one ends. Python 3.6 syntax: it is copied into bundles as it is.
+"""End a child process when its parent ends, for whatever reason. Python 3.6 syntax: this file is copied into bundles unchanged.
 
-Linux sends a signal when the parent dies (prctl). Elsewhere a pipe tells: it is closed when the last process that holds it is gone.
+Linux sends a signal when the parent ends (prctl). Elsewhere a pipe closes when the last process that holds it ends.
 """
 
 import contextlib
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from typing import IO, Any, Callable, List, Sequence
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
-GRACE = 60.0  # seconds that a child has to end by itself after a parent that lives has closed the pipe
-LOOK = 0.2  # seconds between two looks at whether it lives
+GRACE = 60.0  # seconds for a child to end after a living parent has closed the pipe
+LOOK = 0.2  # seconds between two checks of the parent
 
 # A program that is not ours is started by this: the setting outlives exec, and the parent may have died before it was made.
 _STARTER = """
@@ -33,14 +33,14 @@ os.execvp(sys.argv[2], sys.argv[2:])
 
 
 def end_with_parent() -> None:
-    """Have the system kill this process when its parent dies; does nothing where the system cannot."""
+    """Ask the system to kill this process when its parent ends, if the system supports it."""
     if sys.platform.startswith("linux"):
         with contextlib.suppress(OSError, AttributeError):  # no prctl in this C library
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def bound(command: "Sequence[str]") -> "List[str]":
-    """The command of a program that ends with this process; as it is where the system is not Linux.
+    """The command line of a program that ends with this process; unchanged on systems other than Linux.
 
     Args:
         command: the program's path, which exists, and its arguments.
@@ -51,12 +51,12 @@ def bound(command: "Sequence[str]") -> "List[str]":
 
 
 def follow(stream: "IO[Any]", hear: "Callable[[Any], None]", parent: int) -> None:
-    """Read the lines that a parent sends in a thread, and end this process when the parent has died, or long ago closed the pipe.
+    """Read lines from the parent in a thread. End this process when the parent has ended, or some time after it closed the pipe.
 
     Args:
         stream: standard input, which the parent keeps open as long as the child is needed.
-        hear: is given each line, and None at the end.
-        parent: its process id, which it told: it may have died before this process could ask for it.
+        hear: receives each line, and None at the end.
+        parent: process id of the parent as passed by it, because it may have ended before this process starts.
     """
 
     def read() -> None:

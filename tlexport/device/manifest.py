@@ -1,4 +1,4 @@
-"""Reading a bundle on the device: its ``manifest.json``, and its files, each by its hash."""
+"""Read a bundle on the device: its ``manifest.json``, and its files after a check of their hashes."""
 
 import hashlib
 import os
@@ -37,7 +37,7 @@ class Bundle:
 
     @property
     def classes(self) -> "List[str]":
-        """Names, in the order of the model's output."""
+        """Class names in the order of the model's output."""
         names: List[str] = self.data["classes"]
         return names
 
@@ -55,23 +55,23 @@ class Bundle:
 
     @property
     def for_tensorrt(self) -> bool:
-        """Whether the target runs an engine that TensorRT builds on the device."""
+        """Whether the target runs a TensorRT engine, which is built on the device."""
         return bool(self.data["profile"]["runtime"] == "tensorrt")
 
     @property
     def precisions(self) -> "List[str]":
-        """Of its models, in order."""
+        """Precisions of the models, in order."""
         return [model["artifact"]["precision"] for model in self.models]
 
     def model(self, precision: "Optional[str]" = None) -> "Dict[str, Any]":
-        """The record of the chosen model, or of that with a precision. Raises InvalidFile where there is none."""
+        """The record of the chosen model, or of the model with the given precision. Raises InvalidFile if it does not exist."""
         for model in self.models:
             if model["chosen"] if precision is None else model["artifact"]["precision"] == precision:
                 return model
         raise InvalidFile(f"the bundle {self.data['name']} holds no {precision} model", f"it holds: {', '.join(self.precisions)}")
 
     def why_not(self, name: str) -> str:
-        """Why a file of the bundle is not what the manifest says; empty where it is."""
+        """Difference between a file of the bundle and the manifest; empty if there is none."""
         expected = self.data["files"].get(name)
         if expected is None:
             return "it has no hash in files"
@@ -90,10 +90,10 @@ class Bundle:
         return "" if found == expected else f"found {found[:12]}…, expected {expected[:12]}…"
 
     def checked(self, name: str) -> Path:
-        """The path of a file of the bundle, after its hash was found right.
+        """The path of a file of the bundle, after a check of its hash.
 
         Raises:
-            VerificationFailed: it is missing, no regular file, or not the file that was exported.
+            VerificationFailed: the file is missing, not a regular file, or has changed since the export.
         """
         reason = self.why_not(name)
         if reason:
@@ -102,7 +102,7 @@ class Bundle:
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal. Raises InvalidFile where it cannot be read."""
+    """SHA-256 of a file's bytes, in hexadecimal. Raises InvalidFile if the file cannot be read."""
     digest = hashlib.sha256()
     try:
         with open_regular(path) as stream:

@@ -1,6 +1,8 @@
-"""What the runner uses of a ``manifest.json``: each value's type and range. Python 3.6 syntax: it is copied into bundles as it is.
+"""Check type and range of each value of ``manifest.json`` that the runner uses.
 
-Keys that the runner does not use are not looked at: newer bundles may hold more.
+Python 3.6 syntax: this file is copied into bundles unchanged.
+
+Unused keys are ignored, because newer bundles may contain more.
 """
 
 import json
@@ -16,7 +18,7 @@ from .runtimes.build_options import PRECISIONS
 if TYPE_CHECKING:
     from typing import Any, Dict, Iterator, List, Tuple
 
-FORMATS = (1, 2)  # what differs between them is nothing that the runner uses
+FORMATS = (1, 2)  # their differences do not affect the runner
 _LARGEST = 16 * 10**6  # bytes; the manifest of a thousand classes and three models has about 0.1 MB
 _LARGEST_SIDE = 4096  # pixels, of the image contract
 _LARGEST_NUMBER = 1 << 31  # of a shape, a workspace in MiB, an opset
@@ -25,7 +27,7 @@ _AGAIN = "copy the bundle again"
 _SHA256 = re.compile("[0-9a-f]{64}")
 
 _TEXT, _NUMBER, _WHOLE, _LIST, _TABLE = (str,), (int, float), (int,), (list,), (dict,)
-_KEYS = {  # key path -> what must stand there
+_KEYS = {  # key path -> expected type
     "name": _TEXT,
     "target": _TEXT,
     "profile.runtime": _TEXT,
@@ -57,7 +59,7 @@ _NAMES = {str: "text", int: "a whole number", float: "a number", list: "a list",
 
 
 def read_manifest(path: Path) -> "Dict[str, Any]":
-    """A manifest as plain data, in which every value that the runner uses is what it takes.
+    """Read a manifest and check every value that the runner uses.
 
     Raises:
         InvalidFile: not a regular file, not JSON, of a newer format, or with a value that is missing or wrong; the message names it.
@@ -92,7 +94,7 @@ def is_inside(name: str) -> bool:
 
 
 def _values(data: "Dict[str, Any]") -> "Iterator[Tuple[str, Any, bool, str]]":
-    """What must hold once every key is of its type: key, value, whether it is good, and what was expected."""
+    """Checks after the types: key, value, whether it is valid, and the expectation."""
     classes, contract, files = data["classes"], data["preprocess"], data["files"]
     yield (
         "classes",
@@ -168,7 +170,7 @@ def _model(model: "Dict[str, Any]", prefix: str, data: "Dict[str, Any]") -> "Ite
 
 
 def _is_batch(shape: "List[Any]", rest: "List[int]") -> bool:
-    """Whether a shape is that of some, or of any number, of tensors of shape ``rest``."""
+    """Whether a shape is ``rest`` with a leading fixed or free batch axis."""
     first = shape[:1]
     return shape[1:] == rest and _whole(shape[1:], 1, _LARGEST_NUMBER) and (_texts(first) or _whole(first, 1, _LARGEST_NUMBER))
 
@@ -193,7 +195,7 @@ def _check(data: "Any", keys: "Dict[str, Tuple[Any, ...]]", path: Path, prefix: 
 
 
 def _read_json(path: Path) -> "Dict[str, Any]":
-    """A JSON object: bounded, without duplicate keys, huge numbers and NaN."""
+    """Parse a JSON object with limits, without duplicate keys, huge numbers and NaN."""
     content = read_regular(path, _LARGEST)
     try:
         data = json.loads(

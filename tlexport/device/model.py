@@ -41,13 +41,13 @@ def open_model(
     Args:
         bundle: the bundle; the file's hash is checked.
         record: the model's record in the manifest.
-        choice: what runs it; see :func:`tlexport.device.choice.choose`.
-        threads: CPU threads of ONNX Runtime; None: its own choice.
-        batch: fixes the batch; None: any (an engine takes what its recipe says).
-        report: told what happens when an engine has to be built.
+        choice: its runtime and device; see :func:`tlexport.device.choice.choose`.
+        threads: CPU threads of ONNX Runtime; None: chosen by ONNX Runtime.
+        batch: fixed batch size; None: any (an engine uses the batch size of its recipe).
+        report: receives the progress of an engine build.
 
     Raises:
-        InvalidFile: its tensors are not those that the manifest declares.
+        InvalidFile: the tensors differ from those in the manifest.
         DeviceError: see errors.py.
     """
     if choice.runtime == "onnxruntime":
@@ -69,9 +69,9 @@ def open_model(
 
 
 def _expect_tensors(session: "Any", artifact: "Dict[str, Any]", batch: "Optional[int]", path: Path) -> None:
-    """Close a session and raise InvalidFile where its tensors are not the declared ones. An engine's are fixed by its recipe."""
+    """Close a session and raise InvalidFile if its tensors differ from the manifest. The recipe fixes those of an engine."""
     declared = [{key: tensor[key] for key in ("name", "dtype", "shape")} for tensor in artifact["inputs"] + artifact["outputs"]]
-    fixed = [dict(tensor, shape=[batch, *tensor["shape"][1:]]) for tensor in declared]  # where the session's batch is
+    fixed = [dict(tensor, shape=[batch, *tensor["shape"][1:]]) for tensor in declared]  # position of the batch axis
     if session.tensors not in (declared, fixed):
         session.close()
         raise InvalidFile(
@@ -84,20 +84,20 @@ def _text(tensors: "List[Dict[str, Any]]") -> str:
 
 
 class Model:
-    """One model of a bundle, open.
+    """An open model of a bundle.
 
     Args:
         bundle: the bundle's folder.
-        precision: which model; None: the one that the export chose.
+        precision: the model to open; None: the model that the export chose.
         runtime: "auto" (the target's), "onnxruntime", "tensorrt" or "trtexec".
         device: "auto" (the target's), "cpu", "cuda[:N]".
-        threads: CPU threads of ONNX Runtime; None: its own choice.
-        batch: how many images are run at a time.
+        threads: CPU threads of ONNX Runtime; None: chosen by ONNX Runtime.
+        batch: images per run.
 
     Raises:
-        InvalidFile: not a bundle, or none of that precision.
-        VerificationFailed: the model file is not the one that was exported.
-        MissingDependency, Unsupported: this device cannot run it; the text says why, and what can be asked for.
+        InvalidFile: not a bundle, or the bundle has no model of that precision.
+        VerificationFailed: the model file has changed since the export.
+        MissingDependency, Unsupported: this device cannot run the model; the message has the reason and the alternatives.
     """
 
     def __init__(
@@ -125,13 +125,13 @@ class Model:
 
         Args:
             source: a path; or decoded pixels, uint8 (height, width, channel), RGB 0..255, of any size; or a list of these; or
-                pixels that are prepared already, uint8 (image, height, width, channel) at the model's size.
+                preprocessed pixels, uint8 (image, height, width, channel) at the model's size.
 
         Returns:
             For each image ``{"path", "class", "probability", "probabilities"}``; ``path`` is None for pixels.
 
         Raises:
-            InvalidFile: images that cannot be used; each is named, with the reason.
+            InvalidFile: unusable images, each with the reason.
         """
         if isinstance(source, np.ndarray) and source.ndim == 4:
             return [self._prediction(None, row) for row in self.probabilities(source)]
@@ -145,7 +145,7 @@ class Model:
         """Classify one image of raw bytes, RGB, row by row: for devices without a decoder.
 
         Raises:
-            InvalidFile: not as many bytes as that size takes.
+            InvalidFile: the number of bytes does not match the size.
         """
         if width < 1 or height < 1 or len(data) != 3 * width * height:
             raise InvalidFile(f"{len(data)} bytes; RGB pixels of {width} x {height} take {3 * width * height}")
@@ -170,7 +170,7 @@ class Model:
         return np.concatenate(rows) if rows else np.zeros((0, len(self.classes)), np.float32)
 
     def _expected(self, rows: "npt.NDArray[np.float32]", images: int) -> "npt.NDArray[np.float32]":
-        """The rows, if they are as many as was asked for: what a graph declares need not be what it computes."""
+        """Check the shape of the output: a graph may compute another shape than it declares."""
         if rows.shape != (images, len(self.classes)):
             wanted = (images, len(self.classes))
             raise DeviceError(f"{self.record['file']} answered with shape {rows.shape}; {wanted} was expected", "copy the bundle again")

@@ -1,4 +1,4 @@
-"""Files that a stranger laid down: only regular ones are opened. Python 3.6 syntax: it is copied into bundles as it is.
+"""Open untrusted files only if they are regular files. Python 3.6 syntax: this file is copied into bundles unchanged.
 
 A link may lead anywhere, a FIFO blocks its reader, and a device may never end.
 """
@@ -24,7 +24,7 @@ _KINDS = {
 
 
 def why_not_regular(path: Path) -> str:
-    """What a path is, if it is no regular file; empty where it is one. Nothing is opened."""
+    """Reason why a path is not a regular file; empty if it is one. Opens nothing."""
     try:
         mode = os.lstat(str(path)).st_mode
     except FileNotFoundError:
@@ -35,7 +35,7 @@ def why_not_regular(path: Path) -> str:
 
 
 def open_regular(path: Path) -> "BinaryIO":
-    """Open a file for reading, and look once more at what was opened: it may have been replaced. Raises InvalidFile."""
+    """Open a file for reading and check it again, because it may have been replaced. Raises InvalidFile."""
     reason = why_not_regular(path)
     if not reason:
         flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)

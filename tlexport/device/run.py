@@ -1,18 +1,18 @@
-"""Runs this bundle: ``python3 run.py --help``.
+"""Run this bundle: ``python3 run.py --help``.
 
-Only what the manifest lists is run. A stranger's ``numpy.py`` beside this file is never imported, since this folder leaves the search
-path before anything else is imported. The runner is compiled from the very bytes that were held against the manifest's hashes, so
-bytecode in ``tlx/__pycache__`` is neither read nor written, on any version of Python.
+Only files in the manifest are run. This folder is removed from the search path before any other import, so a foreign ``numpy.py``
+beside this file is never imported. The runner is compiled from the bytes whose hashes were checked, so bytecode in
+``tlx/__pycache__`` is neither read nor written, on any version of Python.
 """
 
 import sys
 
 if not (sys.flags.isolated or getattr(sys.flags, "safe_path", False)):
-    # this folder, also where PYTHONPATH names it
+    # this folder, even if PYTHONPATH contains it
     sys.path[:] = [entry for entry in sys.path[1:] if entry not in ("", ".", sys.path[0])]
 sys.dont_write_bytecode = True
 
-import hashlib  # noqa: E402 - only now is it the standard library's
+import hashlib  # noqa: E402 - after the change of the search path, this is the standard library's
 import importlib.abc  # noqa: E402
 import importlib.machinery  # noqa: E402
 import json  # noqa: E402
@@ -28,17 +28,17 @@ HINT = "hint: get the bundle again from whoever made it; nothing in it was run\n
 
 
 class Refused(Exception):
-    """A file of this bundle is not as it was exported. The second argument is the exit code."""
+    """A file of this bundle has changed since the export. The second argument is the exit code."""
 
 
 class Listed(importlib.abc.InspectLoader):
-    """Finds the modules of the runner among the sources that were checked, and makes them of these. Bytecode has no part in it."""
+    """Import the modules of the runner from the checked sources, without bytecode."""
 
     def __init__(self, folder: Path, sources: "dict[str, bytes]") -> None:
         self.folder, self.sources = folder, sources
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> "importlib.machinery.ModuleSpec | None":
-        """The module of a name; None where it is not one of the runner's."""
+        """The module spec of a name; None if the module is not part of the runner."""
         if name.split(".")[0] != PACKAGE:
             return None
         file = self.file_of(name)
@@ -49,21 +49,21 @@ class Listed(importlib.abc.InspectLoader):
         return spec
 
     def file_of(self, name: str) -> str:
-        """The file of a module among the sources; empty where there is none."""
+        """The source file of a module; empty if there is none."""
         base = name.replace(".", "/")
         return next((file for file in (base + "/__init__.py", base + ".py") if file in self.sources), "")
 
     def get_source(self, name: str) -> str:
-        """The source that was checked."""
+        """The checked source."""
         return self.sources[self.file_of(name)].decode("utf-8")
 
     def get_code(self, name: str) -> CodeType:
-        """The code of that source, whatever lies in ``__pycache__``."""
+        """Code compiled from the checked source; ``__pycache__`` is ignored."""
         return self.source_to_code(self.get_source(name), str(self.folder / self.file_of(name)))
 
 
 def read(path: Path) -> bytes:
-    """A regular file's bytes. Raises Refused for a link, which may lead anywhere, for what never ends, and for what is not there."""
+    """Bytes of a regular file. Raises Refused if it is missing, a link, a special file, or too large."""
     flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     try:
         if path.is_symlink():
@@ -80,7 +80,7 @@ def read(path: Path) -> bytes:
 
 
 def listed(folder: Path) -> "dict[str, str]":
-    """The manifest's files with their hashes. Raises Refused where it is not a manifest."""
+    """The manifest's files with their hashes. Raises Refused if it is not a manifest."""
     path = folder / MANIFEST
     try:
         files = json.loads(read(path).decode("utf-8"))["files"]
@@ -90,7 +90,7 @@ def listed(folder: Path) -> "dict[str, str]":
 
 
 def sources(folder: Path) -> "dict[str, bytes]":
-    """The runner's files that the manifest lists, each with the hash that it has there. Raises Refused."""
+    """Read the files of the runner and check their hashes. Raises Refused."""
     found = {}
     for name, expected in listed(folder).items():
         if name.startswith(PACKAGE + "/") and name.endswith(".py") and ".." not in name:
@@ -103,7 +103,7 @@ def sources(folder: Path) -> "dict[str, bytes]":
 
 
 def main() -> int:
-    """Check the runner, then run it; the exit code."""
+    """Check the runner, run it, and return its exit code."""
     folder = Path(__file__).resolve().parent
     # a link in PYTHONPATH may lead here too
     sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != folder]

@@ -1,10 +1,10 @@
-"""Texts of strangers, such as class names, on a terminal. Python 3.6 syntax: it is copied into bundles as it is."""
+"""Print untrusted text, such as class names, on a terminal. Python 3.6 syntax: this file is copied into bundles unchanged."""
 
 import sys
 
 
 def printable(text: str, keep: str = "") -> str:
-    """A text in which what a terminal would obey is written out: control characters, escapes, and what turns the direction of text.
+    """Escape control characters, escape sequences and direction marks.
 
     Args:
         text: any text.

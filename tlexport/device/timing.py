@@ -1,4 +1,4 @@
-"""Timing a model: warm up until steady, then keep the duration of every single run. `tlx bench` measures by the same file."""
+"""Time a model: warm up until the runs are steady, then record each run. `tlx bench` uses this file too."""
 
 import gc
 import itertools
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 WINDOW = 10  # warm-up runs whose median is compared with the median of as many runs before
 STEADY = 0.05  # largest relative difference between the two
-SETTLE_SECONDS = 0.1  # shortest warm-up where there is time for it: frequency governors take some 10 ms to raise the clock
+SETTLE_SECONDS = 0.1  # minimum warm-up if the time allows: frequency governors need about 10 ms to raise the clock
 
 
 def _clock() -> "Callable[[], int]":
@@ -38,11 +38,11 @@ def time_runs(
 
     Args:
         run: runs the model once.
-        feeds: what to run it on, in turn.
-        min_runs: at least so many samples,
-        min_seconds: and at least this much time,
-        max_runs: but never more samples than this.
-        warmup_seconds: the warm-up ends after this time even when the runs are not steady; see :func:`warm_up`.
+        feeds: inputs, used in turn.
+        min_runs: minimum number of samples.
+        min_seconds: minimum duration.
+        max_runs: maximum number of samples.
+        warmup_seconds: maximum warm-up, even if the runs are not steady; see :func:`warm_up`.
 
     Returns:
         The number of warm-up runs, and the samples in the order they were taken, ns.

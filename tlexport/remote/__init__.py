@@ -1,1 +1,1 @@
-"""A board elsewhere, reached with the system's OpenSSH."""
+"""Run bundles on a remote board with the system's OpenSSH."""

@@ -1,4 +1,4 @@
-"""A bundle on a board elsewhere: what it needs is copied there, its runner started, and its answer or its error brought back."""
+"""Run a bundle on a remote board: copy its files, start its runner, and return the answer or the error."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ KILLED = 137  # exit code of what was ended with SIGKILL: 128 + 9
 
 
 class Board:
-    """A board with the bundle on it."""
+    """A remote board with a copy of the bundle."""
 
     def __init__(self, connection: Connection, progress: Progress) -> None:
         self._connection = connection
@@ -45,7 +45,7 @@ class Board:
         self.host = connection.host
 
     def machine(self) -> Machine:
-        """What the board says it is, as this machine would of itself."""
+        """The description of the board, in the form used for this machine."""
         about = self._connection.about
         with temporary_folder("tlx-board-") as folder:
             for name in on_board.FACTS:
@@ -81,13 +81,13 @@ class Board:
         Args:
             verb: its command.
             arguments: its arguments.
-            also: exit codes that bring an answer beside 0, where there is one.
+            also: further exit codes that come with an answer.
 
         Returns:
             The JSON that it printed.
 
         Raises:
-            TlxError: the runner's own error, with its exit code; StepFailed for anything else.
+            TlxError: the error of the runner with its exit code; StepFailed for any other failure.
         """
         words = [verb, *arguments, "--json"]
         ended = self._connection.run(
@@ -102,14 +102,14 @@ class Board:
             raise self.odd(verb, ended.out) from None
 
     def odd(self, verb: str, found: object) -> StepFailed:
-        """The error for an answer that is not what the runner of this version gives."""
+        """The error for an answer that this version cannot read."""
         return StepFailed(
             f"{self.host.name}: {RUNNER} {verb} answered what is not understood: {str(found)[:200]!r}",
             "export the bundle again with this version of tlx",
         )
 
     def _relay(self) -> Any:
-        """Hands on what the runner tells while it works, up to its error."""
+        """Forward the messages of the runner up to its error."""
         failed = False
 
         def heard(line: str) -> None:
@@ -135,7 +135,7 @@ class Board:
 
 @contextmanager
 def connected(host: Host, progress: Progress) -> Iterator[Board]:
-    """A board for as long as the context lasts; afterwards nothing of ours is on it.
+    """A board within a context; all copied files are removed afterwards.
 
     Raises:
         TlxError: see :class:`tlexport.remote.ssh.Connection`.
@@ -145,9 +145,9 @@ def connected(host: Host, progress: Progress) -> Iterator[Board]:
 
 
 def bundle_files(bundle: Path, manifest: Manifest) -> dict[str, Path]:
-    """The files of a bundle, for :meth:`Board.send`: those of its manifest, as far as they are there.
+    """The existing files of a bundle that its manifest lists, for :meth:`Board.send`.
 
-    What is missing, or a link that leads out of the bundle, is left to the runner, which names it.
+    The runner reports missing files and links that leave the bundle.
 
     Raises:
         InvalidFile: the bundle has no runner.

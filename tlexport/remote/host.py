@@ -10,11 +10,11 @@ from tlexport.errors import UsageError
 
 @dataclass(frozen=True)
 class Host:
-    """Where a board is, as ssh is told. Raises UsageError when it is not the name of a host."""
+    """Address of a board for ssh. Raises UsageError if it is not a host name."""
 
     name: str  # user@board, a name from ssh's configuration, or ssh://user@board:port
     options: tuple[str, ...] = ()  # for ssh's -o, such as "Port=2222"
-    python: str = "python3"  # what is started there; relative to the user's home where it is a path
+    python: str = "python3"  # Python on the board; paths are relative to the home directory
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"(?!-)[^\s\"'`$\\;&|<>(){}*?!#\x00-\x1f\x7f]+", self.name) or "@-" in self.name:
@@ -25,8 +25,8 @@ class Host:
 
 @dataclass(frozen=True)
 class CommandResult:
-    """How a command on the board ended."""
+    """Result of a command on the board."""
 
     code: int
-    out: str  # what it wrote to standard output
+    out: str  # standard output
     err: tuple[str, ...]  # lines of standard error

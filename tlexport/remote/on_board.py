@@ -1,7 +1,7 @@
-"""What runs on a board: it keeps a temporary folder there, receives files, and starts the runner of a bundle.
+"""The program that runs on a board: holds a temporary folder, receives files, and starts the runner of a bundle.
 
-It is sent as text behind ``python3 -c``, so nothing has to be installed. Standard library alone and Python 3.6 syntax; versions
-before that still read it, so that their number can be told.
+It is passed as text to ``python3 -c``, so nothing has to be installed. Standard library and Python 3.6 syntax only; older versions
+can parse it and report their version.
 
     keep             make a folder, say what this board is, and wait; when the other side is gone, end what runs and remove the folder
     receive FOLDER   unpack the tar archive on standard input
@@ -29,7 +29,7 @@ FACTS = ("proc/cpuinfo", "proc/device-tree/model", "proc/device-tree/compatible"
 
 
 def main(words: "list[str]") -> None:
-    """Do what the first word says."""
+    """Run the command named by the first argument."""
     if words[0] == "keep":
         keep()
     elif words[0] == "receive":
@@ -39,7 +39,7 @@ def main(words: "list[str]") -> None:
 
 
 def keep() -> None:
-    """Hold a folder for as long as standard input is open: a connection that is lost closes it, whatever the reason."""
+    """Hold a folder while standard input is open; a lost connection closes it."""
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: sys.exit(1))
     folder = Path(tempfile.mkdtemp(prefix="tlx-"))
@@ -54,7 +54,7 @@ def keep() -> None:
 
 
 def about(folder: Path) -> "dict[str, object]":
-    """What the other side has to know of this board."""
+    """Description of this board for the other side."""
     files = {}
     for name in FACTS:
         try:
@@ -72,7 +72,7 @@ def about(folder: Path) -> "dict[str, object]":
 
 
 def clear(folder: Path) -> None:
-    """End what runs in the folder, and remove it; a program that was writing may leave something for a second round."""
+    """End the programs in the folder and remove it; repeated because a program may still write."""
     for _ in range(5):
         end(folder)
         shutil.rmtree(str(folder), ignore_errors=True)
@@ -82,7 +82,7 @@ def clear(folder: Path) -> None:
 
 
 def end(folder: Path) -> None:
-    """End the runner and what it started, gently at first."""
+    """End the runner and its children, first with SIGTERM."""
     try:
         group = int((folder / RUNNING).read_text())
     except (OSError, ValueError):  # nothing runs
@@ -97,7 +97,7 @@ def end(folder: Path) -> None:
 
 
 def receive(folder: Path) -> None:
-    """Unpack regular files; the names were checked by the sender, who made the archive from a manifest."""
+    """Unpack regular files; the sender has checked their names."""
     with tarfile.open(fileobj=sys.stdin.buffer, mode="r|") as archive:
         for member in archive:
             source = archive.extractfile(member)

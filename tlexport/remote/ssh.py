@@ -1,9 +1,9 @@
-"""A connection to a board with the system's OpenSSH: one login, a temporary folder there, and commands in it.
+"""A connection to a board with the system's OpenSSH: one login, a temporary folder, and commands in it.
 
-Keys, passwords, host keys, ports and jump hosts are ssh's own affair: its configuration applies, and it asks on the terminal.
-Only the first ssh logs in; the others go through it (ControlMaster, with a socket in a folder that only the user can enter). What
-that first one runs on the board, ``keep`` of on_board.py, holds the temporary folder while the connection lives. So the folder also
-goes when the network fails or this process is killed.
+ssh handles keys, passwords, host keys, ports and jump hosts with the user's configuration and asks on the terminal. Only the first
+ssh logs in; the others share its connection (ControlMaster, with a socket in a private folder). The first runs ``keep`` of on_board.py,
+which holds the temporary folder while the connection is open. The folder is therefore also removed if the network fails or this process
+is killed.
 """
 
 from __future__ import annotations
@@ -28,40 +28,40 @@ from tlexport.remote.host import CommandResult, Host
 from tlexport.remote.streams import pipe, read_lines
 from tlexport.storage.untrusted import parse_json
 
-OLDEST = (3, 6)  # Python that the runner of a bundle works with
+OLDEST = (3, 6)  # oldest Python that the runner supports
 LONGEST_FOLDER = 60  # characters: the name of a socket may have about 100 (sun_path in unix(7)), and ssh adds to it while it makes one
-CLEANING = 20.0  # seconds that the board has to remove its folder
-ASKING = 0.5  # seconds from one request to end to the next
-LAST_WORDS = 5  # lines of what ssh said that an error shows
-# of what a board says, which may be broken or hostile: bytes of a line, lines that are shown, bytes of an answer and of a greeting
+CLEANING = 20.0  # seconds for the board to remove its folder
+ASKING = 0.5  # seconds between two requests to end
+LAST_WORDS = 5  # lines of ssh output in an error
+# limits on the output of a board, which is untrusted: lines that are shown, bytes of an answer and of a greeting
 MOST_LINES = 2000
 LARGEST_ANSWER = 64 * 10**6
 LARGEST_GREETING = 10**6
-# ssh takes the first value it meets: these count more than the user's options and configuration ...
+# ssh uses the first value of an option: these precede the user's options and configuration ...
 FIRST = ("-T", "-a", "-x", "-o", "RemoteCommand=none", "-o", "ControlPersist=no", "-o", "ClearAllForwardings=yes")
-# ... and these less than the options: two minutes without an answer are a lost connection, not a board that is busy
+# ... and these follow the options: a connection is lost after two minutes without an answer
 LAST = ("-o", "ServerAliveInterval=15", "-o", "ServerAliveCountMax=8")
 ABOUT: dict[str, type] = {"folder": str, "python": str, "numpy": bool, "machine": str, "files": dict}  # of a greeting
 NOT_FOUND = (126, 127)  # exit codes of a shell that cannot start a program
 
 
 class Connection:
-    """A login to a board and a temporary folder there, both for as long as the context lasts.
+    """A login to a board and a temporary folder there, within a context.
 
     Args:
         host: the board.
-        heard: gets each line that ssh itself says, such as a warning.
+        heard: receives each line of ssh's own output, such as a warning.
 
     Raises:
         MissingDependency: no ssh here; no Python there, or one that is too old or has no numpy.
-        StepFailed: ssh did not get there (with its exit code and last words).
+        StepFailed: ssh failed to connect (with its exit code and last lines).
     """
 
     def __init__(self, host: Host, heard: Callable[[str], None]) -> None:
         self.host = host
-        self.about: dict[str, Any] = {}  # what on_board.about told
+        self.about: dict[str, Any] = {}  # the greeting of on_board.about
         self._heard = heard
-        self._words: collections.deque[str] = collections.deque(maxlen=MOST_LINES)  # what the first ssh said
+        self._words: collections.deque[str] = collections.deque(maxlen=MOST_LINES)  # output of the first ssh
         self._stack = contextlib.ExitStack()
 
     @property
@@ -77,7 +77,7 @@ class Connection:
             private = stack.enter_context(
                 tempfile.TemporaryDirectory(prefix="tlx-", dir=within if len(within) < LONGEST_FOLDER else "/tmp")
             )
-            self._socket = str(Path(private) / "ssh").replace("%", "%%")  # ssh replaces what stands behind a %
+            self._socket = str(Path(private) / "ssh").replace("%", "%%")  # ssh expands % sequences
             self._keeper = self._start_keeper()
             stack.callback(self._close)
             self.about = self._greeting()
@@ -92,9 +92,9 @@ class Connection:
         """Run on_board.py on the board.
 
         Args:
-            words: what it is to do.
+            words: its command and arguments.
             feed: writes its standard input.
-            heard: gets each line of its standard error as it comes.
+            heard: receives each line of standard error as it arrives.
 
         Raises:
             StepFailed: the connection was lost.
@@ -105,12 +105,15 @@ class Connection:
             subprocess.Popen(command, stdin=subprocess.PIPE, stdout=out, stderr=subprocess.PIPE) as process,
         ):
             try:
-                with contextlib.suppress(BrokenPipeError), pipe(process.stdin) as stream:  # broken: it ended early, and says why
+                with (
+                    contextlib.suppress(BrokenPipeError),
+                    pipe(process.stdin) as stream,
+                ):  # it ended early and reports why
                     feed(stream)
                 lines = self._follow(process, out, heard)
                 code = process.wait()
             finally:
-                process.kill()  # interrupted here; the board ends what runs there
+                process.kill()  # after an interruption; the board ends its own programs
             out.seek(0)
             text = out.read().decode("utf-8", errors="replace")
         if code:
@@ -118,10 +121,10 @@ class Connection:
         return CommandResult(code, text.partition(f"{on_board.BEGIN}\n")[2], tuple(lines))
 
     def _follow(self, process: subprocess.Popen[bytes], out: IO[bytes], heard: Callable[[str], None]) -> list[str]:
-        """Hand on what a command on the board says until it ends; the last lines of it.
+        """Forward the standard error of a command until it ends; returns its last lines.
 
         Raises:
-            StepFailed: it says far more than a runner does.
+            StepFailed: the output exceeds the limit.
         """
         lines: collections.deque[str] = collections.deque(maxlen=MOST_LINES)
         too_much = threading.Event()

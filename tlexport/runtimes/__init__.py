@@ -1,1 +1,1 @@
-"""One file a runtime; see docs/plugins.md."""
+"""Runtimes, one file each; see docs/plugins.md."""

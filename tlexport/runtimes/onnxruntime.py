@@ -1,7 +1,7 @@
-"""ONNX Runtime: opens ``.onnx`` files on the CPU or on an NVIDIA GPU, and only there.
+"""ONNX Runtime: opens ``.onnx`` files on the CPU or on an NVIDIA GPU, without fallback.
 
-ONNX Runtime itself moves to the CPU when a GPU provider cannot be loaded, and single nodes when it has no GPU kernel for them;
-it logs that and goes on. Here either one is :class:`~tlexport.errors.Unsupported`.
+ONNX Runtime itself falls back to the CPU if a GPU provider cannot be loaded or has no kernel for a node, and only logs it. Here both
+raise :class:`~tlexport.errors.Unsupported`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _ERROR, _FATAL = 3, 4  # ONNX Runtime's log levels
 ort.set_default_logger_severity(_ERROR)
 ort.disable_telemetry_events()
 
-# what its C++ side raises; the classes share no base but Exception
+# errors of the C++ library; their only common base is Exception
 _MODEL_ERRORS = (native.Fail, native.InvalidArgument, native.InvalidGraph, native.InvalidProtobuf, native.NoModel, native.NoSuchFile)
 _ALL_ERRORS = (*_MODEL_ERRORS, native.NotImplemented, native.RuntimeException, native.EPFail, native.EngineError, ValueError, RuntimeError)
 
@@ -52,7 +52,7 @@ _DTYPES |= {"tensor(float)": "float32", "tensor(double)": "float64"}
 
 
 def auto_device() -> str:
-    """The CPU: whether the GPU provider of a build can run a model is known only after opening it, and nothing is tried silently."""
+    """The CPU: whether a GPU provider can run a model is only known after opening it."""
     return "cpu"
 
 
@@ -71,7 +71,7 @@ def open_model(path: Path, options: RunOptions) -> OnnxRunner:
 
 
 def open_with(path: Path, options: RunOptions, provider: str, settings: dict[str, str]) -> OnnxRunner:
-    """As :func:`open_model`, with an execution provider by its name and its settings."""
+    """As :func:`open_model`, with the given execution provider and its settings."""
     for name, value in (("threads", options.threads), ("batch", options.batch)):
         if value is not None and value < 1:
             raise UsageError(f"{name} is {value}; at least 1 was expected")
@@ -87,7 +87,7 @@ def open_with(path: Path, options: RunOptions, provider: str, settings: dict[str
     with _mapped(f"open {path}", _MODEL_ERRORS):
         if provider == "CPUExecutionProvider":
             settled = _session_options(options)
-            if _weight_only(path):  # else it would dequantize them at every run
+            if _weight_only(path):  # otherwise the weights are dequantized in every run
                 settled.add_session_config_entry("session.disable_quant_qdq", "1")
             model = rounding(path) if onnxruntime_version(ort) < FIXED else path
             session = ort.InferenceSession(model, settled, providers=[provider], enable_fallback=0)
@@ -115,7 +115,7 @@ def _provider(device: str) -> tuple[str, dict[str, str]]:
 
 def _session_options(options: RunOptions) -> Any:
     session = ort.SessionOptions()
-    session.log_severity_level = _FATAL  # what goes wrong in a session is raised; its log would only repeat it
+    session.log_severity_level = _FATAL  # errors are raised, so the log would only repeat them
     session.inter_op_num_threads = 1
     if options.threads is not None:
         session.intra_op_num_threads = options.threads
@@ -132,13 +132,13 @@ def _session_options(options: RunOptions) -> Any:
 
 
 def _open_on_gpu(path: Path, options: RunOptions, provider: str, settings: dict[str, str]) -> Any:
-    """Open a session all of whose nodes run on the provider. Raises Unsupported with the reason from ONNX Runtime's log."""
+    """Open a session that runs every node on the provider. Raises Unsupported with the reason from ONNX Runtime's log."""
     session_options = _session_options(options)
     session_options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     reason = ""
     with native_log() as log:
         try:
-            with contextlib.redirect_stdout(io.StringIO()):  # it prints what it cannot load; the log says it again, if it matters
+            with contextlib.redirect_stdout(io.StringIO()):  # the log repeats the printed messages that matter
                 ort.preload_dlls()  # CUDA's libraries from NVIDIA's Python packages
             session = ort.InferenceSession(path, session_options, providers=[(provider, settings)], enable_fallback=0)
             found = session.get_providers()[0]
@@ -157,15 +157,15 @@ def _open_on_gpu(path: Path, options: RunOptions, provider: str, settings: dict[
 
 
 def _weight_only(path: Path) -> bool:
-    """Whether a model holds INT8 weights and computes in float: it dequantizes, and never quantizes."""
+    """Whether a model has INT8 weights and float arithmetic: it contains DequantizeLinear but no QuantizeLinear."""
     with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        # as onnx.proto has a node's operator: field 4, a text of so many bytes
+        # op_type in onnx.proto: field 4, length, text
         return content.find(b'"\x10DequantizeLinear') >= 0 and content.find(b'"\x0eQuantizeLinear') < 0
 
 
 @contextmanager
 def _mapped(action: str, model_errors: tuple[type[Exception], ...] = ()) -> Iterator[None]:
-    """Turn what ONNX Runtime raises into our errors; ``model_errors`` are those that are the file's fault."""
+    """Convert errors of ONNX Runtime; ``model_errors`` become InvalidFile."""
     try:
         yield
     except TlxError:
@@ -185,7 +185,7 @@ def _specs(tensors: list[Any], path: Path) -> tuple[TensorSpec, ...]:
         if tensor.type not in _DTYPES:
             known = ", ".join(sorted(set(_DTYPES.values())))
             raise Unsupported(f"'{printable(tensor.name)}' of {path} is a {tensor.type}; expected a tensor of {known}")
-        # an axis without length or name gets one: where it is
+        # name an axis without length and name by its position
         shape = [axis if isinstance(axis, int | str) else f"{tensor.name}.{i}" for i, axis in enumerate(tensor.shape)]
         specs.append(TensorSpec.model_validate({"name": tensor.name, "dtype": _DTYPES[tensor.type], "shape": shape}))
     return tuple(specs)
@@ -222,13 +222,13 @@ class OnnxRunner:
             StepFailed: ONNX Runtime could not compute it.
         """
         accepted = {name: (array.dtype, array.shape) for name, array in feeds.items()}
-        if accepted != self._accepted:  # the same as last time needs no second look: the check costs as much as a tiny model does
+        if accepted != self._accepted:  # skip the check for unchanged shapes: it takes as long as a tiny model
             self._check(feeds)
             self._accepted = accepted
         try:
             found = self._session.run(self._names, feeds)
         except _ALL_ERRORS:
-            with _mapped(self._action):  # entered only here: it would take as long as all else in this method
+            with _mapped(self._action):  # entered only on errors, because entering is slow
                 raise
         return dict(zip(self._names, found, strict=True))
 

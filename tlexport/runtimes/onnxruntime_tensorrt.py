@@ -1,7 +1,7 @@
-"""ONNX Runtime with its TensorRT provider, ``--runtime onnxruntime --provider tensorrt``: the whole graph in TensorRT, or not at all.
+"""ONNX Runtime with its TensorRT provider, ``--runtime onnxruntime --provider tensorrt``: the whole graph runs in TensorRT.
 
-The provider takes what it can and leaves the rest to others; here a node that it does not take is an error. It builds its engine while
-the model is opened. (onnxruntime.ai/docs/execution-providers/TensorRT-ExecutionProvider.html.)
+The provider would leave unsupported nodes to other providers; here they are an error. The engine is built while the model is
+opened. (onnxruntime.ai/docs/execution-providers/TensorRT-ExecutionProvider.html.)
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ PROVIDER = "TensorrtExecutionProvider"
 
 
 def auto_device() -> str:
-    """The first GPU: TensorRT runs on nothing else."""
+    """The first GPU; TensorRT requires one."""
     return "cuda:0"
 
 
 def open_model(path: Path, options: RunOptions) -> OnnxRunner:
     """Open an ONNX file whose weights are inside it.
 
-    FP16 and INT8 are allowed to TensorRT where the graph itself has them, and not elsewhere.
+    TensorRT may use FP16 and INT8 only if the graph contains them.
 
     Raises:
         InvalidFile: missing, not ONNX, broken, or with external data.
@@ -43,7 +43,7 @@ def open_model(path: Path, options: RunOptions) -> OnnxRunner:
 
 
 def _allowed(path: Path) -> dict[str, str]:
-    """The provider's settings for the precisions that are in a graph."""
+    """Provider settings for the precisions in a graph."""
     graph = read_onnx(path).graph
     operators = {node.op_type for node in graph.node}
     types = {tensor.data_type for tensor in graph.initializer}

@@ -1,4 +1,4 @@
-"""TensorRT: opens engines that were built on this machine, for its GPU and its TensorRT."""
+"""TensorRT: opens engines that were built on this machine with its GPU and TensorRT version."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FORMATS = ("engine",)
 
 
 def auto_device() -> str:
-    """The first GPU: TensorRT runs nowhere else."""
+    """The first GPU; TensorRT requires one."""
     return "cuda:0"
 
 
@@ -63,7 +63,7 @@ class TensorrtRunner:
     """An open engine; see :class:`tlexport.ports.Runner`.
 
     Attributes:
-        session: what runs it, with TensorRT's version and CUDA's times.
+        session: the open engine.
     """
 
     def __init__(self, session: Session) -> None:

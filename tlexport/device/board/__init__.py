@@ -1,1 +1,1 @@
-"""What the board is and how it behaves, from its system files."""
+"""Description and state of the board, from its system files."""

@@ -1,6 +1,6 @@
-"""What this board is and how it is set, from its system files. Python 3.6 syntax: it is copied into bundles as it is.
+"""Describe this board and its settings from its system files. Python 3.6 syntax: this file is copied into bundles unchanged.
 
-It works on any Linux: what a machine does not tell is None. Where the files lie, and what stands in them, is from NVIDIA's
+It works on any Linux; missing values are None. Paths and contents of the files are from NVIDIA's
 developer guides of Jetson Linux, rbonghi/jetson_stats (jtop/core) and the documentation of the Linux kernel (cpufreq, devfreq,
 thermal). Nothing is set here, and no file is written.
 """
@@ -67,7 +67,7 @@ _EMC = ("sys/class/devfreq/bwmgr/cur_freq", "sys/kernel/debug/bpmp/debug/clk/emc
 
 
 def describe_board(root: str = "/") -> "Dict[str, Any]":
-    """What the board is and its state now, as plain data for JSON.
+    """Description and current state of the board, as data for JSON.
 
     Args:
         root: root of the file system that describes it.

@@ -1,4 +1,4 @@
-"""What a board draws, from its own sensors. Python 3.6 syntax: it is copied into bundles as it is.
+"""What a board draws, from its own sensors. Python 3.6 syntax: this file is copied into bundles unchanged.
 
 Jetson modules carry INA3221 monitors: up to JetPack 4 as iio devices (milliwatts), since then as hwmon devices (millivolts and
 milliamperes); Thor has an INA238 at the board's input as well (microwatts). PCs count the energy of each processor package (RAPL,
@@ -28,7 +28,7 @@ class Rail(NamedTuple):
     to_mw: float
 
     def milliwatts(self, root: str) -> "Optional[float]":
-        """Power now; None where it cannot be read."""
+        """Current power; None if it cannot be read."""
         power = self.to_mw
         for path in self.files:
             value = sysfs.read_number(root, path)
@@ -66,7 +66,7 @@ def rails(root: str = "/") -> "List[Rail]":
 
 
 def counters(root: str = "/") -> "Tuple[List[Counter], str]":
-    """The energy counts of a PC's processor packages, and the reason where there are some that may not be read."""
+    """Energy counters of a PC's processor packages, and the reason if they are not readable."""
     found, why = [], ""
     for zone in sysfs.find(root, _RAPL):
         name, most = sysfs.read_text(root, zone + "/name") or "", sysfs.read_number(root, zone + "/max_energy_range_uj")
@@ -79,7 +79,7 @@ def counters(root: str = "/") -> "Tuple[List[Counter], str]":
 
 
 class Meter:
-    """Adds up what the board draws, from reading to reading.
+    """Integrate the power of the board over the readings.
 
     Args:
         root: root of the file system.

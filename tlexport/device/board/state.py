@@ -1,4 +1,7 @@
-"""Is there room to build an engine, and what happens to the board while it works. Python 3.6 syntax: it is copied into bundles as it is."""
+"""Check the memory for an engine build, and watch the board during a measurement.
+
+Python 3.6 syntax: this file is copied into bundles unchanged.
+"""
 
 import re
 import threading
@@ -23,32 +26,32 @@ _DESKTOP = re.compile(r"^(Xorg|Xwayland|gnome-shell|compiz|unity-panel-ser|lxses
 
 
 def needed_for_build(workspace_bytes: int, onnx_bytes: int) -> int:
-    """Bytes of memory that building an engine takes, about: to be told beforehand is better than 'Killed'.
+    """Approximate memory in bytes for building an engine, to refuse a build that would be killed.
 
     It is CUDA's own (:data:`CUDA_BYTES`, measured on a Nano), the whole workspace, since the builder may try a tactic that uses
-    all of it, and :data:`COPIES` of the weights. What a tactic really takes is known to TensorRT alone.
+    all of it, and :data:`COPIES` of the weights. Only TensorRT can determine the exact need of a tactic.
 
     Args:
-        workspace_bytes: what the builder may use as workspace.
+        workspace_bytes: the builder's workspace limit.
         onnx_bytes: size of the model's file.
     """
     return CUDA_BYTES + workspace_bytes + COPIES * onnx_bytes
 
 
 def preflight(needed_bytes: int, root: str = "/") -> "Optional[int]":
-    """Whether there is so much memory.
+    """Check that enough memory is free.
 
-    Swap on a disk counts, because what other programs keep in memory can go there; zram does not, because it lies in memory.
+    Swap on a disk counts, because other programs can be swapped out; zram does not, because it uses memory itself.
 
     Args:
         needed_bytes: see :func:`needed_for_build`.
         root: root of the file system that tells of the memory.
 
     Returns:
-        Bytes that a new process can have; None where the system does not tell, and then nothing was checked.
+        Bytes available to a new process; None if unknown, in which case nothing was checked.
 
     Raises:
-        Unsupported: there is less; with what can be done on this board.
+        Unsupported: not enough memory; the hint lists remedies for this board.
     """
     memory = board.memory_of(root)
     free = memory.get("MemAvailable")
@@ -66,7 +69,7 @@ def preflight(needed_bytes: int, root: str = "/") -> "Optional[int]":
 
 
 def _remedies(root: str, missing: int) -> "List[str]":
-    """What helps on this board, the least trouble first."""
+    """Remedies for this board, the simplest first."""
     found = []
     if any(_DESKTOP.match(sysfs.read_text(root, path) or "") for path in sysfs.find(root, "proc/[0-9]*/comm")):
         found.append("stop the desktop until the next start: sudo systemctl isolate multi-user.target")
@@ -83,7 +86,7 @@ def _remedies(root: str, missing: int) -> "List[str]":
 
 
 def _free_swap(root: str) -> int:
-    """Bytes of swap on disks that nothing uses: /proc/swaps has one line each, with size and used in KiB."""
+    """Free bytes of swap on disks: /proc/swaps has one line each, with size and used in KiB."""
     lines = re.findall(r"^(/\S+)\s+\w+\s+(\d+)\s+(\d+)", sysfs.read_text(root, "proc/swaps") or "", re.MULTILINE)
     return sum(int(size) - int(used) for name, size, used in lines if not name.startswith("/dev/zram")) * 1024
 
@@ -93,10 +96,10 @@ def _size(count: int) -> str:
 
 
 class Watch:
-    """Reads temperature, throttling and power in a thread while something runs; a context manager.
+    """Record temperature, throttling and power in a thread; a context manager.
 
-    The sensors of power hang on a slow bus (a reading takes about a millisecond, in which Python's lock is free), so five times a
-    second takes well below a hundredth of one core.
+    Power sensors are on a slow bus (about 1 ms per reading, without holding the GIL), so five readings per second take less than
+    1 % of one core.
 
     Args:
         root: root of the file system.
@@ -149,7 +152,7 @@ class Watch:
             self._highest[zone] = max(value, self._highest.get(zone, value), self._before.get(zone, value))
 
     def report(self) -> "Dict[str, Any]":
-        """What was seen, as plain data for JSON; to be asked for when the block has ended.
+        """The recorded values as data for JSON, after the block has ended.
 
         Returns:
             ``seconds``, ``readings``; ``temperatures_c`` with ``before``, ``after`` and ``max`` by zone, or None; ``throttled``

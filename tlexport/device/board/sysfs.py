@@ -1,7 +1,7 @@
-"""Reading the small files in which a system tells of itself. Python 3.6 syntax: it is copied into bundles as it is.
+"""Read small system files (sysfs, procfs, device tree). Python 3.6 syntax: this file is copied into bundles unchanged.
 
 Every function takes ``root``, the root of the file system: ``/`` on the device, a folder with copies of such files elsewhere.
-What is not there, or may not be read, is None: most of these files are missing on most machines.
+Missing and unreadable files give None: most of these files are missing on most machines.
 """
 
 from pathlib import Path
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def read_text(root: str, path: str) -> "Optional[str]":
-    """Content of a file, without what is blank at its ends and without the NUL after a device tree's texts.
+    """Content of a file, stripped of white space and of the NUL after device-tree texts.
 
     Args:
         root: root of the file system.
@@ -20,12 +20,12 @@ def read_text(root: str, path: str) -> "Optional[str]":
     """
     try:
         return Path(root, path).read_bytes().decode("utf-8", errors="replace").strip("\0 \t\r\n")
-    except OSError:  # missing, not allowed, or a sensor that is switched off
+    except OSError:  # missing, no permission, or a disabled sensor
         return None
 
 
 def read_number(root: str, path: str) -> "Optional[int]":
-    """A whole number in a file; None also where something else stands there."""
+    """An integer from a file; None if the content is not an integer."""
     try:
         return int(read_text(root, path) or "")
     except ValueError:
@@ -33,6 +33,6 @@ def read_number(root: str, path: str) -> "Optional[int]":
 
 
 def find(root: str, pattern: str) -> "List[str]":
-    """Paths below ``root`` that fit a pattern with ``*``, in order of their numbers (``zone2`` before ``zone10``)."""
+    """Paths below ``root`` that match a pattern with ``*``, in numerical order (``zone2`` before ``zone10``)."""
     found = (path.relative_to(root).as_posix() for path in Path(root).glob(pattern))
     return sorted(found, key=lambda path: (len(path), path))

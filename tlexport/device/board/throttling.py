@@ -1,4 +1,4 @@
-"""Whether a board had to slow down. Python 3.6 syntax: it is copied into bundles as it is."""
+"""Detect throttling. Python 3.6 syntax: this file is copied into bundles unchanged."""
 
 import re
 from typing import TYPE_CHECKING
@@ -23,7 +23,7 @@ MARGIN = 0.95  # of a locked clock: Orin's GPU reports the clock that it measure
 
 
 def pi_value(root: str = "/") -> "Optional[int]":
-    """The bits of ``vcgencmd get_throttled``, from the kernel's file of that name; None on what is no Raspberry Pi."""
+    """The bits of ``vcgencmd get_throttled`` from the kernel's file; None unless this is a Raspberry Pi."""
     for pattern in _PI:
         for path in sysfs.find(root, pattern):
             try:
@@ -34,7 +34,7 @@ def pi_value(root: str = "/") -> "Optional[int]":
 
 
 def pi_flags(root: str = "/") -> "Optional[List[str]]":
-    """What holds a Raspberry Pi back now, or did since it started; None where it cannot be told."""
+    """Reasons why a Raspberry Pi throttles or has throttled since its start; None if unknown."""
     value = pi_value(root)
     if value is None:
         return None
@@ -43,7 +43,7 @@ def pi_flags(root: str = "/") -> "Optional[List[str]]":
 
 
 class Throttling:
-    """Looks for signs of throttling from its making on.
+    """Collect signs of throttling from the construction on.
 
     Args:
         root: root of the file system.
@@ -66,7 +66,7 @@ class Throttling:
         self._seen: Dict[str, None] = {}  # in order
 
     def look(self) -> None:
-        """Note what slows the board down at this moment."""
+        """Record current signs of throttling."""
         if self._pi is not None:
             value = pi_value(self._root) or 0
             for bit, name in PI_BITS.items():
@@ -82,7 +82,7 @@ class Throttling:
                 self._seen["/{} below its locked clock".format(path)] = None
 
     def result(self) -> "Tuple[Optional[bool], List[str]]":
-        """Whether it was throttled, None where nothing tells, and by what."""
+        """Whether the board throttled (None if unknown), and the signs."""
         seen = list(self._seen)
         for path, (before, cause) in self._counters.items():
             after = sysfs.read_number(self._root, path)

@@ -1,1 +1,1 @@
-"""From a file to the tensor that enters the graph."""
+"""Convert an image file to the input tensor of the graph."""

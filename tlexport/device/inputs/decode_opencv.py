@@ -1,8 +1,9 @@
-"""Decoding by OpenCV, where Pillow is not: sections 1 to 3 of the image contract, as far as OpenCV goes.
+"""Decode with OpenCV if Pillow is missing: sections 1 to 3 of the image contract, as far as OpenCV supports them.
 
-Lossless files become the contract's pixels. A JPEG may differ by a few levels, as far as the libjpeg in OpenCV differs; the golden
-vectors of a bundle say by how much. EXIF orientation is applied to JPEG files, not to PNG, WebP and TIFF. Python 3.6 syntax: it
-is copied into bundles as it is.
+Lossless files give exactly the pixels of the contract. A JPEG may differ by a few levels because of OpenCV's libjpeg; the golden
+vectors of a bundle measure the difference. EXIF orientation is applied to JPEG files, not to PNG, WebP and TIFF.
+
+Python 3.6 syntax: this file is copied into bundles unchanged.
 """
 
 import os
@@ -13,7 +14,7 @@ import numpy as np
 
 from .decoding import MAX_PIXELS, UNKNOWN, BadImage, cannot_read, special_format
 
-# read when OpenCV decodes its first image; a file that promises more is refused before memory is taken for it
+# read when OpenCV decodes its first image; larger files are refused before allocation
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))
 
 import cv2
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 _JPEG = b"\xff\xd8\xff"
-_MARKER = re.compile(b"\xff[^\x00\x01\xd0-\xd8\xff]")  # of JPEG, but for those without content and the stuffed bytes of pixels
+_MARKER = re.compile(b"\xff[^\x00\x01\xd0-\xd8\xff]")  # JPEG markers, except those without content and stuffed bytes
 _END = 0xD9
 
 
@@ -41,9 +42,9 @@ def decode(data: bytes, background: "tuple[int, int, int]") -> "npt.NDArray[np.u
     if special_format(data):
         raise cannot_read(special_format(data), "Pillow reads AVIF and HEIC (pip install Pillow pillow-heif); or ")
     if jpeg and not _is_complete(data):
-        raise BadImage("damaged: a JPEG that is cut short")  # OpenCV would fill up with grey
+        raise BadImage("damaged: a JPEG that is cut short")  # OpenCV would fill the missing part with grey
     try:
-        # as it is stored, but for JPEG: only so does OpenCV turn it upright, and a JPEG has no transparency to lose
+        # unchanged, except for JPEG: only IMREAD_COLOR applies the EXIF orientation, and JPEG has no transparency
         stored = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR if jpeg else cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
         raise BadImage(f"damaged, or too large: {' '.join(str(error).split())}") from None
@@ -55,7 +56,7 @@ def decode(data: bytes, background: "tuple[int, int, int]") -> "npt.NDArray[np.u
 
 
 def _is_complete(data: bytes) -> bool:
-    """Whether a JPEG's first picture has its end. Phones and drones write others (MPO) or a film behind it."""
+    """Whether the first picture of a JPEG is complete. Phones and drones append more pictures (MPO) or a video."""
     place = 2
     while True:
         found = _MARKER.search(data, place)
@@ -80,7 +81,7 @@ def _to_8_bit(stored: "npt.NDArray[Any]") -> "npt.NDArray[np.uint8]":
 def _to_rgb(stored: "npt.NDArray[np.uint8]", background: "tuple[int, int, int]") -> "npt.NDArray[np.uint8]":
     if stored.ndim == 2:
         return np.repeat(stored[..., None], 3, axis=2)
-    rgb = np.ascontiguousarray(stored[..., 2::-1])  # OpenCV keeps blue first
+    rgb = np.ascontiguousarray(stored[..., 2::-1])  # OpenCV stores BGR
     if stored.shape[2] == 3:
         return rgb
     alpha = stored[..., 3:].astype(np.int64)

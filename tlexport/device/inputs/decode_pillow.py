@@ -1,6 +1,6 @@
-"""Decoding by Pillow: the reference of the image contract's sections 1 to 3.
+"""Decode with Pillow: the reference for sections 1 to 3 of the image contract.
 
-It is copied into bundles as it is: Python 3.6 syntax, Pillow 5.1 (what Ubuntu 18.04, and so JetPack 4, has) or newer.
+This file is copied into bundles unchanged: Python 3.6 syntax, Pillow 5.1 (Ubuntu 18.04 and JetPack 4) or newer.
 """
 
 import contextlib
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any, Dict, Tuple
 
-# Only these: Pillow also knows formats that start other programs (EPS runs Ghostscript). An MPO is a JPEG with more pictures behind it.
+# Only these: some of Pillow's formats start other programs (EPS runs Ghostscript). An MPO is a JPEG followed by more pictures.
 FORMATS = ("JPEG", "MPO", "PNG", "GIF", "BMP", "DIB", "PPM", "WEBP", "TIFF")
 # its readers of formats can be told apart before they read from Pillow 8 on; before, after they have read the header
 _CHOOSES = int(PIL.__version__.split(".")[0]) >= 8
 
 _TRANSPOSE = getattr(Image, "Transpose", Image)  # Pillow before 9.1 has these names on the module itself
 
-_BAND = 2**20  # pixels that are laid over their background at a time
+_BAND = 2**20  # pixels composited onto the background at a time
 _ORIENTATION = 0x0112  # EXIF tag; its values 2..8 say how to turn the stored rows and columns to the scene's
 _UPRIGHT = {
     2: _TRANSPOSE.FLIP_LEFT_RIGHT,
@@ -40,7 +40,7 @@ _UPRIGHT = {
     7: _TRANSPOSE.TRANSVERSE,
     8: _TRANSPOSE.ROTATE_90,
 }
-# What Pillow's readers raise on damaged files, beyond the OSError that it documents: they parse as they go.
+# Errors of Pillow's readers on damaged files, besides the documented OSError.
 _DAMAGED = (
     OSError,
     ValueError,
@@ -65,7 +65,7 @@ if _core is not None and hasattr(_core, "set_block_size"):
 
 
 class _Quiet:
-    """Hides Pillow's warnings (odd metadata, big images) while at least one thread is decoding.
+    """Hide Pillow's warnings (invalid metadata, large images) while at least one thread decodes.
 
     ``warnings.catch_warnings`` alone must not overlap between threads: it changes the process's one list of filters, and
     the last to leave would put back what another had put in. Hence the count: the first thread in saves, the last restores.
@@ -95,7 +95,7 @@ _quiet = _Quiet()
 
 @contextlib.contextmanager
 def _damage_reported() -> "Iterator[None]":
-    """Turn what Pillow raises into BadImage."""
+    """Convert Pillow's errors to BadImage."""
     try:
         yield
     except BadImage:
@@ -108,7 +108,7 @@ def _damage_reported() -> "Iterator[None]":
 
 @functools.lru_cache(maxsize=None)
 def _reads(name: str) -> bool:
-    """Whether Pillow here reads AVIF (its own plugin, from 11.3 on) or HEIC (by the package pillow-heif)."""
+    """Whether this Pillow reads AVIF (built in from 11.3) or HEIC (with the package pillow-heif)."""
     try:
         if name == "HEIC":
             import pillow_heif
@@ -162,7 +162,7 @@ def _open(data: bytes, at_least: int) -> "Image.Image":
 
 
 def _orientation(image: "Image.Image") -> int:
-    """How the loaded pixels lie, 1..8. A damaged EXIF block says nothing, and the image is taken as it is stored."""
+    """EXIF orientation of the loaded pixels, 1..8; 1 if the EXIF block is damaged."""
     if image.format in ("TIFF", "HEIF"):
         return 1  # turned while loading; some versions of Pillow leave the tag behind, and HEIC's own properties replace the tag
     try:
@@ -190,7 +190,7 @@ def _from_16_bit(image: "Image.Image") -> "Image.Image":
 
 
 def _laid_over(image: "Image.Image", background: "tuple[int, int, int]") -> "Image.Image":
-    """A transparent image on its background, band by band: at once it would take five times the memory of its pixels."""
+    """Composite a transparent image onto its background in bands, which saves five times the memory of its pixels."""
     whole = Image.new("RGB", image.size)
     rows = max(1, _BAND // image.width)
     for top in range(0, image.height, rows):
@@ -221,7 +221,7 @@ def decode(data: bytes, background: "tuple[int, int, int]", at_least: int) -> "I
 
 
 def decoded_pixels(data: bytes, at_least: int) -> int:
-    """How many pixels :func:`decode` will hold, from the header alone; 0 for a file that it will refuse."""
+    """Number of pixels that :func:`decode` will allocate, from the header; 0 for a file that it will refuse."""
     try:
         with _quiet, _damage_reported():
             image = _header(data, at_least)

@@ -1,4 +1,4 @@
-"""What every image decoder shares: the limit on pixels, the formats known by their first bytes, and why a file is refused.
+"""Shared by all image decoders: the pixel limit, detection of formats by their first bytes, and reasons for refusing a file.
 
 Python 3.6 syntax: this file is copied into bundles unchanged.
 """
@@ -11,11 +11,11 @@ _OTHERS = ((b"\xff\x0a", "JPEG XL"), (b"\0\0\0\x0cJXL ", "JPEG XL"), (b"\0\0\0\x
 
 
 class BadImage(ValueError):
-    """A file that is not an image, or not one that can be used. The text is the reason, without the file's name."""
+    """A file that is not a usable image. The message is the reason, without the file name."""
 
 
 def special_format(data: bytes) -> str:
-    """Name "AVIF", "HEIC", or another format that needs a decoder of its own or is not read at all; "" for the usual ones.
+    """Detect "AVIF", "HEIC" and other formats that need a separate decoder or are not supported; "" for the usual formats.
 
     Source: ISO/IEC 23008-12 (HEIF) and the AVIF specification: the brands in the box ``ftyp``, the main one first.
     """
@@ -25,11 +25,11 @@ def special_format(data: bytes) -> str:
     if data[4:8] == b"ftyp":
         size = min(int.from_bytes(data[:4], "big"), 256)
         brands = [data[8:12]] + [data[place : place + 4] for place in range(16, size, 4)]
-        brands.sort(key=(b"mif1", b"msf1").count)  # these two alone do not say how the pixels are coded
+        brands.sort(key=(b"mif1", b"msf1").count)  # these two brands do not identify the codec
         return next((_BRANDS[brand] for brand in brands if brand in _BRANDS), "")
     return ""
 
 
 def cannot_read(name: str, remedy: str = "") -> BadImage:
-    """The reason why a file of a special format is refused, and what to do."""
+    """Reason and remedy for a file in a special format."""
     return BadImage(f"{name} cannot be read here: {remedy}convert the file to JPEG or PNG")

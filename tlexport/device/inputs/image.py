@@ -1,4 +1,4 @@
-"""The reference implementation of the image contract: from a file to the pixels that enter the graph.
+"""The reference implementation of the image contract, from a file to the input pixels of the graph.
 
 Training, evaluation, export and the device all call this file, so they agree to the pixel; the contract in words, with the
 formulas, is docs/image-contract.md. It is copied into bundles as it is: Python 3.6 syntax and numpy. Pillow decodes and resizes
@@ -29,7 +29,7 @@ MAX_RESIZED_PIXELS = 2**26  # after resizing, before cropping: bounds the memory
 
 
 def decoder() -> str:
-    """The library that decodes here: "Pillow", "OpenCV", or "" where there is neither. Loads none."""
+    """The available decoder: "Pillow", "OpenCV", or "" if there is none. Imports neither."""
     for module, name in (("PIL", "Pillow"), ("cv2", "OpenCV")):
         if sys.modules.get(module) or importlib.util.find_spec(module):
             return name
@@ -50,7 +50,7 @@ def decode(source: "str | Path | BinaryIO", background: "tuple[int, int, int]", 
 
     Raises:
         BadImage: the file cannot be read, is empty, not an image, damaged, truncated, or too large.
-        MissingDependency: neither Pillow nor OpenCV is here.
+        MissingDependency: neither Pillow nor OpenCV is installed.
     """
     data = _read(source)
     name = decoder()
@@ -83,7 +83,7 @@ def _read(source: "str | Path | BinaryIO") -> bytes:
 def read_file(path: Path) -> bytes:
     """The bytes of an image file. Raises BadImage: not a regular file, or too large; and OSError."""
     status = path.stat()
-    if not stat.S_ISREG(status.st_mode):  # a FIFO would block, and a device may never end
+    if not stat.S_ISREG(status.st_mode):  # a FIFO would block; a device may be endless
         raise BadImage("not a regular file; standard input is read where - is named")
     if status.st_size > MAX_BYTES:
         raise BadImage(f"too large: {status.st_size} bytes, at most {MAX_BYTES} are read")
@@ -137,7 +137,7 @@ def resize_and_crop(image: "Image.Image | npt.NDArray[np.uint8]", resize: int, s
 
 
 def prepare(source: "str | Path | BinaryIO", preprocess: "Mapping[str, Any]", at_least: int = 0) -> "npt.NDArray[np.uint8]":
-    """Everything that lies before the graph: decode, resize, crop.
+    """Preprocess an image outside the graph: decode, resize, crop.
 
     Args:
         source: a path, or a binary file object.
@@ -149,15 +149,15 @@ def prepare(source: "str | Path | BinaryIO", preprocess: "Mapping[str, Any]", at
         uint8 array (height, width, channel) = (size, size, 3), RGB 0..255.
 
     Raises:
-        BadImage: the file cannot be used; the text says why.
-        MissingDependency: neither Pillow nor OpenCV is here.
+        BadImage: the file cannot be used, with the reason.
+        MissingDependency: neither Pillow nor OpenCV is installed.
     """
     image = decode(source, tuple(preprocess["background"]), at_least)
     return resize_and_crop(image, preprocess["resize"], preprocess["size"], preprocess["interpolation"])
 
 
 def prepare_pixels(pixels: "npt.NDArray[np.uint8]", preprocess: "Mapping[str, Any]") -> "npt.NDArray[np.uint8]":
-    """As :func:`prepare`, for pixels that are decoded already: resize and crop, in numpy.
+    """As :func:`prepare`, for decoded pixels: resize and crop in numpy.
 
     Args:
         pixels: uint8 (height, width, channel), RGB 0..255, upright.

@@ -1,6 +1,6 @@
-"""Which files of a folder are images, by their names: one rule for training and for the device.
+"""Select the image files of a folder by name, with the same rule for training and the device.
 
-It is copied into bundles as it is: Python 3.6 syntax, standard library only.
+This file is copied into bundles unchanged: Python 3.6 syntax, standard library only.
 """
 
 import os
@@ -18,24 +18,24 @@ EXTENSIONS = (
     *(".ppm", ".pgm", ".pbm", ".pnm", *SPECIAL),
 )
 
-# Folders that operating systems, NAS boxes and tools leave between the images: previews, resource forks, waste bins.
+# Folders created by operating systems, NAS devices and tools: previews, resource forks, recycle bins.
 IGNORED_FOLDERS = frozenset(("__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found", "__pycache__"))
 
 
 def is_ignored(name: str) -> bool:
-    """Whether a file or folder of this name is left out, with all in it: hidden (``.ipynb_checkpoints``, ``._1.jpg``) or a system's."""
+    """Whether a file or folder is ignored: hidden (``.ipynb_checkpoints``, ``._1.jpg``) or created by a system."""
     return name.startswith(".") or name.lower() in IGNORED_FOLDERS
 
 
 def is_image(name: str) -> bool:
-    """Whether a file of this name counts as an image. Its content is not read."""
+    """Whether a file name is that of an image. The content is not read."""
     return not is_ignored(name) and name.lower().endswith(EXTENSIONS)
 
 
 def named_images(names: "Sequence[str]") -> "List[str]":
-    """Files as they are named, and in place of each folder the images below it, sorted.
+    """The given files, with each folder replaced by the sorted images below it.
 
-    Links are followed, each folder is read once. A pipe or a device in a folder is left out: it would block, or never end.
+    Links are followed, each folder is read once. Pipes and devices in a folder are ignored, because they may block or be endless.
 
     Raises:
         FileNotFoundError: a folder holds no images; the text is for the user.

@@ -3,7 +3,7 @@
 For devices without Pillow. Every output pixel is a sum of whole numbers (a pixel times a coefficient of 22 fractional bits), and
 sums are exact in floating point as long as no partial sum leaves the mantissa. So the sums are made by the matrix multiplication
 of numpy's BLAS: each coefficient is cut into a high and a low part, such that both sums stay below 2^24 in float32. Only the rows
-and columns that the cut square needs are touched. Python 3.6 syntax: it is copied into bundles as it is.
+and columns that the cut square needs are touched. Python 3.6 syntax: this file is copied into bundles unchanged.
 """
 
 from typing import TYPE_CHECKING, NamedTuple

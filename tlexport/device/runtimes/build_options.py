@@ -1,4 +1,4 @@
-"""What a TensorRT is told to build an engine, by its version. Python 3.6 syntax: it is copied into bundles as it is."""
+"""Options for building an engine, by TensorRT version. Python 3.6 syntax: this file is copied into bundles unchanged."""
 
 import re
 from typing import Tuple
@@ -9,12 +9,12 @@ from ..errors import InvalidFile, Unsupported
 # scale the type in which it goes on computing
 TYPED_SCALES = 19
 
-OLDEST = (8, 2)  # of JetPack 4.6, the oldest that a profile is there for
+OLDEST = (8, 2)  # JetPack 4.6, the oldest with a profile
 PRECISIONS = ("fp32", "fp16", "int8")
 
 
 def parse_version(text: str) -> Tuple[int, ...]:
-    """The numbers of a version.
+    """Parse a version of TensorRT.
 
     Args:
         text: as TensorRT's Python module, dpkg or trtexec write it: ``"10.3.0.30"``, ``"8.6.1.post1"``, ``"10.3.0.30-1+cuda12.5"``.
@@ -23,7 +23,7 @@ def parse_version(text: str) -> Tuple[int, ...]:
         At least major and minor: ``(10, 3, 0, 30)``.
 
     Raises:
-        InvalidFile: there is no such pair of numbers at the beginning.
+        InvalidFile: the text does not start with major and minor numbers.
     """
     found = re.match(r"v?([0-9]{1,6}(?:\.[0-9]{1,9})+)", text.strip())
     if not found:
@@ -37,7 +37,7 @@ def version_text(version: Tuple[int, ...]) -> str:
 
 
 def precision_flags(version: Tuple[int, ...], precision: str, opset: int) -> Tuple[str, ...]:
-    """What makes a builder compute in a precision, named as trtexec's options are.
+    """The builder options for a precision, with the names of trtexec's options.
 
     TensorRT 8 and 9 take the precisions as flags that allow them. 10 can take the types from the graph (``stronglyTyped``); but an
     INT8 graph with FP32 scales, as those below opset 19 are, would then run its other layers in FP32, so it is built with flags there
@@ -49,7 +49,7 @@ def precision_flags(version: Tuple[int, ...], precision: str, opset: int) -> Tup
         opset: of the ONNX graph.
 
     Returns:
-        ``("stronglyTyped",)``, ``("fp16",)``, ``("fp16", "int8")``, or nothing where the types in the graph are enough.
+        ``("stronglyTyped",)``, ``("fp16",)``, ``("fp16", "int8")``, or nothing if the types in the graph suffice.
 
     Raises:
         Unsupported: another precision, or a TensorRT older than 8.2.

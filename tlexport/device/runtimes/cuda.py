@@ -1,7 +1,8 @@
 """NVIDIA's CUDA runtime through ctypes: memory, streams, events and graphs, with no package to install.
 
-The calls are those of libcudart's C interface; which of them a version lacks is said where it matters. Python 3.6 syntax: it
-is copied into bundles as it is.
+It calls libcudart's C interface; comments name calls that some versions lack.
+
+Python 3.6 syntax: this file is copied into bundles unchanged.
 """
 
 import ctypes
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 # newest first, as JetPack 7, 6, 5 and 4 and CUDA's own packages name it; the last is the link that a development package makes
 LIBRARIES = ("libcudart.so.13", "libcudart.so.12", "libcudart.so.11.0", "libcudart.so.10.2", "libcudart.so")
-FOLDER = "/usr/local/cuda/lib64"  # where it is when the linker is not told of it
+FOLDER = "/usr/local/cuda/lib64"  # used if the linker does not find it
 PACKAGED = "nvidia/*/lib/libcudart.so.*"  # within a folder of sys.path: NVIDIA's Python packages, which TensorRT's depend on
 
 # driver_types.h: cudaError, cudaMemcpyKind, cudaStreamCaptureMode, cudaDeviceAttr
@@ -31,14 +32,14 @@ _PROPERTIES_SIZE = 16384  # far more than any version's struct
 
 
 class Memory(NamedTuple):
-    """Bytes of a device's memory, as ``cudaMemGetInfo`` tells them; on a Jetson it is the memory of the whole board."""
+    """Memory of a device in bytes, from ``cudaMemGetInfo``; on a Jetson, memory of the whole board."""
 
     free: int
     total: int
 
 
 class Cuda:
-    """The CUDA runtime of this machine. Handles and addresses are plain integers; who makes one gives it back.
+    """The CUDA runtime of this machine. Handles and addresses are integers; the caller releases them.
 
     Args:
         library: libcudart, opened by ctypes. Use :func:`open_cuda`.
@@ -55,24 +56,24 @@ class Cuda:
     # --- the device ---
 
     def device_count(self) -> int:
-        """How many GPUs there are. Raises DeviceError where the driver answers with an error, also where it finds none."""
+        """Number of GPUs. Raises DeviceError if the driver reports an error, including that there is no GPU."""
         return self._int("cudaGetDeviceCount")
 
     def use(self, device: int) -> None:
-        """Make a GPU the current one of this thread. Raises Unsupported when there is no such GPU."""
+        """Select the current GPU of this thread. Raises Unsupported if it does not exist."""
         count = self.device_count()
         if not 0 <= device < count:
             raise Unsupported(f"there is no GPU cuda:{device}: CUDA finds {count} here", "name one that is there, such as --device cuda:0")
         self._call("cudaSetDevice", ctypes.c_int(device))
 
     def device_name(self, device: int) -> str:
-        """What the driver calls a GPU: "Orin", "NVIDIA H200", ..."""
+        """Name of a GPU: "Orin", "NVIDIA H200", ..."""
         properties = ctypes.create_string_buffer(_PROPERTIES_SIZE)
         self._call("cudaGetDeviceProperties", properties, ctypes.c_int(device))
         return properties.raw[:_NAME_LENGTH].split(b"\0")[0].decode("utf-8", "replace")
 
     def compute_capability(self, device: int) -> str:
-        """A GPU's generation: "8.7" is Orin."""
+        """Compute capability of a GPU: "8.7" is Orin."""
         values = []
         for attribute in (_MAJOR, _MINOR):
             value = ctypes.c_int()
@@ -81,11 +82,11 @@ class Cuda:
         return f"{values[0]}.{values[1]}"
 
     def driver_version(self) -> str:
-        """The newest CUDA that the installed driver takes: "12.6"."""
+        """The newest CUDA version that the driver supports: "12.6"."""
         return _version(self._int("cudaDriverGetVersion"))
 
     def runtime_version(self) -> str:
-        """The CUDA of libcudart itself: "12.6"."""
+        """CUDA version of libcudart: "12.6"."""
         return _version(self._int("cudaRuntimeGetVersion"))
 
     def memory(self) -> Memory:
@@ -97,19 +98,19 @@ class Cuda:
     # --- memory ---
 
     def allocate(self, size: int) -> int:
-        """Address of ``size`` bytes on the current GPU."""
+        """Allocate ``size`` bytes on the current GPU; returns the address."""
         return self._handle("cudaMalloc", ctypes.c_size_t(size))
 
     def free(self, address: int) -> None:
-        """Give back what :meth:`allocate` gave."""
+        """Release the result of :meth:`allocate`."""
         self._call("cudaFree", ctypes.c_void_p(address))
 
     def allocate_pinned(self, size: int) -> int:
-        """Address of ``size`` bytes of host memory that the system never moves, so that copies of it run beside other work."""
+        """Allocate ``size`` bytes of pinned host memory, for asynchronous copies; returns the address."""
         return self._handle("cudaHostAlloc", ctypes.c_size_t(size), ctypes.c_uint(0))
 
     def free_pinned(self, address: int) -> None:
-        """Give back what :meth:`allocate_pinned` gave."""
+        """Release the result of :meth:`allocate_pinned`."""
         self._call("cudaFreeHost", ctypes.c_void_p(address))
 
     def to_device(self, target: int, source: int, size: int, stream: int) -> None:
@@ -123,23 +124,23 @@ class Cuda:
     # --- streams and events ---
 
     def stream(self) -> int:
-        """A new stream: what is given to it runs in order."""
+        """Create a stream."""
         return self._handle("cudaStreamCreate")
 
     def synchronize(self, stream: int) -> None:
-        """Wait until a stream has done all that it was given. Raises DeviceError with whatever went wrong on the GPU."""
+        """Wait until a stream is idle. Raises DeviceError with any error of the GPU."""
         self._call("cudaStreamSynchronize", ctypes.c_void_p(stream))
 
     def destroy_stream(self, stream: int) -> None:
-        """Give back what :meth:`stream` gave."""
+        """Release the result of :meth:`stream`."""
         self._call("cudaStreamDestroy", ctypes.c_void_p(stream))
 
     def event(self) -> int:
-        """A new event: a point in a stream whose time is noted when the stream comes to it."""
+        """Create an event, which records a time in a stream."""
         return self._handle("cudaEventCreate")
 
     def record(self, event: int, stream: int) -> None:
-        """Put an event into a stream, behind all that it was given so far."""
+        """Record an event in a stream."""
         self._call("cudaEventRecord", ctypes.c_void_p(event), ctypes.c_void_p(stream))
 
     def elapsed_ms(self, start: int, end: int) -> float:
@@ -149,23 +150,23 @@ class Cuda:
         return float(value.value)
 
     def destroy_event(self, event: int) -> None:
-        """Give back what :meth:`event` gave."""
+        """Release the result of :meth:`event`."""
         self._call("cudaEventDestroy", ctypes.c_void_p(event))
 
     # --- graphs ---
 
     def begin_capture(self, stream: int) -> None:
-        """From here on a stream notes what it is given instead of running it."""
+        """Start to capture the work of a stream instead of running it."""
         self._call("cudaStreamBeginCapture", ctypes.c_void_p(stream), ctypes.c_int(_CAPTURE_THREAD_LOCAL))
 
     def end_capture(self, stream: int) -> int:
-        """Close what :meth:`begin_capture` opened; gives the graph of what was noted."""
+        """End the capture and return the graph."""
         graph = ctypes.c_void_p()
         self._call("cudaStreamEndCapture", ctypes.c_void_p(stream), ctypes.byref(graph))
         return graph.value or 0
 
     def instantiate(self, graph: int) -> int:
-        """Make a graph ready to launch."""
+        """Instantiate a graph for launching."""
         if hasattr(self._library, "cudaGraphInstantiateWithFlags"):  # from 11.4 on, and the same in every version since
             return self._handle("cudaGraphInstantiateWithFlags", ctypes.c_void_p(graph), ctypes.c_ulonglong(0))
         # before, cudaGraphInstantiate also takes a node and a text to report errors with; CUDA 12 gave its name another meaning
@@ -176,20 +177,20 @@ class Cuda:
         self._call("cudaGraphLaunch", ctypes.c_void_p(executable), ctypes.c_void_p(stream))
 
     def destroy_graph(self, graph: int) -> None:
-        """Give back what :meth:`end_capture` gave."""
+        """Release the result of :meth:`end_capture`."""
         self._call("cudaGraphDestroy", ctypes.c_void_p(graph))
 
     def destroy_executable(self, executable: int) -> None:
-        """Give back what :meth:`instantiate` gave."""
+        """Release the result of :meth:`instantiate`."""
         self._call("cudaGraphExecDestroy", ctypes.c_void_p(executable))
 
     # --- calling ---
 
     def _call(self, function: str, *arguments: "Any") -> None:
-        """Raises DeviceError for every answer but 0."""
+        """Raise DeviceError for a status other than 0."""
         code = int(self._find(function)(*arguments))
         if code != 0:
-            self._find("cudaGetLastError")()  # else a later call that is in order would be answered with this error
+            self._find("cudaGetLastError")()  # otherwise a later successful call would return this error
             text = self._error_text(code).decode("utf-8", "replace")
             kind = Unsupported if code in _NO_GPU else DeviceError
             raise kind(f"{function} failed: {text} (CUDA error {code}, {self.name})", "see what the driver says: sudo dmesg | tail")
@@ -221,14 +222,14 @@ def _version(number: int) -> str:
 
 
 def open_cuda(names: "Sequence[str]" = ()) -> Cuda:
-    """Find libcudart and open it: the newest that this machine's driver takes.
+    """Find and open the newest libcudart that the driver supports.
 
     Args:
         names: file names or paths to try, in this order; by default LIBRARIES as the linker finds them, then in FOLDER, then PACKAGED.
 
     Raises:
-        MissingDependency: there is none.
-        DeviceError: what was found does not work here; the text is CUDA's own.
+        MissingDependency: libcudart was not found.
+        DeviceError: the library does not work here, with CUDA's message.
     """
     packaged = [str(path) for folder in sys.path for path in sorted(Path(folder).glob(PACKAGED), reverse=True)]
     tried = list(names) or [*LIBRARIES, *(str(Path(FOLDER, name)) for name in LIBRARIES), *packaged]

@@ -1,7 +1,8 @@
-"""TensorRT through its Python bindings, 8.5 and newer: builds an engine from an ONNX file, and runs engines.
+"""Build and run engines with TensorRT's Python bindings, 8.5 and newer.
 
-Everything that needs TensorRT is imported here when it is called, so that a device without it can say so. Python 3.6 syntax: it
-is copied into bundles as it is.
+TensorRT is imported inside the functions, so that a device without it gets a clear error.
+
+Python 3.6 syntax: this file is copied into bundles unchanged.
 """
 
 from pathlib import Path
@@ -23,16 +24,16 @@ _HINT = (
 
 def _missing(error: ImportError) -> MissingDependency:
     library = (error.name or "tensorrt").partition(".")[0]
-    if not library.startswith("tensorrt"):  # also tensorrt_bindings and tensorrt_libs; anything else is not its absence, but a bug of ours
+    if not library.startswith("tensorrt"):  # also tensorrt_bindings and tensorrt_libs; any other name is a bug
         raise error
     return MissingDependency(f"TensorRT's Python bindings cannot be imported: {error}", _HINT)
 
 
 def describe_gpu(device: int = 0) -> "dict[str, str]":
-    """What an engine that is built here belongs to.
+    """The properties of this device that an engine depends on.
 
     Returns:
-        ``tensorrt``, ``gpu`` (its name), ``compute_capability`` ("8.7") and ``driver`` (the newest CUDA it takes, "12.6").
+        ``tensorrt``, ``gpu`` (its name), ``compute_capability`` ("8.7") and ``driver`` (the newest supported CUDA, "12.6").
 
     Raises:
         MissingDependency: no TensorRT, or no CUDA.
@@ -56,13 +57,13 @@ def build_engine(
     """Build an engine with this device's TensorRT, for this device's GPU. Takes minutes.
 
     Args:
-        onnx_path: the model; what its numbers are computed in stands in the graph.
-        engine_path: written beside and renamed.
+        onnx_path: the model; the graph defines the types.
+        engine_path: written atomically.
         recipe: ``input`` (the input's name), ``shape`` (image, height, width, channel), ``workspace_mb`` (MiB that a layer may take
             while it computes), ``precision`` and ``opset``, as the bundle's manifest has them.
-        report: told in words how far it is.
-        timing_cache: file in which TensorRT remembers how fast each kernel was; read if it is there, and written after the build.
-        device: which GPU.
+        report: receives progress messages.
+        timing_cache: TensorRT's timing cache; read if it exists, and written after the build.
+        device: index of the GPU.
 
     Raises:
         MissingDependency: no TensorRT, or no CUDA.
@@ -81,8 +82,8 @@ def open_engine(engine_path: "str | Path", device: int = 0, cuda_graph: bool = T
     """Open an engine that was built on this device.
 
     Args:
-        engine_path: the file. It must come from someone who is trusted: TensorRT checks a plan's version, not its contents.
-        device: which GPU.
+        engine_path: the file. It must be trusted: TensorRT checks the version of a plan, not its contents.
+        device: index of the GPU.
         cuda_graph: launch the whole network with one call, instead of kernel by kernel.
         copies: whether :meth:`Session.time_run` counts the copies between host and device.
 

@@ -1,7 +1,8 @@
-"""From an ONNX file to an engine, with the TensorRT that is here: 8.5 to 11 from one source.
+"""Build an engine from an ONNX file with TensorRT 8.5 to 11.
 
-Whatever a version lacks is looked up by name: enum members were renumbered in 11, and the flags of weak typing removed. Python 3.6
-syntax: it is copied into bundles as it is.
+Members that differ between versions are looked up by name: TensorRT 11 renumbered enums and removed the flags of weak typing.
+
+Python 3.6 syntax: this file is copied into bundles unchanged.
 """
 
 import contextlib
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     Report = Callable[[str], None]
 
 _EVERY = 5.0  # seconds between two reports of progress
-_LISTED = 8  # errors of the parser that are told in full
+_LISTED = 8  # maximum number of parser errors in a message
 
 
 def describe_gpu(device: int) -> "dict[str, str]":
@@ -99,12 +100,12 @@ def _member(kind: "Any", name: str) -> "Any":
 
 def _configure(config: "trt.IBuilderConfig", flags: "Sequence[str]", recipe: "Mapping[str, Any]") -> None:
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, int(recipe["workspace_mb"]) << 20)
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # else an engine tells nothing of its layers but their names
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # otherwise an engine only reports the names of its layers
     for flag in flags:
         if flag != "stronglyTyped":
             config.set_flag(_member(trt.BuilderFlag, flag.upper()))
     if recipe["precision"] == "fp32":
-        config.clear_flag(trt.BuilderFlag.TF32)  # on by default: it rounds what is multiplied to 10 bits
+        config.clear_flag(trt.BuilderFlag.TF32)  # TF32 is on by default; it rounds factors to 10 bits
 
 
 def _parse(network: "trt.INetworkDefinition", path: Path, log: TensorrtLog) -> None:
@@ -154,7 +155,7 @@ def _check_input(network: "trt.INetworkDefinition", path: Path, recipe: "Mapping
 
 
 def _use_timing_cache(config: "trt.IBuilderConfig", path: "Path | None", log: TensorrtLog, report: "Report") -> bool:
-    """Have kernels timed only where the file does not know them yet. Returns whether the build fills a cache."""
+    """Use a timing cache. Returns whether the build fills one."""
     if path is None:
         return False
     known = path.read_bytes() if path.is_file() else b""
@@ -172,13 +173,13 @@ def _use_timing_cache(config: "trt.IBuilderConfig", path: "Path | None", log: Te
 
 
 def _watch(config: "trt.IBuilderConfig", report: "Report") -> "Any":
-    """Have the builder tell how far it is: from TensorRT 10 on. Returns what must live as long as the build, or None."""
+    """Report the progress of the build (from TensorRT 10). Returns an object to keep during the build, or None."""
     base: "Any" = getattr(trt, "IProgressMonitor", None)
     if base is None:
         return None
 
     class Monitor(base):
-        """Reports a phase that has several steps, now and then."""
+        """Reports the progress of phases with several steps at intervals."""
 
         def __init__(self) -> None:
             base.__init__(self)

@@ -1,7 +1,7 @@
-"""Where engines are kept, and whether one may be loaded. Python 3.6 syntax: it is copied into bundles as it is.
+"""The cache of engines, and the check whether one may be loaded. Python 3.6 syntax: this file is copied into bundles unchanged.
 
-An engine is code. So none is loaded from a bundle, which a stranger may have written: engines are kept in a folder of the user's, outside
-every bundle. An engine belongs to the model, the options, the TensorRT, the GPU and the driver that it was built from and with. Beside it
+An engine is code, so none is loaded from a bundle, which is untrusted: engines are cached in a folder of the user, outside every
+bundle. An engine belongs to the model, the options, the TensorRT, the GPU and the driver that it was built from and with. Beside it
 is the record of these, ``model.int8.engine.json``; where anything differs the engine is built again, and the reason is printed.
 """
 
@@ -25,7 +25,7 @@ _CHUNK = 1 << 20  # bytes read at a time
 
 
 class Key(NamedTuple):
-    """What an engine was, or would be, built from and with. Two engines with one key are interchangeable."""
+    """The inputs of an engine build. Engines with equal keys are interchangeable."""
 
     model_sha256: str  # of the ONNX file
     options: "Dict[str, Any]"  # plain data that JSON can hold: the recipe, and what else the builder was told
@@ -36,7 +36,7 @@ class Key(NamedTuple):
 
 
 def place(model_sha256: str, file: str) -> Path:
-    """Where this user keeps the engine of a model: ``~/.cache/tlexport/engines/HASH/model.int8.engine``. The folder is made.
+    """Where this user keeps the engine of a model: ``~/.cache/tlexport/engines/HASH/model.int8.engine``. The folder is created.
 
     ``$TLX_ENGINES`` names another folder, else ``$XDG_CACHE_HOME`` is heeded (XDG Base Directory Specification).
 
@@ -66,13 +66,13 @@ def place(model_sha256: str, file: str) -> Path:
 
 
 def key_path(engine: "Union[str, Path]") -> Path:
-    """Where an engine's key lies: ``model.int8.engine.json`` beside ``model.int8.engine``."""
+    """Path of an engine's key: ``model.int8.engine.json`` beside ``model.int8.engine``."""
     path = Path(engine)
     return path.with_name(path.name + ".json")
 
 
 def write_key(engine: "Union[str, Path]", key: Key) -> None:
-    """Record beside an engine that was just built what it was built from. Written beside and renamed.
+    """Write the key of a new engine beside it, atomically.
 
     The engine's own hash is in it, so that the record of an earlier engine is not taken for that of a newer one.
 
@@ -89,7 +89,7 @@ def write_key(engine: "Union[str, Path]", key: Key) -> None:
 
 
 def why_stale(engine: "Union[str, Path]", key: Key) -> str:
-    """Why an engine may not be loaded; nothing when it may.
+    """Reason why an engine may not be loaded; empty if it may.
 
     Args:
         engine: the file.

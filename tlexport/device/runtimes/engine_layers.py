@@ -1,4 +1,4 @@
-"""What TensorRT made of a network: the layers of an engine, read from the JSON of its inspector. Python 3.6 syntax.
+"""The layers of an engine, from the JSON of TensorRT's inspector. Python 3.6 syntax.
 
 TensorRT 10 and older write format and type of a tensor in one text; 11 has them apart, and lists the engine's inputs and outputs as
 objects instead of names (NVIDIA's guide "Migrating IEngineInspector Usage from TensorRT 10.x to 11.x").
@@ -32,7 +32,7 @@ class EngineLayer(NamedTuple):
     """One layer of an engine, which may be several nodes of the graph."""
 
     name: str
-    kind: str  # TensorRT's own word: "CaskConvolution", "Reformat", ...; empty where the engine does not tell
+    kind: str  # TensorRT's layer type: "CaskConvolution", "Reformat", ...; empty if unknown
     inputs: "tuple[str, ...]"  # types of its input tensors: "int8", "float16", ...; TensorRT's own text where it is none of these
     outputs: "tuple[str, ...]"
 

@@ -1,6 +1,6 @@
 """An engine that is open: runs it with TensorRT, times it with CUDA's events. TensorRT 8.5 to 11 from one source.
 
-Python 3.6 syntax: it is copied into bundles as it is.
+Python 3.6 syntax: this file is copied into bundles unchanged.
 """
 
 import contextlib

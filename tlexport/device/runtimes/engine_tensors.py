@@ -1,6 +1,6 @@
 """The tensors at an engine's border, what may be fed to it, and whether this TensorRT may open it at all.
 
-Python 3.6 syntax: it is copied into bundles as it is.
+Python 3.6 syntax: this file is copied into bundles unchanged.
 """
 
 from pathlib import Path

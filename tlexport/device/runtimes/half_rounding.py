@@ -1,7 +1,7 @@
 """FP16 is quantized in FP32 where ONNX Runtime's CPU kernel truncates instead of rounding.
 
 Versions before 1.30 do (microsoft/onnxruntime#32452); graphs for TensorRT from opset 19 on have FP16 scales. The model is rewritten in
-memory, without the onnx package. Field numbers: onnx.proto. Python 3.6 syntax: it is copied into bundles as it is.
+memory, without the onnx package. Field numbers: onnx.proto. Python 3.6 syntax: this file is copied into bundles unchanged.
 """
 
 import struct

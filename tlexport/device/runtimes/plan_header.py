@@ -1,6 +1,6 @@
 """For which TensorRT an engine was made, read from the file's first bytes without TensorRT.
 
-Python 3.6 syntax: it is copied into bundles as it is. Where the bytes lie: printPlanVersion in samples/common/sampleEngines.cpp of
+Python 3.6 syntax: this file is copied into bundles unchanged. Where the bytes lie: printPlanVersion in samples/common/sampleEngines.cpp of
 NVIDIA/TensorRT, the same at the tags v10.3.0 and v11.1.
 """
 

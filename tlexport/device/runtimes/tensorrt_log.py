@@ -1,6 +1,6 @@
 """TensorRT's own words: a logger that keeps the last lines, and what becomes of its exceptions and of its None.
 
-Python 3.6 syntax: it is copied into bundles as it is. Imports TensorRT at the top; :mod:`engine` imports it when it is needed.
+Python 3.6 syntax: this file is copied into bundles unchanged. Imports TensorRT at the top; :mod:`engine` imports it when it is needed.
 """
 
 import collections

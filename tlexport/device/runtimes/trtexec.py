@@ -1,6 +1,6 @@
 """TensorRT through its own program trtexec: the way of boards whose Python has no TensorRT, JetPack 4 above all.
 
-Python 3.6 syntax: it is copied into bundles as it is. The command lines are in trtexec_command.py; what comes back is read in
+Python 3.6 syntax: this file is copied into bundles unchanged. The command lines are in trtexec_command.py; what comes back is read in
 trtexec_log.py and trtexec_json.py.
 """
 
@@ -37,23 +37,23 @@ class Bench(NamedTuple):
 def build(
     onnx: "Union[str, Path]", engine: "Union[str, Path]", recipe: "Mapping[str, Any]", report: "Optional[Report]" = None, device: int = 0
 ) -> TrtexecLog:
-    """Build an engine. It is written beside and renamed, so that an engine that is there is whole.
+    """Build an engine and write it atomically.
 
-    Timings of kernels are kept beside it, one file for each version of TensorRT: another build is then quicker.
+    A timing cache per TensorRT version is kept beside it, which speeds up later builds.
 
     Args:
         onnx: the model.
         engine: the file to write.
         recipe: as for :func:`~.trtexec_command.build_command`.
-        report: is given each line of the log as it comes.
+        report: receives each line of the log.
         device: number of the GPU.
 
     Returns:
-        What trtexec says of the build.
+        The log of the build.
 
     Raises:
         DeviceError: the build failed; with the log's last lines.
-        MissingDependency: there is no trtexec.
+        MissingDependency: trtexec was not found.
     """
     program = find_trtexec()
     version = ask_version(program)
@@ -90,12 +90,12 @@ def bench(
         recipe: as for the build.
         timing: number and duration of the runs, and whether copies are included.
         layers: whether to time the layers too, in a run after the others.
-        report: is given each line of the log as it comes.
+        report: receives each line of the log.
         device: number of the GPU.
 
     Raises:
-        DeviceError: trtexec failed, or what it wrote is cut short; with the log's last lines.
-        MissingDependency: there is no trtexec.
+        DeviceError: trtexec failed or its output is truncated; with the log's last lines.
+        MissingDependency: trtexec was not found.
     """
     program = find_trtexec()
     version = ask_version(program)
@@ -110,7 +110,7 @@ def bench(
 
 
 def mode_text(log: TrtexecLog) -> str:
-    """What a measurement measured, as its own log says it: ``"CUDA graph, spin wait, copies to and from the GPU not counted"``."""
+    """The mode of a measurement, from its log: ``"CUDA graph, spin wait, copies to and from the GPU not counted"``."""
     words = [
         {True: "CUDA graph", False: "no CUDA graph"}.get(log.cuda_graph),  # type: ignore[arg-type]  # None finds nothing
         {True: "spin wait", False: "blocking wait"}.get(log.spin_wait),  # type: ignore[arg-type]
@@ -122,7 +122,7 @@ def mode_text(log: TrtexecLog) -> str:
 
 
 def measured(found: Bench) -> "Dict[str, Any]":
-    """A measurement as plain data, by the names of the product's record Measurement; what is known of the model is not in it."""
+    """A measurement with the keys of the record Measurement, without the fields that describe the model."""
     return {
         "runtime": "trtexec",
         "provider": "TensorRT {}".format(found.log.tensorrt),
@@ -143,7 +143,7 @@ def _written(path: Path) -> str:
 
 
 class TrtexecSession:
-    """An engine that trtexec runs, one image at a time. Each takes a start of the program: for verifying, not for speed."""
+    """An engine run by trtexec, one process per image: for verification, not for speed."""
 
     def __init__(self, program: str, version: Tuple[int, ...], engine: Path, recipe: "Mapping[str, Any]", device: int) -> None:
         self._program, self._version, self._engine, self._recipe, self._device = program, version, engine, recipe, device
@@ -172,7 +172,7 @@ class TrtexecSession:
 
     def _one(self, image: "npt.NDArray[Any]") -> "npt.NDArray[np.float32]":
         folder = Path(self._folder.name)
-        (folder / "image.bin").write_bytes(image.tobytes())  # in C order, whatever the array's own
+        (folder / "image.bin").write_bytes(image.tobytes())  # always in C order
         output = folder / "output.json"
         if output.exists():
             output.unlink()
@@ -184,7 +184,7 @@ class TrtexecSession:
         return probabilities.reshape(1, -1)
 
     def close(self) -> None:
-        """Delete the files in between. The session is of no use any more."""
+        """Delete the temporary files and end the session."""
         self._folder.cleanup()
 
     def __enter__(self) -> "TrtexecSession":
@@ -195,7 +195,7 @@ class TrtexecSession:
 
 
 def open_trtexec(engine: "Union[str, Path]", recipe: "Mapping[str, Any]", device: int = 0) -> TrtexecSession:
-    """Make ready to predict with an engine.
+    """Open an engine for predictions.
 
     Args:
         engine: the file.
@@ -203,9 +203,9 @@ def open_trtexec(engine: "Union[str, Path]", recipe: "Mapping[str, Any]", device
         device: number of the GPU.
 
     Raises:
-        InvalidFile: there is no such file.
+        InvalidFile: the file does not exist.
         Unsupported: the engine takes several images at a time.
-        MissingDependency: there is no trtexec.
+        MissingDependency: trtexec was not found.
     """
     path = Path(engine).absolute()
     if not path.is_file():

@@ -1,8 +1,8 @@
-"""The command line of trtexec, for each of its versions. Python 3.6 syntax: it is copied into bundles as it is.
+"""The command line of trtexec for each version. Python 3.6 syntax: this file is copied into bundles unchanged.
 
-Which version has which option: AllOptions in samples/common/sampleOptions.cpp of NVIDIA/TensorRT, tags 8.2.1 to v11.1. What is passed is
-all that is needed for one thing to be measured alike on each: TensorRT 11 turned three defaults round (CUDA graph and spin wait on,
-copies left out), so up to 10 they are asked for, and from 11 on they are what is left unsaid.
+Which version has which option: AllOptions in samples/common/sampleOptions.cpp of NVIDIA/TensorRT, tags 8.2.1 to v11.1. The
+options make all versions measure the same: TensorRT 11 changed three defaults (CUDA graph and spin wait on, copies excluded), so these
+are only passed to earlier versions.
 """
 
 import math
@@ -39,7 +39,7 @@ DEFAULT_TIMING = TimingOptions()
 def build_command(
     version: Tuple[int, ...], onnx: "Name", engine: "Name", recipe: "Recipe", timing_cache: "Optional[Name]" = None
 ) -> Tuple[str, ...]:
-    """Arguments that build an engine and do nothing else.
+    """Arguments that build an engine without running it.
 
     Args:
         version: of TensorRT.
@@ -47,10 +47,10 @@ def build_command(
         engine: the file to write.
         recipe: ``input`` (name of the tensor), ``shape`` (image, height, width, channel), ``workspace_mb`` (MiB), ``precision``,
             ``opset``: a model's key ``engine`` in the manifest.
-        timing_cache: a file of kernels' timings that is read, if it is there, and written; a second build takes them from it.
+        timing_cache: file with kernel timings; read if it exists, and written.
 
     Raises:
-        InvalidFile: the recipe lacks a key, or holds something else under it.
+        InvalidFile: a key of the recipe is missing or has an invalid value.
         Unsupported: this TensorRT cannot build that precision.
     """
     shape, workspace = shape_text(recipe), _whole(recipe, "workspace_mb")
@@ -81,12 +81,12 @@ def bench_command(
         version: of TensorRT.
         engine: the file.
         recipe: as for :func:`build_command`.
-        export_times: the file for the times of the single runs.
+        export_times: the file for the time of each run.
         export_profile: the file for the times of the layers, measured in a run of their own after the others.
         timing: number and duration of the runs; see :class:`TimingOptions`.
 
     Raises:
-        InvalidFile: the recipe lacks a key, or holds something else under it.
+        InvalidFile: a key of the recipe is missing or has an invalid value.
     """
     duration = "{:g}".format(timing.seconds) if version >= FRACTIONS else str(math.ceil(timing.seconds))
     command = ["--loadEngine={}".format(engine), "--shapes={}".format(shape_text(recipe))]
@@ -112,7 +112,7 @@ def predict_command(version: Tuple[int, ...], engine: "Name", recipe: "Recipe", 
         version: of TensorRT.
         engine: the file.
         recipe: as for :func:`build_command`.
-        pixels: the file of the input tensor's bytes; a name without comma and colon, which trtexec takes for its own.
+        pixels: the file of the input tensor's bytes; a name without comma and colon, which trtexec treats as separators.
         outputs: the file for the outputs, JSON.
 
     Raises:
@@ -123,13 +123,13 @@ def predict_command(version: Tuple[int, ...], engine: "Name", recipe: "Recipe", 
     command = ["--loadEngine={}".format(engine), "--shapes={}".format(shape_text(recipe))]
     command += ["--loadInputs={}:{}".format(recipe["input"], pixels), "--exportOutput={}".format(outputs)]
     command += ["--iterations=1", "--duration=0", "--warmUp=0"]
-    if version >= TURNED:  # no graph for one run
+    if version >= TURNED:  # no CUDA graph for a single run
         command += ["--includeDataTransfers", "--noCudaGraph"]
     return tuple(command)
 
 
 def device_option(device: int) -> Tuple[str, ...]:
-    """What chooses a GPU where it is not the first one."""
+    """Option that selects a GPU other than the first."""
     return ("--device={}".format(device),) if device else ()
 
 

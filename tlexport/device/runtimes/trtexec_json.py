@@ -1,4 +1,6 @@
-"""The files that trtexec writes: times of single runs, times of layers, outputs. Python 3.6 syntax: it is copied into bundles as it is.
+"""The files that trtexec writes: times of single runs, times of layers, outputs.
+
+Python 3.6 syntax: this file is copied into bundles unchanged.
 
 Formats: exportJSONTrace, Profiler::exportJSONProfile and exportJSONOutput in samples/common/sampleReporting.cpp of NVIDIA/TensorRT, read
 at the tags 8.2.1, 8.4.1, 8.5.2, v8.6.1, v10.3.0, v10.16 and v11.1. They are written by printing: names are not escaped, and a number may
@@ -25,7 +27,7 @@ _LAYER = re.compile(  # greedy: a name may hold quotes, and whole keys
 
 
 class ProfiledLayer(NamedTuple):
-    """How long a layer took, over all runs of the profile."""
+    """Time of a layer over all runs of a profile."""
 
     name: str
     total_ms: float
@@ -37,12 +39,12 @@ class ProfiledLayer(NamedTuple):
 def read_times(text: str, queries: int, warmup: int) -> Tuple[int, ...]:
     """Latencies of the single queries of a measurement, from a file of ``--exportTimes``.
 
-    TensorRT 8.2 and 8.4 write the warm-up's queries too, before the others; they are left out here.
+    TensorRT 8.2 and 8.4 also write the queries of the warm-up first; these are removed.
 
     Args:
         text: the file.
-        queries: how many the log says were measured.
-        warmup: how many, by the log, came before.
+        queries: number of measured queries in the log.
+        warmup: number of warm-up queries in the log.
 
     Returns:
         ns, in order: copies to the GPU, computing and copies back, as far as they were asked for. trtexec keeps the times in single
@@ -75,7 +77,7 @@ def read_profile(text: str) -> "Tuple[ProfiledLayer, ...]":
     """Times of the layers, from a file of ``--exportProfile``.
 
     Raises:
-        DeviceError: the file is cut short, or a line of it is not as trtexec writes it.
+        DeviceError: the file is truncated or has an unexpected line.
     """
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if len(lines) < 3 or lines[0] != "[" or lines[-1] != "]" or not _COUNT.match(lines[1]):

@@ -1,4 +1,4 @@
-"""What trtexec tells in its log. Python 3.6 syntax: it is copied into bundles as it is.
+"""Parse the log of trtexec. Python 3.6 syntax: this file is copied into bundles unchanged.
 
 The words are those of NVIDIA/TensorRT's samples (samples/common: sampleReporting.cpp, sampleOptions.cpp, sampleDevice.cpp, logging.h;
 samples/trtexec/trtexec.cpp), read at the tags 8.2.1, 8.4.1, 8.5.2, v8.6.1, v10.3.0, v10.16 and v11.1. The lines that are read here are
@@ -38,7 +38,7 @@ class Statistics(NamedTuple):
 
 
 class TrtexecLog(NamedTuple):
-    """What a log says. Seconds are wall time; the latencies are those of one query, which is one batch."""
+    """The values in a log. Seconds are wall time; the latencies are those of one query, which is one batch."""
 
     verdict: str  # "PASSED", "FAILED", "WAIVED"; "" where the log ends without one
     tensorrt: Optional[str]  # "10.3.0", from 10.14 on with the build number: "10.16.2.10"
@@ -63,7 +63,7 @@ class TrtexecLog(NamedTuple):
 
 
 def read_log(text: str) -> TrtexecLog:
-    """Read a log, whole or not. Never raises: what is missing is None. See :func:`require`.
+    """Read a complete or truncated log. Never raises; missing values are None. See :func:`require`.
 
     Args:
         text: standard output and standard error of trtexec together.

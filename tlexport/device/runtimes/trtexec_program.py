@@ -22,18 +22,18 @@ INSTALL = "install TensorRT (on a Jetson: sudo apt-get install tensorrt), or say
 
 
 class ProgramResult(NamedTuple):
-    """A run of the program."""
+    """Result of a run of the program."""
 
     status: int  # exit status; negative: the signal that ended it
     text: str  # standard output and standard error, as they came
-    peak_memory_bytes: Optional[int]  # largest resident size; None where the system does not tell
+    peak_memory_bytes: Optional[int]  # largest resident size; None if unknown
 
 
 def find_trtexec() -> str:
-    """Path of the program: what ``$TRTEXEC`` names, else JetPack's place, else ``PATH``.
+    """Path of the program: ``$TRTEXEC``, else JetPack's path, else ``PATH``.
 
     Raises:
-        MissingDependency: there is none, or ``$TRTEXEC`` names no program.
+        MissingDependency: not found, or ``$TRTEXEC`` is not a program.
     """
     named = os.environ.get("TRTEXEC")
     if named:
@@ -48,13 +48,13 @@ def find_trtexec() -> str:
 
 
 def ask_version(program: str) -> Tuple[int, ...]:
-    """Which TensorRT a trtexec is of. Started without options it prints its banner and its help, and needs no GPU for that.
+    """TensorRT version of a trtexec. Without options it prints banner and help, which needs no GPU.
 
     Returns:
         ``(8, 2, 1)``; from 10.14 on with the build number.
 
     Raises:
-        MissingDependency: it does not run, as where a library is missing, or says no version.
+        MissingDependency: it does not start (such as for a missing library) or prints no version.
     """
     ended = run(program, ())
     version = read_log(ended.text).tensorrt
@@ -65,19 +65,19 @@ def ask_version(program: str) -> Tuple[int, ...]:
 
 
 def run(program: str, arguments: "Sequence[str]", report: "Optional[Report]" = None, folder: "Optional[str]" = None) -> ProgramResult:
-    """Run trtexec, and wait for it. However this process ends, that one ends too.
+    """Run trtexec and wait for it. It always ends with this process.
 
     Args:
         program: its path.
         arguments: its options.
-        report: is given each line as it comes, without the time stamp.
+        report: receives each line without the time stamp.
         folder: the working directory.
 
     Raises:
         MissingDependency: it cannot be started.
     """
     try:
-        Path(program).stat()  # what starts it does not say why it cannot
+        Path(program).stat()  # Popen does not report the reason with a wrapper
         if not os.access(program, os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         process = subprocess.Popen(
