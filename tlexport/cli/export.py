@@ -134,7 +134,11 @@ def command(given: ExportOptions) -> None:
     expect_checkpoint(source)
     if given.sign is not None:
         read_private_key(given.sign)
-    from tlexport.api.export import ExportSettings, default_place, export  # after all checks that need no torch, which takes seconds to import
+    from tlexport.api.export import (  # after all checks that need no torch, which takes seconds to import
+        ExportSettings,
+        default_place,
+        export,
+    )
 
     path = given.out or default_place(source, target)
     exported = export(
