@@ -15,8 +15,8 @@ from onnxruntime.quantization import QuantType
 from onnxruntime.quantization.calibrate import CalibrationMethod, TensorsData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
-from tlexport.export.checks import precision_of
 from tlexport.export.ranges import Ranges
+from tlexport.onnx_model.precision import precision_of
 from tlexport.ports import QuantizeRequest, RunOptions
 from tlexport.quantizers import int8_onnxruntime, int8_tensorrt
 from tlexport.quantizers._gates import gates_in_rows, integer_gates
@@ -204,7 +204,7 @@ def test_weights_alone_are_a_quarter_of_the_file_and_compute_in_float(tmp_path: 
     stored = int8_onnxruntime.weight_only(model)
     assert model.SerializeToString(deterministic=True) == before
     onnx.checker.check_model(stored, full_check=True)
-    assert precision_of(stored) == "int8"
+    assert precision_of(stored, "it").stored == "int8"
     np.testing.assert_allclose(run(stored, PIXELS), run(model, PIXELS), atol=0.01)
     sizes = [
         sum(np.prod(t.dims) * numpy_helper.to_array(t).itemsize for t in m.graph.initializer if len(t.dims) > 1) for m in (stored, model)

@@ -75,7 +75,7 @@ def test_a_precision_of_which_nothing_is_known_cannot_keep_a_limit(
     ended = here(capfd, "export", checkpoint, "-t", "line", "--precision", "fp16", option)
     assert (ended.code, ended.out) == (4, "")
     assert (
-        f"{option.partition('=')[0]} cannot be held against line: this machine is not one; and line: no basis for an estimate of fp16"
+        f"{option.partition('=')[0]} cannot be checked for line: this machine is another one; and line: no basis for an estimate of fp16"
         in ended.err
     )
     plan = here(capfd, "export", checkpoint, "-t", "line", "--precision", "int8", option, "--dry-run")

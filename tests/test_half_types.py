@@ -11,10 +11,10 @@ from exports import run
 from graphs import constants, consumers, noise, pairs, producers, request_for, small
 from onnx import TensorProto, numpy_helper
 
-from tlexport.export.checks import precision_of
 from tlexport.export.compact import compact
 from tlexport.export.tensorrt_graph import RuledGraph
 from tlexport.export.tensorrt_rules import check_tensorrt
+from tlexport.onnx_model.precision import precision_of
 from tlexport.ports import QuantizeRequest
 from tlexport.quantizers import fp16, int8_tensorrt
 
@@ -107,4 +107,4 @@ def test_a_network_that_lets_nothing_through(quantize: Quantize) -> None:
     made = quantize(request_for(model, noise(4)))
     check_tensorrt(made, ORIN)
     np.testing.assert_allclose(run(made, noise(4), as_written=True), run(model, noise(4)), atol=0.01)
-    assert precision_of(made) == ("fp16" if quantize is fp16.quantize else "int8")
+    assert precision_of(made, "it").stored == ("fp16" if quantize is fp16.quantize else "int8")

@@ -71,7 +71,7 @@ def test_a_size_that_no_network_has_is_refused_before_it_is_trained(checkpoint: 
         export(checkpoint, resolve(BOARD), Constraints(max_size_bytes=20_000, max_drop_points=100.0), tmp_path / "bundle", progress=notes)
     assert "20.00 kB" in error.value.message
     assert "nearest is int8" in error.value.hint
-    assert any("cannot be made so small" in note for note in notes.texts)
+    assert any("cannot be pruned to that size" in note for note in notes.texts)
     assert not (tmp_path / "bundle").exists()
 
 
@@ -97,7 +97,7 @@ def test_a_latency_that_no_image_size_reaches_is_refused_at_once(checkpoint: Pat
     with pytest.raises(OverBudget) as error:
         export(checkpoint, resolve(BOARD), Constraints(max_latency_ms=0.001, max_drop_points=100.0), tmp_path / "bundle", progress=notes)
     assert "latency" in error.value.message
-    assert not any("images are made smaller" in note for note in notes.texts)
+    assert not any("reducing the images" in note for note in notes.texts)
 
 
 # --- the ranking of blocks --------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from tlexport.hardware.profile import Profile
 from tlexport.hardware.target import resolve
 from tlexport.optimize.accuracy_recovery import AccuracyRecovery, QuantizationInput
 from tlexport.optimize.mixed_precision import Evaluated, back_to_float, blocks_of
-from tlexport.optimize.quantize import Quantization
+from tlexport.optimize.quantize import Quantization, QuantizationSettings
 from tlexport.ports import Pixels, QuantizeRequest, Silent
 from tlexport.storage.cache import cache_folder
 from tlexport.storage.files import sha256_of
@@ -61,7 +62,7 @@ class Images:
 
 def quantization(checkpoint: Path, profile: Profile, dataset: Dataset, images: Images, folder: Path) -> Quantization:
     graph = exported(checkpoint, profile.name).graph("fp32")
-    return Quantization(graph, profile, dataset, 0, images, 100.0, folder, Silent())
+    return Quantization(graph, QuantizationSettings(profile, dataset, 0, images, 100.0, folder, Silent()))
 
 
 @pytest.mark.parametrize("name", WITH_INT8.values(), ids=WITH_INT8)
@@ -161,9 +162,10 @@ def test_the_ladder_is_climbed_until_int8_loses_no_more_than_it_may(checkpoint: 
     """Equalization repairs this fault, so later steps are not tried."""
     profile, images = resolve(name).profile, Images(many, checkpoint)
     graph, _ = sabotaged(exported(checkpoint, name).graph("fp32"))
-    whole = Quantization(graph, profile, many, 0, images, 100.0, tmp_path, Silent()).quantized("int8")
+    settings = QuantizationSettings(profile, many, 0, images, 100.0, tmp_path, Silent())
+    whole = Quantization(graph, settings).quantized("int8")
     assert [(rung.rung, rung.kept) for rung in whole.ladder] == [("calibration", True)]
-    climbed = Quantization(graph, profile, many, 0, images, 1.0, tmp_path, Silent()).quantized("int8")
+    climbed = Quantization(graph, replace(settings, drop_points=1.0)).quantized("int8")
     assert [rung.rung for rung in climbed.ladder] == [
         "calibration",
         "bias correction",

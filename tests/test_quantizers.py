@@ -17,9 +17,10 @@ from onnx import TensorProto, helper, numpy_helper
 from tlexport import plugins
 from tlexport.bundle.manifest import read_manifest
 from tlexport.errors import StepFailed
-from tlexport.export.checks import check_graph, precision_of
+from tlexport.export.checks import check_graph
 from tlexport.export.tensorrt_rules import check_tensorrt
 from tlexport.onnx_model.graph import copy_of
+from tlexport.onnx_model.precision import precision_of
 from tlexport.ports import Quantizer, QuantizeRequest
 from tlexport.quantizers import fp16, int8_onnxruntime, int8_tensorrt
 
@@ -79,7 +80,7 @@ def tensorrt(made: dict[str, onnx.ModelProto]) -> onnx.ModelProto:
 
 def test_declares_what_it_makes(quantizer: Quantizer, quantized: onnx.ModelProto, checkpoint: Path, bundle: Path) -> None:
     artifact = read_manifest(bundle).model("fp32").artifact
-    assert precision_of(quantized) == quantizer.PRECISION
+    assert precision_of(quantized, "it").stored == quantizer.PRECISION
     assert quantizer.METHOD
     check_graph(quantized, quantizer.PRECISION, artifact.inputs, artifact.outputs)
 

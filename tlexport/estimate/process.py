@@ -81,12 +81,12 @@ def counted(question: Question) -> Counted:
     """The same in this process."""
     try:
         found, model, batch = read_with(question.path, question.shapes, question.what)
-        precision, note = precision_of(model, question.what)
+        precision = precision_of(model, question.what)
         graph = Graph(model, found.size_bytes, question.what)
         costs = Costs(graph.portable, graph.native, graph.plain, graph.size_bytes)
     except MemoryError:
         raise Unsupported(f"{question.what} needs more memory than this machine has free", "estimate it at a smaller --shape") from None
-    return Counted(costs, precision, note, found.sha256, batch)
+    return Counted(costs, precision.computed, precision.note, found.sha256, batch)
 
 
 def main() -> int:

@@ -10,7 +10,6 @@ from tlexport.plan import TENSORS, Limits, too_large, too_slow
 from tlexport.prediction import Estimate
 
 Likelihood = Literal["yes", "probably", "probably not", "no"]
-FIGURE = "hardware.fp32_tflops"  # what boards are ranked by: there are no prices in profiles
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What every exported model must pass, whoever made it."""
+"""Checks that every exported model must pass, whichever quantizer made it."""
 
 from __future__ import annotations
 
@@ -11,56 +11,47 @@ from onnx import TensorProto, helper
 from tlexport.accuracy import Probabilities
 from tlexport.contract import TensorSpec
 from tlexport.errors import Unsupported, VerificationFailed
-from tlexport.ports import WEIGHTED
+from tlexport.onnx_model.precision import precision_of
 
-ONNX_DOMAINS = ("", "ai.onnx")  # two names for ONNX's own domain
-SUM_TOLERANCE = 0.01  # of the probabilities of an image: FP16 has three digits, and classes may be many
-FP32_AGREEMENT = 1e-4  # largest difference in probability between torch and the FP32 graph
+ONNX_DOMAINS = ("", "ai.onnx")  # both names of ONNX's own domain
+SUM_TOLERANCE = 0.01  # of the sum of an image's probabilities: FP16 has three digits, and there may be many classes
+FP32_AGREEMENT = 1e-4  # largest allowed difference in probability between torch and the FP32 graph
 
 
 def check_graph(model: onnx.ModelProto, precision: str, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:
-    """The graph is valid, self-contained, has the declared tensors, and is of the declared precision.
+    """Check that the graph is valid and self-contained, and has the declared tensors and precision.
 
-    FP32, of which the others are made, has ONNX's own operators alone; a quantizer may add those of its runtime.
+    The FP32 graph, from which the others are made, may only contain operators of ONNX. A quantizer may add operators of its runtime.
 
     Raises:
-        Unsupported: an operator that only some vendor's runtime may know.
-        VerificationFailed: names what else is not so.
+        Unsupported: an operator of one vendor's runtime in the FP32 graph.
+        VerificationFailed: another check failed; the message names it.
     """
     foreign = {f"{node.domain}.{node.op_type}": node.name for node in model.graph.node if node.domain not in ONNX_DOMAINS}
     if foreign and precision == "fp32":
-        found = ", ".join(f"{operator} (at {name})" for operator, name in foreign.items())
+        shown = ", ".join(f"{operator} (at {name})" for operator, name in foreign.items())
         raise Unsupported(
-            f"the {precision} graph has operators that no runtime has to know: {found}; expected are those of ONNX",
+            f"the {precision} graph has operators that not every runtime supports: {shown}; expected are operators of ONNX",
             "train a backbone without them: tlx backbones",
         )
     try:
         onnx.checker.check_model(model, full_check=True)
     except onnx.checker.ValidationError as error:
         raise VerificationFailed(f"the {precision} graph is not valid ONNX: {str(error).strip().splitlines()[0]}") from error
-    for declared, found in ((inputs, model.graph.input), (outputs, model.graph.output)):
-        actual = tuple(_spec(value) for value in found)
+    for declared, values in ((inputs, model.graph.input), (outputs, model.graph.output)):
+        actual = tuple(_spec(value) for value in values)
         if actual != tuple(declared):
-            raise VerificationFailed(f"the {precision} graph has the tensors {actual}, declared are {tuple(declared)}")
+            raise VerificationFailed(f"the {precision} graph has the tensors {actual}; {tuple(declared)} were declared")
     if any(tensor.data_location == TensorProto.EXTERNAL for tensor in model.graph.initializer):
-        raise VerificationFailed(f"the {precision} graph keeps weights outside its file")
-    if precision_of(model) != precision:
-        raise VerificationFailed(f"the graph is declared {precision}, but its weighted nodes are {precision_of(model)}")
+        raise VerificationFailed(f"the {precision} graph stores weights outside its file")
+    if (found := precision_of(model, f"the {precision} graph").stored) != precision:
+        raise VerificationFailed(f"the graph is declared {precision}, but its weights are {found}")
 
 
 def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
     tensor = value.type.tensor_type
     shape = tuple(axis.dim_param or axis.dim_value for axis in tensor.shape.dim)
     return TensorSpec.model_validate({"name": value.name, "dtype": helper.tensor_dtype_to_np_dtype(tensor.elem_type).name, "shape": shape})
-
-
-def precision_of(model: onnx.ModelProto) -> str:
-    """``int8`` if the graph dequantizes anything, else ``fp16`` if any weight is, else ``fp32``: single nodes may need FP32's range."""
-    if any(node.op_type == "DequantizeLinear" for node in model.graph.node):
-        return "int8"
-    types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
-    weights = {types.get(node.input[1]) for node in model.graph.node if node.op_type in WEIGHTED}
-    return "fp16" if TensorProto.FLOAT16 in weights else "fp32"
 
 
 def check_fp32_agreement(reference: Probabilities, outputs: Probabilities) -> None:
@@ -85,14 +76,14 @@ def check_fp32_agreement(reference: Probabilities, outputs: Probabilities) -> No
 
 
 def check_probabilities(precision: str, outputs: Probabilities) -> None:
-    """What a graph gives are probabilities.
+    """Check that the outputs of a graph are probabilities.
 
     Args:
         precision: of the graph.
         outputs: float32 (image, class).
 
     Raises:
-        VerificationFailed: some are not finite, as where FP16 overflows, or those of an image do not sum to 1.
+        VerificationFailed: some are not finite, for example after an FP16 overflow, or those of an image do not sum to 1.
     """
     bad = ~np.isfinite(outputs).all(axis=1) | ~(np.abs(outputs.sum(axis=1, dtype=np.float64) - 1) <= SUM_TOLERANCE)
     if bad.any():

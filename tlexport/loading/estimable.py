@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from tlexport.estimate.process import Counted
 
 Shapes = Mapping[str, Sequence[int]]
-EXPORTER_OPSET = 18  # of torch's exporter; graphs of lower opsets are rewritten from it
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ def _checkpoint(path: Path, checkpoint: Checkpoint, shapes: Shapes | None) -> Es
         from tlexport.estimate.costed import Graph
         from tlexport.estimate.graph import with_shapes
         from tlexport.export.rewrite import lower
-        from tlexport.export.to_onnx import to_onnx
+        from tlexport.export.to_onnx import EXPORTER_OPSET, to_onnx
         from tlexport.network import load_network
 
         dtype, opset = profile.input_dtype.value, profile.opset.value

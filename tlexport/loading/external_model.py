@@ -57,8 +57,8 @@ def read_external_model(path: Path, shapes: Shapes, batch: int) -> BenchableMode
     if not settled:
         notes.append(f"{path} has no inputs: the runtime may compute its outputs once, when it opens the model")
     try:
-        precision: str
-        precision, note = precision_of(found.model, str(path))
+        graph = precision_of(found.model, str(path))
+        precision, note = str(graph.computed), graph.note
     except Unsupported:  # such as BFLOAT16, which can still be timed
         precision, note = "other", ""
     return BenchableModel(precision, found.sha256, found.size_bytes, settled, axes, first, tuple(one for one in (note, *notes) if one))

@@ -1,4 +1,4 @@
-"""The ladder for the accuracy of INT8, climbed only as far as needed: each rung is tried where those below it lose too much."""
+"""Recovers the accuracy of INT8 step by step. A step runs only if the steps before it lose too much accuracy."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class QuantizationInput:
-    """What an INT8 graph is made from."""
+    """Inputs of an INT8 quantization."""
 
     graph: onnx.ModelProto  # FP32
     ranges: Ranges
@@ -30,7 +30,7 @@ class QuantizationInput:
 
 @dataclass(frozen=True)
 class Attempt:
-    """An INT8 graph, how it was made, and how good it is."""
+    """An INT8 graph with the step that made it and its accuracy."""
 
     rung: RungName
     form: QuantizationInput
@@ -39,13 +39,13 @@ class Attempt:
 
     @property
     def rank(self) -> tuple[float, float]:
-        """Larger is better: accuracy, then how near its probabilities are to those of FP32."""
+        """Sort key, larger is better: accuracy, then similarity of the probabilities to those of FP32."""
         return self.evaluated.tried.top1, -self.evaluated.tried.divergence
 
 
 @dataclass(frozen=True)
 class Recovery:
-    """Where the climb ended: the best of all, what the methods of calibration gave, and every rung that was tried."""
+    """The best attempt, the results of all calibration methods, and all steps that were tried."""
 
     best: Attempt
     tried: tuple[Tried, ...]
@@ -54,20 +54,21 @@ class Recovery:
 
 @dataclass(frozen=True)
 class AccuracyRecovery:
-    """What the rungs need."""
+    """The steps, and what they share."""
 
     graph: onnx.ModelProto  # FP32
-    ranges: Ranges  # of it, on the calibrating images
+    ranges: Ranges  # of the graph, on the calibration images
     evaluate: Callable[[QuantizationInput], Evaluated]  # makes the INT8 graph and measures it on the selection images
-    least_top1: float  # on these; the climb ends where it is reached
-    calibrating: Pixels  # uint8 (image, height, width, channel): they set the ranges
-    retrain: Callable[[], onnx.ModelProto | None] | None  # the FP32 graph after quantization-aware training; None: not asked for, declined
-    supports_weight_only: bool  # the target's runtime computes in float with INT8 weights
-    milliseconds: Callable[[onnx.ModelProto], float] | None  # where the target is this machine
+    least_top1: float  # accuracy target on the selection images, 0 to 1
+    calibrating: Pixels  # calibration images, uint8 (image, height, width, channel)
+    # returns the FP32 graph after quantization-aware training, or None if declined; None: not requested
+    retrain: Callable[[], onnx.ModelProto | None] | None
+    supports_weight_only: bool  # the target's runtime supports INT8 weights with float arithmetic
+    milliseconds: Callable[[onnx.ModelProto], float] | None  # latency of a graph in ms; None: this machine is not the target
     progress: Progress
 
     def run(self, float_nodes: Nodes) -> Recovery:
-        """The best INT8 graph; these nodes stay in float whatever else does."""
+        """Run the steps until the accuracy target is reached. ``float_nodes`` stay in float in every step but weight-only INT8."""
         with self.progress.task("quantizing to int8", len(METHODS)) as advance:
             attempts = []
             for method in METHODS:
@@ -103,7 +104,7 @@ class AccuracyRecovery:
         return replace(form, graph=bias_corrected(form.graph, quantized, self.calibrating))
 
     def _in_float(self, best: Attempt, rung: RungName = "blocks in float") -> Iterator[Attempt]:
-        """Blocks back to float."""
+        """The blocks that INT8 harms most, in float."""
         form = best.form
 
         def with_float(nodes: Nodes) -> Evaluated:
@@ -115,7 +116,7 @@ class AccuracyRecovery:
             yield Attempt(rung, replace(form, float_nodes=float_nodes), evaluated, mixed)
 
     def _trained(self, best: Attempt) -> Iterator[Attempt]:
-        """Short quantization-aware training of all weights; where that is not enough either, blocks back to float after it."""
+        """Short quantization-aware training of all weights; if that does not suffice, then blocks in float."""
         graph = self.retrain() if self.retrain else None
         if graph is None:
             return
@@ -125,7 +126,7 @@ class AccuracyRecovery:
             yield from self._in_float(attempt, "blocks in float after quantization-aware training")
 
     def _weight_only(self, best: Attempt) -> Iterator[Attempt]:
-        """Float again, but for the file."""
+        """INT8 weights with float arithmetic: only the file is smaller."""
         if self.supports_weight_only:
             form = QuantizationInput(self.graph, self.ranges, best.form.method, frozenset(), weight_only=True)
             yield self._attempt("weights alone", form)

@@ -1,6 +1,6 @@
-"""What is done where no precision keeps a limit: a smaller network for the size, a smaller image for the latency.
+"""Fallbacks if no precision keeps a limit: a smaller network for the size limit, smaller images for the latency limit.
 
-Limits that the user gave may change the network, and with ``--shrink`` the profile's own.
+Limits that the user gave may change the network; the profile's own limits only with ``--shrink``.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from tlexport.train.shrink import parameters, to_fit
 from tlexport.train.training_time import seconds_for
 from tlexport.units import format_bytes
 
-MAX_EPOCHS, MIN_EPOCHS = 30, 5  # most and fewest epochs of the training that wins back what a smaller network lost
-TRAINING_IMAGES = 8000  # images in all of them: with 1,400 digits five epochs gave what ten did
-SIZE_MARGIN = 0.985  # of the limit, which is aimed at: channels come and go in eights
-FIXED_SHARE = 0.1  # of the whole model's file: what does not shrink with the weights, to begin with
+MAX_EPOCHS, MIN_EPOCHS = 30, 5  # bounds of the training that recovers the accuracy of a smaller network
+TRAINING_IMAGES = 8000  # images over all epochs: with 1,400 digits, five epochs gave the accuracy of ten
+SIZE_MARGIN = 0.985  # share of the limit to aim at: channels are removed in groups of eight
+FIXED_SHARE = 0.1  # first guess of the share of the file that does not shrink with the weights
 MAX_TRIES = 4
-SIDE_SHARES = (0.875, 0.75, 0.625, 0.5)  # of the image's side: torchvision's networks lose a few points at the first ones
+SIDE_SHARES = (0.875, 0.75, 0.625, 0.5)  # of the image's side; at the first ones, torchvision's networks lose a few points
 FULL_NETWORK = "of the whole network"
-SIDE_MULTIPLE = 16  # pixels: what the strides of most of these networks multiply to is 32
+SIDE_MULTIPLE = 16  # pixels; the total stride of most of these networks is 32
 
 
 @dataclass(frozen=True)
 class Found:
-    """Models, one of each precision, and what was rejected on the way."""
+    """The models, one of each precision, and the rejected ones."""
 
     candidates: Candidates
     made: tuple[Made, ...]
@@ -41,28 +41,28 @@ class Found:
 
     @property
     def changed(self) -> bool:
-        """Whether a network is smaller, or its images are, than the checkpoint has them."""
+        """Whether a network or its images are smaller than the checkpoint's."""
         whole = self.candidates.preprocess == self.candidates.source.checkpoint.preprocess
         return not whole or any(m.artifact.shrunk for m in self.made)
 
 
 @dataclass(frozen=True)
 class BudgetFallbacks:
-    """What pulling one needs to know."""
+    """Applies the fallbacks that the limits require."""
 
     job: Job
     checkpoint_top1: float
-    at_size: Callable[[Preprocess], Candidates]  # the same checkpoint with smaller images
+    at_size: Callable[[Preprocess], Candidates]  # candidates of the same checkpoint with other preprocessing
 
     @property
     def limits(self) -> Limits:
-        """For which the network may be changed, and which a changed one keeps."""
+        """The limits for which the network may be changed. A changed network must keep them all."""
         return self.job.constraints.may_change(self.job.target.profile.budget)
 
     def apply(self, found: Found) -> Found:
-        """Models of which one may fit; the same where one fits already, or where there is nothing to be done about what binds.
+        """Return models of which one may keep the limits; the same models if one does already or no fallback applies.
 
-        For a limit of the profile alone a changed network is taken only where it keeps all of them.
+        For a limit of the profile alone, a changed network is used only if it keeps all limits.
         """
         binding = self.job.constraints.binding()
         if any(self._fits(m, self.limits if self.job.constraints.shrink else binding) for m in self._eligible(found)):
@@ -95,7 +95,7 @@ class BudgetFallbacks:
         return not violations(self._candidate(made), limits)
 
     def _excess(self, made: Made) -> float:
-        """Latency over its limit; 0 where there is none, or where neither is known. On a noisy machine, what it is at least."""
+        """Latency divided by its limit; 0 without a limit or a latency. On a noisy machine, the lower bound of the latency counts."""
         limit, candidate = self.limits.latency_p95_ms, self._candidate(made)
         if not limit:
             return 0.0
@@ -104,18 +104,18 @@ class BudgetFallbacks:
         return candidate.estimate.p50_ms / limit if candidate.estimate else 0.0
 
     def _smaller_network(self, found: Found, smallest: Made, limit: int) -> Found:
-        """The smallest model, made of a network that was pruned to the size and trained again."""
+        """The smallest model, made from a network that was pruned to the size limit and retrained."""
         precision, candidates = smallest.artifact.precision, found.candidates
         over = f"{precision} is {more_than(smallest.artifact.size_bytes, limit)}"
         try:
             network = self._of_size(candidates, precision, limit)
         except OverBudget as error:
-            self.job.progress.note(f"{over}, and the network cannot be made so small: {error.message}")
+            self.job.progress.note(f"{over}, and the network cannot be pruned to that size: {error.message}")
             return found
         images = min(MAX_TRAINING_IMAGES, len(candidates.source.dataset.part("train")))
         epochs = min(MAX_EPOCHS, max(MIN_EPOCHS, TRAINING_IMAGES // images))
         training = Training(
-            "making the network smaller and training it again",
+            "pruning and retraining the network",
             f"{epochs} epochs on {images:,} images",
             over,
             seconds_for(network, candidates.preprocess, images, epochs),
@@ -128,12 +128,12 @@ class BudgetFallbacks:
         return replace(found, made=tuple(candidates.timed([*others, made])), rejected=(*found.rejected, rejected))
 
     def _of_size(self, candidates: Candidates, precision: Precision, limit: int) -> Network:
-        """What is left of the network when its model file has at most ``limit`` bytes, not trained yet.
+        """Prune the network until its model file has at most ``limit`` bytes. It is not trained yet.
 
-        A file's bytes are nearly a line over the number of parameters, whose two constants the whole network and each try tell better.
+        The file size is nearly linear in the number of parameters. The full network and each try refine the two constants.
 
         Raises:
-            OverBudget: it does not become so small, or no try comes to the size.
+            OverBudget: the network cannot be pruned that far, or no try reaches the size.
         """
         whole, size = parameters(candidates.network), candidates.size_bytes(candidates.network, precision)
         points = [(0.0, FIXED_SHARE * size), (float(whole), float(size))]
@@ -149,9 +149,9 @@ class BudgetFallbacks:
         raise OverBudget(f"after {MAX_TRIES} tries its file has {format_bytes(reached)}")
 
     def _smaller_images(self, found: Found, fastest: Made) -> Found:
-        """The first smaller image size with which a model fits; where none does, the models as they were.
+        """Use the largest smaller image size with which a model keeps the limits; the original models if there is none.
 
-        A model that takes so many times what it may cannot win more than the pixels that it is spared.
+        Latency falls at most in proportion to the pixel count.
         """
         before, excess = found.candidates.preprocess, self._excess(fastest)
         slow = f"every model is too slow, the fastest is {fastest.artifact.precision} ({'; '.join(self._violations(fastest))})"
@@ -161,7 +161,7 @@ class BudgetFallbacks:
         for size in sorted(sizes, reverse=True):
             if size >= before.size or excess * (size / before.size) ** 2 > 1:
                 continue
-            self.job.progress.note(f"{slow}: the images are made smaller, {size} instead of {before.size} px a side")
+            self.job.progress.note(f"{slow}: reducing the images from {before.size} to {size} px a side")
             resize = max(size, round(before.resize * size / before.size))
             candidates = self.at_size(before.model_copy(update={"size": size, "resize": resize}))
             smaller = Found(candidates, tuple(candidates.all()), tuple(rejected))
@@ -182,5 +182,5 @@ class BudgetFallbacks:
             drop_points=self.drop(made),
             latency=made.expected.latency,
             estimate=made.expected.estimate,
-            reason="; ".join(self._violations(made)) or "another fits better",
+            reason="; ".join(self._violations(made)) or "another model fits better",
         )

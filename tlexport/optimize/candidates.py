@@ -1,4 +1,4 @@
-"""The models that an export makes of one checkpoint, each held against its declaration and against the checkpoint."""
+"""The models that an export makes from one checkpoint, each checked against its declaration and the checkpoint."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tlexport.network import Network, load_network
 from tlexport.optimize.cost_on_target import Expected, estimated, measured
 from tlexport.optimize.job import Job, Training
 from tlexport.optimize.pairwise_timing import PairwiseTiming
-from tlexport.optimize.quantize import Quantization, Quantized
+from tlexport.optimize.quantize import Quantization, QuantizationSettings, Quantized
 from tlexport.ports import Pixels, RunOptions
 from tlexport.runtimes.torch import TorchRunner
 from tlexport.storage.files import new_file, sha256_of
@@ -39,7 +39,7 @@ from tlexport.train.training_time import seconds_for
 if TYPE_CHECKING:
     import onnx
 
-# the machine's fault, the data's or the user's, whichever precision meets it first
+# faults of the machine, the data or the user: they do not depend on the precision
 NOT_OF_A_PRECISION = (OSError, MemoryError, InvalidFile, UsageError)
 SHRUNK_LR = 1e-3
 
@@ -48,42 +48,42 @@ NOT_YET = Expected()
 
 @dataclass(frozen=True)
 class Made:
-    """A model file and what was found out about it."""
+    """A model file with its accuracy and its cost on the target."""
 
     artifact: Artifact
     path: Path
     outputs: Probabilities  # on the validation part
-    parity: float
+    parity: float  # largest difference in probability from the checkpoint
     top1: float
     expected: Expected = NOT_YET
 
 
 @dataclass(frozen=True)
 class Source:
-    """A checkpoint directory that was read, and where its images lie."""
+    """A checkpoint that was read, with its dataset."""
 
     path: Path
     checkpoint: Checkpoint
     dataset: Dataset
 
     def pixels(self, samples: Sequence[Sample], preprocess: Preprocess) -> Pixels:
-        """Decode samples, whose files must be the ones that the checkpoint was trained with.
+        """Decode samples to uint8 (image, height, width, channel). The files must be those that the checkpoint was trained with.
 
         Raises:
-            InvalidFile: images are missing or have changed.
+            InvalidFile: images are missing or have changed since training.
         """
         files = [self.dataset.file(sample) for sample in samples]
         changed = [f for f, s in zip(files, samples, strict=True) if not f.is_file() or sha256_of(f) != s.sha256]
         if changed:
             raise InvalidFile(
                 f"{len(changed)} of {len(files)} images of the checkpoint's data are missing or have changed, such as {changed[0]}",
-                "export needs them to calibrate and to check accuracy; give the folder that holds them now with --data",
+                "export needs these images for calibration and accuracy; give their folder with --data",
             )
         return decode_files(files, preprocess)[0]
 
 
 class Candidates:
-    """What the models of one export share: the network, the target, and the validation images with what the network says of them."""
+    """Makes the models of one export. They share the network, the target, the validation images and the network's outputs."""
 
     def __init__(self, source: Source, preprocess: Preprocess, job: Job, folder: Path) -> None:
         self.source, self.preprocess, self.job, self.folder = source, preprocess, job, folder
@@ -94,14 +94,14 @@ class Candidates:
         self.val = source.dataset.part("val")
         self.val_pixels = source.pixels(self.val, preprocess)
         self.reference = self._reference(self.network, "checkpoint on the validation images")
-        self.failed: list[Rejected] = []  # precisions that could not be made, or did not pass their checks
+        self.failed: list[Rejected] = []  # precisions that failed to convert or did not pass their checks
 
     def all(self) -> list[Made]:
-        """One of each precision that the plan names, FP32 first; one that fails is rejected unless it was asked for.
+        """Make one model of each precision in the plan, FP32 first. A failed precision is rejected unless the user requested it.
 
         Raises:
-            VerificationFailed: FP32 is not what the checkpoint computes.
-            TlxError: as the making of the precision that was asked for.
+            VerificationFailed: the FP32 graph disagrees with the checkpoint.
+            TlxError: the requested precision failed.
         """
         wanted = [step.precision for step in self.job.steps if step.action == "check" and step.precision]
         graph = self._graph(self.network)
@@ -115,16 +115,16 @@ class Candidates:
         return self.timed(made)
 
     def _lowered(self, quantization: Quantization, precision: Precision, parent: str) -> list[Made]:
-        """The model of a precision; none where it failed, and another may take its place."""
+        """The model of one precision, or an empty list if it failed and another precision may be chosen."""
         try:
             return [self._checked(quantization.quantized(precision), precision, parent)]
-        except Exception as error:  # a quantizer is a plug-in, and may raise anything
+        except Exception as error:  # a quantizer is a plug-in and may raise any exception
             if self._rejects(precision, error):
                 return []
             raise
 
     def _rejects(self, precision: Precision, error: Exception) -> bool:
-        """Whether a precision that failed is done without; then that is told and recorded."""
+        """Whether the export continues without a failed precision. If so, the reason is reported and recorded."""
         if precision == "fp32" or self.job.constraints.precision != "auto" or isinstance(error, NOT_OF_A_PRECISION):
             return False
         reason = error.message if isinstance(error, TlxError) else f"{type(error).__name__}: {error}"
@@ -133,9 +133,9 @@ class Candidates:
         return True
 
     def timed(self, made: Sequence[Made]) -> list[Made]:
-        """The models, with what they take on the target, as the plan has it: all measured in turn, or each estimated.
+        """Add the cost on the target to each model, as planned: all models measured in turn, or each estimated.
 
-        One that fails while it is measured is left out and rejected, unless it was asked for.
+        A model that fails while it is measured is rejected, unless the user requested its precision.
         """
         actions = {step.precision: step.action for step in self.job.steps if step.action in ("measure", "estimate")}
         name = self.source.path.name
@@ -151,7 +151,7 @@ class Candidates:
         return [replace(m, expected=expected.get(m.path, NOT_YET)) for m in made]
 
     def _measured(self, made: Sequence[Made]) -> dict[Path, Expected]:
-        """What was measured, by file. Where it failed, each is measured alone, to find which are at fault."""
+        """Measurements by file. If measuring fails, each model is measured alone to find the ones that fail."""
         try:
             return dict(zip((m.path for m in made), self._in_turn(made), strict=True))
         except TlxError:
@@ -164,7 +164,7 @@ class Candidates:
         return measured(self.job, [(m.artifact, m.path) for m in made], self.source.path.name, self.val_pixels)
 
     def _fails(self, made: Made) -> bool:
-        """Whether a model fails when it is measured alone, and is rejected. Raises what it met where it is not done without."""
+        """Whether a model fails when measured alone and is rejected. Raises the error if its precision cannot be rejected."""
         try:
             self._in_turn([made])
         except TlxError as error:
@@ -174,15 +174,15 @@ class Candidates:
         return False
 
     def size_bytes(self, network: Network, precision: Precision) -> int:
-        """Of the model file that a network gives: its weights' values do not matter, so it need not be trained yet."""
+        """Size in bytes of the model file that a network exports to. It does not depend on the values of the weights."""
         graph = self._graph(network)
         return graph.ByteSize() if precision == "fp32" else self._quantization(graph, network).size_bytes(precision)
 
     def shrunk(self, network: Network, precision: Precision, epochs: int) -> Made:
-        """A model of a smaller network, which is trained here with the whole one as its teacher.
+        """Train a smaller network with the checkpoint's network as its teacher, and export it.
 
         Args:
-            network: what was left of the checkpoint's.
+            network: the pruned network; it is trained in place.
             precision: of the model.
             epochs: of the training.
         """
@@ -215,7 +215,7 @@ class Candidates:
         return graph
 
     def _quantization(self, graph: onnx.ModelProto, network: Network) -> Quantization:
-        """Of a graph that was made of a network; of a smaller one with nothing in float for speed, which takes room in the file."""
+        """Quantization of a network's graph. A pruned network gets no blocks in float for speed: they would enlarge the file."""
         timing = None
         if network is self.network and any(step.action == "measure" for step in self.job.steps):
             image = self.val_pixels[:1].astype(self.profile.input_dtype.value)
@@ -223,6 +223,7 @@ class Candidates:
         drop = self.job.constraints.limits(self.profile.budget).drop_points
 
         def retrain(pixels: Pixels, labels: Sequence[int]) -> onnx.ModelProto | None:
+            """FP32 graph of the network after quantization-aware training; None: the user declined it."""
             kind = self.profile.int8.activations if self.profile.int8 else "uint8"
             training = Training(
                 "quantization-aware training for INT8",
@@ -236,21 +237,11 @@ class Candidates:
             trained = quantization_aware(network, examples, kind, RecoverySettings(self._seed), self.progress)
             return self._graph(trained)
 
-        return Quantization(
-            graph,
-            self.profile,
-            self.source.dataset,
-            self._seed,
-            self._pixels,
-            drop,
-            self.folder,
-            self.progress,
-            timing,
-            retrain if self.job.constraints.may_train else None,
-        )
+        settings = QuantizationSettings(self.profile, self.source.dataset, self._seed, self._pixels, drop, self.folder, self.progress)
+        return Quantization(graph, settings, timing, retrain if self.job.constraints.may_train else None)
 
     def _checked(self, found: Quantized, precision: Precision, parent: str, shrunk: Shrunk | None = None) -> Made:
-        """Save a model, and hold it against its declaration; look how good it is."""
+        """Save a model, check it against its declaration, and measure its accuracy on the validation images."""
         model = compact(found.model) if precision == "int8" else found.model
         check_graph(model, precision, self.inputs, self.outputs)
         if self.profile.tensorrt is not None:
@@ -274,7 +265,7 @@ class Candidates:
             shrunk=shrunk,
             ladder=found.ladder,
         )
-        # a TensorRT graph is evaluated here by computing its Q/DQ pairs as they are written
+        # ONNX Runtime evaluates a TensorRT graph by computing its Q/DQ pairs as written
         options = RunOptions(simulate_quantization=self.profile.runtime == "tensorrt" and precision == "int8")
         with plugins.runtime("onnxruntime").open_model(path, options) as runner:
             outputs = probabilities(runner, self.val_pixels, BATCH, self.progress, f"{precision} on the validation images")
@@ -282,7 +273,7 @@ class Candidates:
         return Made(artifact, path, outputs, float(np.abs(outputs - self.reference).max()), self.top1(outputs))
 
     def top1(self, outputs: Probabilities) -> float:
-        """Accuracy of what a model says of the validation part."""
+        """Top-1 accuracy of probabilities float32 (image, class) on the validation part."""
         return score(outputs, [sample.label for sample in self.val], self.source.checkpoint.classes).top1
 
 

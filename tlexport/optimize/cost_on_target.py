@@ -1,4 +1,4 @@
-"""What a model takes on the target of an export: measured where this machine is the target, estimated otherwise where it can be."""
+"""Latency and memory of a model on the export's target: measured if this machine is the target, otherwise estimated."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from tlexport.plan import SHARED, Candidate, Constraints
 from tlexport.ports import Pixels
 from tlexport.prediction import Estimate
 
-REPEATS = 3  # how often models are timed at most, where a latency would decide
-QUIET_ONES = 2  # times on a quiet machine that are enough for it
+REPEATS = 3  # most measurements of a model whose latency decides
+QUIET_ONES = 2  # number of undisturbed measurements that suffice
 TIMED_ON = 64  # images
 
 
 @dataclass(frozen=True)
 class Expected:
-    """A measurement, or an estimate, or neither where there is nothing to estimate by."""
+    """A measurement or an estimate; neither if there are no figures to estimate from."""
 
     measurement: Measurement | None = None
     estimate: Estimate | None = None
@@ -38,7 +38,7 @@ class Expected:
 
     @property
     def latency(self) -> Latency | None:
-        """What was measured."""
+        """The measured latency."""
         m = self.measurement
         if m is None:
             return None
@@ -57,11 +57,11 @@ class Expected:
 
     @property
     def peak_memory_bytes(self) -> int | None:
-        """What was measured."""
+        """The measured peak memory in bytes."""
         return self.measurement.peak_memory_bytes if self.measurement else None
 
     def candidate(self, artifact: Artifact, drop_points: float) -> Candidate:
-        """What is known of a model when the choice is made."""
+        """The figures of a model that the choice between models uses."""
         p50, p95 = (self.latency.p50, self.latency.p95) if self.latency else (None, None)
         shortest, noisy = (self.noise.shortest_ms, self.noise.verdict == "noisy") if self.noise else (None, False)
         memory = self.peak_memory_bytes
@@ -69,13 +69,13 @@ class Expected:
 
 
 def plan(target: Target, constraints: Constraints) -> tuple[Step, ...]:
-    """What an export would do, without doing it.
+    """The steps of an export, without running them.
 
     Raises:
-        Unsupported: the target cannot do the precision; or a limit of latency or memory was asked for, and can be held against
-            nothing: of no model that may be chosen can they be measured or estimated.
+        Unsupported: the target does not support the precision; or the user gave a limit of latency or memory, but no model that may be
+            chosen can be measured or estimated.
     """
-    timed = target.here and target.profile.runtime == "onnxruntime"  # engines are built from the bundle, after the export
+    timed = target.here and target.profile.runtime == "onnxruntime"  # TensorRT engines are built from the bundle, after the export
     why = {} if timed else _inestimable(target, constraints.threads or 1)
     steps = plan_export(target.profile, constraints, timed, () if timed else [p for p in PRECISIONS if p not in why])
     limits = {"--max-latency": constraints.max_latency_ms, "--max-memory": constraints.max_memory_bytes}
@@ -84,17 +84,17 @@ def plan(target: Target, constraints: Constraints) -> tuple[Step, ...]:
     if asked and all(precision in why for precision in candidates):
         engine = target.profile.runtime == "tensorrt"
         raise Unsupported(
-            f"{asked} cannot be held against {target.profile.target}: "
-            f"{'its engines are built from the bundle, after the export' if engine else 'this machine is not one'}; "
+            f"{asked} cannot be checked for {target.profile.target}: "
+            f"{'its engines are built from the bundle, after the export' if engine else 'this machine is another one'}; "
             f"and {why[candidates[0]].message}",
-            "leave it out, copy the bundle to the device and run there: "
+            "leave out the limit, copy the bundle to the device and run there: "
             f"{'python3 run.py build' if engine else 'tlx bench BUNDLE --check'}",
         )
     return steps
 
 
 def _inestimable(target: Target, threads: int) -> dict[Precision, Unsupported]:
-    """The precisions that there is nothing to estimate by, and why."""
+    """The precisions whose latency cannot be estimated, with the reason."""
     found = {}
     for precision in PRECISIONS:
         try:
@@ -105,13 +105,13 @@ def _inestimable(target: Target, threads: int) -> dict[Precision, Unsupported]:
 
 
 def measured(job: Job, models: Sequence[tuple[Artifact, Path]], name: str, images: Pixels) -> list[Expected]:
-    """Time models in turn; again where one is over the limit of latency and that may be noise. The quietest time counts.
+    """Measure models in turn. Repeat if a model exceeds the latency limit and noise may be the cause; return the quietest run.
 
     Args:
-        job: the export, whose target is this machine.
-        models: what they are, and their .onnx files; what is needed beside these is written there.
-        name: of the checkpoint.
-        images: what they are timed on, uint8 (image, height, width, channel).
+        job: the export; its target is this machine.
+        models: records and .onnx files of the models; input files are written beside the .onnx files.
+        name: name of the checkpoint.
+        images: inputs for timing, uint8 (image, height, width, channel).
     """
     requests = [_request(job, artifact, path, name, images[:TIMED_ON]) for artifact, path in models]
     limit = job.constraints.limits(job.target.profile.budget).latency_p95_ms
@@ -149,29 +149,29 @@ def _request(job: Job, artifact: Artifact, path: Path, name: str, images: Pixels
 
 
 def _disturbed(measurements: Sequence[Measurement]) -> tuple[bool, float]:
-    """Smaller is better: quiet ones first, then the shorter medians, since noise only adds."""
+    """Sort key: undisturbed measurements first, then shorter medians, because noise only adds time."""
     return any(map(disturbance, measurements)), sum(m.percentile_ms(50) for m in measurements)
 
 
 def _in_doubt(rounds: Sequence[Sequence[Measurement]], limit: float | None) -> bool:
-    """Whether a limit is broken that the shortest run would keep, and too few quiet measurements say so."""
+    """Whether noise may explain a broken limit: the shortest run keeps it and too few measurements were quiet."""
     if limit is None or sum(not _disturbed(measurements)[0] for measurements in rounds) >= QUIET_ONES:
         return False
     return any(m.percentile_ms(95) > limit >= m.shortest_ms / SHARED for m in min(rounds, key=_disturbed))
 
 
 def estimated(artifact: Artifact, path: Path, target: Target, threads: int | None, what: str) -> Expected:
-    """Estimate a model.
+    """Estimate the cost of a model.
 
     Args:
-        artifact: what it is.
+        artifact: record of the model.
         path: the .onnx file.
-        target: another machine.
+        target: the board.
         threads: CPU threads.
-        what: its name.
+        what: name of the model.
 
     Raises:
-        Unsupported: there is nothing to estimate by.
+        Unsupported: there are no figures to estimate from.
     """
     from tlexport.estimate.costed import Graph
     from tlexport.estimate.graph import read

@@ -1,4 +1,4 @@
-"""What every step of one export shares: what was asked for, and how it tells, times and asks."""
+"""What all steps of one export share: the request, the target, progress, timing and the user's consent."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MINUTE = 60
 
 @dataclass(frozen=True)
 class Training:
-    """A training that an export is about to begin."""
+    """A training that an export proposes."""
 
     what: str
     extent: str  # epochs and images
@@ -24,7 +24,7 @@ class Training:
     seconds: float  # expected
 
     def in_words(self) -> str:
-        """The announcement."""
+        """The announcement to the user."""
         rounded = f"{self.seconds / MINUTE:.0f} min" if self.seconds > 2 * MINUTE else f"{max(1, self.seconds):.0f} s"
         return f"{self.what} ({self.extent}) will take about {rounded}; {self.why}"
 
@@ -33,7 +33,7 @@ Consent = Callable[[Training], bool]
 
 
 def consent_to_all(training: Training) -> bool:
-    """Every training that the limits allow is begun."""
+    """Agree to every training that the limits allow."""
     return True
 
 
@@ -45,11 +45,11 @@ class Job:
     constraints: Constraints
     steps: Sequence[Step]
     progress: Progress
-    consent: Consent = consent_to_all  # whether an announced training is begun
-    measure: Measure = measure_in_turn  # how models are timed
+    consent: Consent = consent_to_all  # whether to start an announced training
+    measure: Measure = measure_in_turn  # measures models in turn
 
     def may_begin(self, training: Training) -> bool:
-        """Announce a training. Returns whether it is begun; where it is declined, that is told."""
+        """Announce a training and ask for consent. Returns whether it may start; a refusal is reported."""
         self.progress.note(training.in_words())
         if self.consent(training):
             return True

@@ -1,4 +1,4 @@
-"""Mixed precision: the blocks that INT8 harms most go back to float, until the accuracy is what was asked for."""
+"""Mixed precision: moves the blocks that INT8 harms most back to float, until the accuracy target is reached."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ if TYPE_CHECKING:
 
 Nodes = frozenset[str]  # names
 
-MOST = 0.5  # share of the blocks that may go back: beyond it the model is a float one with conversions in it
+MAX_FLOAT_SHARE = 0.5  # largest share of the blocks in float; beyond it, the model is a float model with conversions
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """An INT8 graph with some nodes in float, and how good it is on training images kept for the choice."""
+    """An INT8 graph with some nodes in float, and its accuracy on the selection images."""
 
     model: onnx.ModelProto
     tried: Tried
 
 
 def blocks_of(graph: onnx.ModelProto) -> dict[str, Nodes]:
-    """A graph's nodes from each weighted one up to the next, by that one's name. The contract and the softmax are in none."""
+    """Map each weighted node to its block: itself and the nodes up to the next weighted one. Normalisation and softmax are in none."""
     blocks: dict[str, set[str]] = {}
     last = ""
     for node in graph.graph.node:
@@ -40,28 +40,28 @@ def blocks_of(graph: onnx.ModelProto) -> dict[str, Nodes]:
 def back_to_float(
     graph: onnx.ModelProto, evaluate: Callable[[Nodes], Evaluated], already: Nodes, least_top1: float, progress: Progress
 ) -> tuple[Evaluated, Nodes, Mixed] | None:
-    """As few blocks in float as it takes.
+    """Find the fewest blocks in float that reach the accuracy target.
 
     Args:
         graph: FP32.
-        evaluate: makes and evaluates the INT8 graph in which these nodes stay in float.
-        already: nodes that are in float for another reason.
-        least_top1: what is to be reached.
-        progress: where to tell what happens.
+        evaluate: makes and evaluates the INT8 graph with these nodes in float.
+        already: nodes that stay in float for another reason.
+        least_top1: the accuracy target, 0 to 1.
+        progress: receives the progress.
 
     Returns:
-        The first graph that reaches it, its nodes in float, and the ranking that led there; None where not even half of the blocks in
-        float do.
+        The first graph that reaches the target, its float nodes, and the ranking of the blocks; None if half of the blocks in float do not
+        suffice.
     """
     blocks = blocks_of(graph)
     everything: Nodes = frozenset().union(*blocks.values())
-    with progress.task("ranking blocks by what INT8 does to them", len(blocks)) as advance:
+    with progress.task("ranking blocks by their sensitivity to INT8", len(blocks)) as advance:
         harm = {}
         for name, block in blocks.items():
-            harm[name] = evaluate(everything - block).tried.divergence  # this block alone in INT8
+            harm[name] = evaluate(everything - block).tried.divergence  # only this block in INT8
             advance(1)
     ranking = tuple(Sensitivity(block=name, divergence=harm[name]) for name in sorted(harm, key=lambda name: -harm[name]))
-    most = int(MOST * len(blocks))
+    most = int(MAX_FLOAT_SHARE * len(blocks))
     with progress.task("blocks back to float", most) as advance:
         float_nodes = already
         for count, worst in enumerate(ranking[:most], 1):

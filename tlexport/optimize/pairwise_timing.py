@@ -1,4 +1,4 @@
-"""How long models take on this machine, as quickly as it can be told: for choices among dozens, not for a report."""
+"""Quick timing of models on this machine: for choices between dozens of candidates, not for reports."""
 
 from __future__ import annotations
 
@@ -19,39 +19,41 @@ from tlexport.ports import Array, Runner, RunOptions
 if TYPE_CHECKING:
     import onnx
 
-HOPELESS = 1.03  # a model is given up where it takes more than this of the other's time after FEW rounds
-MIN_ROUNDS, ROUNDS = 2, 6  # in which two are timed in turn
-SECONDS = 0.02  # of each in each round; and at least RUNS
-RUNS = 3
-HELD_UP = 0.9  # CPU time over time: a run computes all the while, so that less means that it had to wait for a core
+GIVE_UP_RATIO = 1.03  # a model is dropped if it takes more than this share of the other's time after MIN_ROUNDS
+MIN_ROUNDS, ROUNDS = 2, 6  # rounds in which two models are timed in turn
+SECONDS = 0.02  # shortest duration of one model's runs in a round
+RUNS = 3  # fewest runs of one model in a round
+MIN_CPU_SHARE = 0.9  # CPU time over wall time; a run computes throughout, so a lower share means that it waited for a core
 
 
 @dataclass
 class PairwiseTiming:
     """Runs graphs on one image.
 
-    A model's time is its shortest run: whatever else the machine does only adds to it, and here two forms of one function are compared,
-    which do the same at every run. What a user may expect of a model is another question: see bench/.
+    A model's time is its shortest run, because other work on the machine only adds time. This compares two forms of one function. The
+    latency that users can expect is measured in bench/.
     """
 
-    image: Array  # (1, height, width, channel), in the input's type
+    image: Array  # (1, height, width, channel), in the dtype of the model's input
     threads: int | None  # CPU threads of the runtime
-    folder: Path  # for files that are not kept
+    folder: Path  # for temporary files
     _opened: itertools.count[int] = field(default_factory=itertools.count)
-    _spent_ns: int = 0  # in runs
-    _computed_ns: int = 0  # CPU time of them, over all threads
+    _spent_ns: int = 0  # wall time of all runs
+    _computed_ns: int = 0  # CPU time of all runs, summed over threads
 
-    def open(self, model: onnx.ModelProto) -> Runner:
-        """Opens a graph; the caller enters and leaves the runner with ``with``."""
+    @contextmanager
+    def open(self, model: onnx.ModelProto) -> Iterator[Runner]:
+        """Open a graph for timing."""
         path = self.folder / f"timed-{next(self._opened)}.onnx"
         path.write_bytes(model.SerializeToString())
-        runner = plugins.runtime("onnxruntime").open_model(path, RunOptions(threads=self.threads, batch=1))
-        path.unlink()
-        return runner
+        runtime = plugins.runtime("onnxruntime")
+        with runtime.open_model(path, RunOptions(threads=self.threads, batch=1)) as runner:
+            path.unlink()
+            yield runner
 
     @contextmanager
     def watched(self) -> Iterator[list[str]]:
-        """Watch the machine while models are timed. What disturbed them stands in the list afterwards; nothing where it was quiet."""
+        """Watch the machine while models are timed. At the end, the list names the disturbances; it is empty if there were none."""
         causes: list[str] = []
         spent, computed = self._spent_ns, self._computed_ns
         with watching() as watch:
@@ -59,29 +61,29 @@ class PairwiseTiming:
         spent, computed = self._spent_ns - spent, self._computed_ns - computed
         threads = self.threads or default_threads()
         causes += [*throttling(watch), *crowding(watch, threads, describe_machine("cpu").cores)]
-        if computed < HELD_UP * spent:
+        if computed < MIN_CPU_SHARE * spent:
             causes.append(f"the runs had a core for {100 * computed / spent:.0f} % of their time")
 
     def milliseconds(self, model: onnx.ModelProto) -> float:
-        """Of one run."""
+        """Duration of one run in ms."""
         with self.open(model) as runner:
             return self._shortest([runner])[0] / 1e6
 
     def ratio(self, candidate: Runner, best: Runner) -> float:
-        """Time of the one over that of the other; not exact where it is hopeless."""
+        """Time of the candidate divided by that of the best model; approximate if the candidate was dropped early."""
         times = self._shortest([candidate, best])
         return times[0] / times[1]
 
     def _shortest(self, runners: Sequence[Runner]) -> list[int]:
         found = [self._visit(runner) for runner in runners]
         for done in range(1, ROUNDS):
-            if done >= MIN_ROUNDS and found[0] > HOPELESS * found[-1]:
+            if done >= MIN_ROUNDS and found[0] > GIVE_UP_RATIO * found[-1]:
                 break
             found = [min(before, self._visit(runner)) for before, runner in zip(found, runners, strict=True)]
         return found
 
     def _visit(self, runner: Runner) -> int:
-        """Shortest of a few runs, ns; the first, after another model's, is not counted."""
+        """Shortest of a few runs in ns. The first run is discarded, because another model ran before it."""
         feed = {runner.inputs[0].name: self.image}
         runner.run(feed)
         samples: list[int] = []

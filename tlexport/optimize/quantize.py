@@ -1,4 +1,4 @@
-"""A checkpoint's graph in lower precision: calibrated on training images alone, INT8 by the method that serves it best."""
+"""Lower precisions of one checkpoint's graph, calibrated on training images only; for INT8, the method with the best accuracy."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ if TYPE_CHECKING:
     import onnx
 
 
-# of training images and labels: the FP32 graph after it; None: declined
+# (training images, their labels) -> FP32 graph after quantization-aware training; None: the user declined it
 Retrain = Callable[[Pixels, Sequence[int]], "onnx.ModelProto | None"]
 
 
 @dataclass(frozen=True)
 class Quantized:
-    """A graph, and how it was made."""
+    """A graph and a record of how it was made."""
 
     model: onnx.ModelProto
     how: str
@@ -49,45 +49,46 @@ class Quantized:
     ladder: tuple[Rung, ...] = ()
 
 
+@dataclass(frozen=True)
+class QuantizationSettings:
+    """Target, images and limits of one export."""
+
+    profile: Profile  # of the target; it names the quantizer of INT8
+    dataset: Dataset  # of the checkpoint
+    seed: int  # of the draw of images
+    pixels: Callable[[Sequence[Sample]], Pixels]  # decodes samples to uint8 (image, height, width, channel)
+    drop_points: float  # points of top-1 that INT8 may lose before accuracy recovery starts
+    folder: Path  # for temporary files
+    progress: Progress
+
+
 class Quantization:
-    """What the lower precisions of one export share: the FP32 graph, and what it computes on training images.
+    """Quantizes one FP32 graph. Calibration runs once and is shared by all precisions.
 
     Args:
         graph: FP32.
-        profile: of the target: it names the quantizer of INT8.
-        dataset: of the checkpoint.
-        seed: of the draw of images.
-        pixels: decodes samples.
-        drop_points: of top-1 that INT8 may lose before the ladder is climbed.
-        folder: for files that are not float_nodes.
-        progress: where to tell what happens.
-        timing: where the target is this machine.
-        retrain: quantization-aware training of the checkpoint; None: it was not asked for.
+        settings: target, images and limits.
+        timing: times graphs, if this machine is the target.
+        retrain: quantization-aware training of the checkpoint; None: not requested.
     """
 
     def __init__(
         self,
         graph: onnx.ModelProto,
-        profile: Profile,
-        dataset: Dataset,
-        seed: int,
-        pixels: Callable[[Sequence[Sample]], Pixels],
-        drop_points: float,
-        folder: Path,
-        progress: Progress,
+        settings: QuantizationSettings,
         timing: PairwiseTiming | None = None,
         retrain: Retrain | None = None,
     ) -> None:
-        self.graph, self.profile, self.progress, self._drop = graph, profile, progress, drop_points
-        self._timing, self._retrain, self._dataset, self._seed = timing, retrain, dataset, seed
-        self._classes, self._pixels, self._file = dataset.classes, pixels, folder / "tried.onnx"
-        self.calibrating, self.choosing = calibration_parts(dataset, seed)
+        self.graph, self.profile, self.progress, self._drop = graph, settings.profile, settings.progress, settings.drop_points
+        self._timing, self._retrain, self._dataset, self._seed = timing, retrain, settings.dataset, settings.seed
+        self._classes, self._pixels, self._file = settings.dataset.classes, settings.pixels, settings.folder / "tried.onnx"
+        self.calibrating, self.choosing = calibration_parts(settings.dataset, settings.seed)
 
     def quantized(self, precision: Precision) -> Quantized:
-        """The graph in FP16 or INT8.
+        """Return the graph in FP16 or INT8.
 
         Raises:
-            TlxError: as the quantizer does.
+            TlxError: raised by the quantizer.
         """
         quantizer, ranges = self._quantizer(precision), self._ranges
         how = f"{self._name(precision)}: {quantizer.METHOD}"
@@ -99,13 +100,13 @@ class Quantization:
         return Quantized(model, how, calibration_record(self.calibrating, "minmax"))
 
     def read_images(self) -> None:
-        """Decode the images that calibrate and judge. Raises InvalidFile where they are missing or have changed."""
+        """Decode the calibration and selection images. Raises InvalidFile if any are missing or have changed."""
         _ = self._calibration
         if self.choosing:
-            _ = self._choice
+            _ = self._selection
 
     def size_bytes(self, precision: Precision) -> int:
-        """Of the graph in that precision, with no more in float than has to be."""
+        """Size of the graph in that precision in bytes, with only the required nodes in float."""
         quantizer = self._quantizer(precision)
         model = quantizer.quantize(self._request(QuantizationInput(self.graph, self._ranges, "minmax", frozenset())))
         return int((compact(model) if precision == "int8" else model).ByteSize())
@@ -122,7 +123,7 @@ class Quantization:
         return QuantizeRequest(form.graph, ranges, activations, form.float_nodes, variant, self.profile.float_weights)
 
     def _int8(self, quantizer: Quantizer, how: str) -> Quantized:
-        """The variant, and as few nodes in float, as is fastest here; where that loses more than it may, up the ladder."""
+        """Quantize to INT8 in the fastest form, then recover accuracy if it loses more than the limit."""
         fast = self._fastest(quantizer)
         float_nodes = fast.float_nodes
         how += f"; {fast.variant}" if fast.variant else ""
@@ -135,12 +136,12 @@ class Quantization:
         weight_only = quantizer.weight_only
 
         def evaluate(form: QuantizationInput) -> Evaluated:
-            as_weights = form.weight_only and weight_only
-            model = as_weights(form.graph) if as_weights else quantizer.quantize(self._request(form, fast.variant))
+            convert = weight_only if form.weight_only else None
+            model = convert(form.graph) if convert else quantizer.quantize(self._request(form, fast.variant))
             return Evaluated(model, self._tried(form.method, model))
 
         retrain = self._retrain
-        ladder = AccuracyRecovery(
+        recovery = AccuracyRecovery(
             graph=self.graph,
             ranges=self._ranges,
             evaluate=evaluate,
@@ -151,28 +152,27 @@ class Quantization:
             milliseconds=self._timing.milliseconds if self._timing else None,
             progress=self.progress,
         )
-        climbed = ladder.run(float_nodes)
-        best = climbed.best
+        recovered = recovery.run(float_nodes)
+        best = recovered.best
         how += f"; ranges by {best.form.method}{_in_float(best.form.float_nodes)}"
         if best.rung != "calibration":
             how += f"; {best.rung}"
-        record = calibration_record(self.calibrating, best.form.method, climbed.tried)
-        return Quantized(best.evaluated.model, how, record, best.mixed, climbed.rungs)
+        record = calibration_record(self.calibrating, best.form.method, recovered.tried)
+        return Quantized(best.evaluated.model, how, record, best.mixed, recovered.rungs)
 
     def _fastest(self, quantizer: Quantizer) -> Int8Config:
-        """What is fastest where this machine can tell."""
-        variants = quantizer.VARIANTS
+        """The fastest form on this machine; the first variant if this machine is not the target."""
         if self._timing is None:
-            return Int8Config(variants[0], frozenset())
+            return Int8Config(quantizer.VARIANTS[0], frozenset())
 
         def quantize(choice: Int8Config) -> onnx.ModelProto:
             form = QuantizationInput(self.graph, self._ranges, "minmax", choice.float_nodes)
             return quantizer.quantize(self._request(form, choice.variant))
 
-        return fastest(self.graph, variants, quantize, quantizer.METHOD, self._timing, self.progress)
+        return fastest(self.graph, quantizer.VARIANTS, quantize, quantizer.METHOD, self._timing, self.progress)
 
     def _retraining(self) -> tuple[Pixels, list[int]]:
-        """Training images and labels, but for those that judge."""
+        """Training images and labels, without the selection images."""
         chosen = {sample.path for sample in self.choosing}
         samples = [sample for sample in calibration_sample(self._dataset, MAX_TRAINING_IMAGES, self._seed) if sample.path not in chosen]
         return self._pixels(samples), [sample.label for sample in samples]
@@ -189,7 +189,7 @@ class Quantization:
         return self._pixels(self.calibrating)
 
     @cached_property
-    def _choice(self) -> Pixels:
+    def _selection(self) -> Pixels:
         return self._pixels(self.choosing)
 
     @cached_property
@@ -197,17 +197,17 @@ class Quantization:
         return self._outputs(self.graph)
 
     def _outputs(self, model: onnx.ModelProto) -> Probabilities:
-        """Probabilities of the images kept for the choice; Q/DQ pairs for TensorRT are computed as they are written."""
+        """Probabilities of the selection images, float32 (image, class). Q/DQ pairs for TensorRT are computed as written."""
         self._file.write_bytes(model.SerializeToString())
         options = RunOptions(simulate_quantization=self.profile.runtime == "tensorrt" and model is not self.graph)
         with plugins.runtime("onnxruntime").open_model(self._file, options) as runner:
-            return probabilities(runner, self._choice, BATCH, Silent(), "")  # within a task of ours
+            return probabilities(runner, self._selection, BATCH, Silent(), "")  # called within a progress task
 
     def _top1(self, outputs: Probabilities) -> float:
         return score(outputs, [sample.label for sample in self.choosing], self._classes).top1
 
     def _tried(self, method: Method, model: onnx.ModelProto) -> Tried:
-        """How good an INT8 graph is on the images kept for the choice."""
+        """Accuracy of an INT8 graph on the selection images, and its divergence from FP32."""
         outputs = self._outputs(model)
         p, q = (np.maximum(rows.astype(np.float64), 1e-9) for rows in (self._reference, outputs))
         return Tried(method=method, top1=self._top1(outputs), divergence=float((p * np.log(p / q)).sum(axis=1).mean()))
