@@ -59,10 +59,11 @@ def _estimate(path: Path) -> None:
 def _bench(path: Path) -> None:
     from tlexport.bench import process
     from tlexport.loading.bench_request import BenchSettings, requests_for
+    from tlexport.loading.model import load
     from tlexport.ports import Silent
 
     settings = BenchSettings(device="cpu", threads=1, min_runs=1, min_seconds=0.0)
-    [request] = requests_for(path, settings, None, Silent(), path.parent)
+    [request] = requests_for(load(path), settings, None, Silent(), path.parent)
     process._measure(request.model_copy(update={"warmup_seconds": 0.0, "max_runs": 1}))
 
 

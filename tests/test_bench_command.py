@@ -85,7 +85,7 @@ def test_slower_than_before_is_told_after_what_was_measured(model: Path, tmp_pat
     ("options", "words"),
     [
         (["--batch", "1,0"], "'0' is not an integer from 1 to 4096"),
-        (["--threads", "two"], "'two' is not in the range"),
+        (["--threads", "two"], "'two' is not an integer from 1 to 1024"),
         (["--shape", "image=1xx3"], "is not a shape"),
         (["--max-regression", "5", "--against", "x.json"], "is not a percentage"),
         (["--max-regression", "5%"], "needs an earlier measurement"),

@@ -59,7 +59,7 @@ def test_what_nobody_knows_has_no_column(capsys: pytest.CaptureFixture[str]) -> 
     for word in ("GPU mem", "decode", "mJ/img", "first"):
         assert word in full
         assert word not in bare
-    assert "all nodes ran there: 111" in full
+    assert "nodes, all on that provider: 111" in full
 
 
 def test_made_up_inputs_are_told(capsys: pytest.CaptureFixture[str]) -> None:

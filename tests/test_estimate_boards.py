@@ -82,14 +82,14 @@ def test_more_macs_are_never_faster(layers: list[tuple[str, int, int]], more: in
     before = [layer(kind, macs, kernel) for kind, macs, kernel in layers]
     kind, macs, kernel = layers[0]
     after = [layer(kind, macs + more, kernel), *before[1:]]
-    assert boards.milliseconds(work(cost(*after)), figures()) > boards.milliseconds(work(cost(*before)), figures())
+    assert boards.milliseconds_at(work(cost(*after)), figures()) > boards.milliseconds_at(work(cost(*before)), figures())
 
 
 @given(st.dictionaries(st.sampled_from([*Rates.model_fields, boards.LAUNCHES]), st.floats(1, 1e9), min_size=1))
 def test_a_machine_twice_as_fast_takes_half_the_time(amounts: dict[str, float]) -> None:
     once = figures(at={"mhz": 500.0, "tops": 1.0, "bandwidth_gb_s": 20.0})
     twice = boards.scaled(once, Conditions(mhz=1000.0, tops=2.0, bandwidth_gb_s=40.0))
-    assert math.isclose(boards.milliseconds(amounts, once), 2 * boards.milliseconds(amounts, twice), rel_tol=1e-9)
+    assert math.isclose(boards.milliseconds_at(amounts, once), 2 * boards.milliseconds_at(amounts, twice), rel_tol=1e-9)
 
 
 @given(st.lists(st.floats(1.001, 10), min_size=1, max_size=5), st.floats(1.001, 10))
@@ -226,12 +226,12 @@ def test_the_nearest_figures_are_taken_and_what_differs_is_said() -> None:
     )
     vulkan = figures(board=base.name, runtime="ncnn-vulkan", at=at)
     profile = base.model_copy(update={"latency": (vulkan, eighth, one, four)})
-    assert boards.choose(profile, "fp32", None) is four
-    assert boards.choose(profile, "fp32", 1) is one
-    assert boards.choose(profile, "int8", 1) is eighth
+    assert boards.choose_rates(profile, "fp32", None) is four
+    assert boards.choose_rates(profile, "fp32", 1) is one
+    assert boards.choose_rates(profile, "int8", 1) is eighth
     assert "with 4 threads, not 1: a proxy" in predict_from_rates(cost(layer("conv", 10)), profile, "int8", 1).basis
     native = figures(board=base.name, runtime="onnxruntime", precision="fp32", threads=1, at=at)
-    assert boards.choose(profile.model_copy(update={"latency": (four, native)}), "int8", 4) is native
+    assert boards.choose_rates(profile.model_copy(update={"latency": (four, native)}), "int8", 4) is native
     basis = predict_from_rates(cost(layer("conv", 10)), profile, "fp16", 4).basis
     assert "measured with ncnn, not with ONNX Runtime: a proxy" in basis and "not for FP16" in basis
 
@@ -263,7 +263,7 @@ def test_the_fit_finds_known_figures_again(seed: int) -> None:
     rows, amounts, ns = invented(seed)
     units = sorted({row.unit for row in rows}, key=repr)
     fitted = model.Model(units, {}).fit(rows, amounts)
-    errors = np.log(fitted.predict_from_rates(rows, amounts)) - np.log([row.ms for row in rows])
+    errors = np.log(fitted.predict(rows, amounts)) - np.log([row.ms for row in rows])
     assert np.abs(errors).max() < 0.05
     found = np.log([fitted.of(unit) for unit in units]) - np.log(ns)
     share = model.table(rows, amounts)[:, None, :] * ns[None] / 1e6

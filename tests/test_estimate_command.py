@@ -94,7 +94,7 @@ def test_an_operator_that_nothing_is_known_of_is_named_and_widens_the_interval(t
     saved(Path("odd.onnx"), network(odd="Cos"))
     plain, odd = answered(capfd, "m.onnx", "-t", target), answered(capfd, "odd.onnx", "-t", target)
     assert (plain["unknown"], odd["unknown"]) == ([], ["Cos"])
-    assert "nothing is known of: Cos (1 in all)" in odd["basis"]
+    assert "operators without timing data: Cos (1 layer)" in odd["basis"]
     width = [found["latency_ms"]["high"] / found["latency_ms"]["low"] for found in (plain, odd)]
     assert width[1] > 1.2 * width[0]
 
@@ -184,7 +184,7 @@ def test_without_figures_no_number_is_made_up(capfd: pytest.CaptureFixture[str])
     assert "bare: no basis for an estimate of fp32 with 1 thread" in said
     assert "hint: on the device itself: tlx profiles calibrate bare" in said
     said = refused(capfd, 4, "m.onnx", "-t", "line", "--threads", "3")
-    assert "it is calibrated for fp32 with 1 thread, int8 with 1 thread alone" in said
+    assert "it is calibrated only for fp32 with 1 thread, int8 with 1 thread" in said
     both = answered(capfd, "m.onnx", "-t", "bare", "-t", "line")
     assert [answer["latency_ms"] is None for answer in both] == [True, False]
 

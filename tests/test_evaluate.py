@@ -128,7 +128,7 @@ def test_unicode_forms_of_class_names_match(checkpoint: Path, held_out: Path, tm
 
 def test_a_class_that_the_model_does_not_know(checkpoint: Path, held_out: Path) -> None:
     (held_out / "3").rename(held_out / "three")
-    with pytest.raises(InvalidFile, match=r"classes that .* does not know: three") as caught:
+    with pytest.raises(InvalidFile, match=r"classes that .* lacks: three") as caught:
         evaluate(checkpoint, str(held_out), run=Execution(device="cpu", threads=1))
     assert all(name in caught.value.hint for name in read_checkpoint(checkpoint).classes)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -279,10 +280,11 @@ def test_a_training_is_asked_about_on_a_terminal(typed: bytes, words: tuple[str,
         seen = b""
         while typed and b"Begin?" not in seen:
             seen += os.read(reader, 4096)
-        if typed == b"\x03":
-            child.send_signal(2)  # it is no process's controlling terminal, so it sends no signal
-        elif typed:
+        if typed != b"\x03" and typed:  # the terminal controls no process, so that Ctrl-C in it sends no signal
             os.write(reader, typed)
+        while typed == b"\x03" and child.poll() is None:
+            child.send_signal(2)  # again: a signal between the prompt and the read interrupts neither
+            time.sleep(3)
         out = child.communicate(timeout=60)[0].decode()
     os.close(reader)
     assert (child.returncode, out.strip()) == (code, answer)

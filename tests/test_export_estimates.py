@@ -49,7 +49,7 @@ def test_estimates_choose_and_are_called_so(checkpoint: Path, capfd: pytest.Capt
     if "fp16" in estimates:  # of which nothing is known
         assert estimates["fp16"] is None
         assert reasons["fp16"] == "neither measured nor estimated, so the limit cannot be checked"
-        assert "latency of fp16: not known; this machine is not the target" in out
+        assert "latency of fp16: unknown; this machine is not the target" in out
 
 
 def test_a_limit_is_held_against_the_estimate(checkpoint: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -293,10 +293,10 @@ def test_a_fixed_batch_is_said_by_both(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path)
     saved(Path("m.onnx"), parsed("float[4,9] x, float[9] z", "y = Add(x, z)", "float[4,9] y"))
     ended = here(capfd, "estimate", "m.onnx", "-t", "jetson-nano")
-    assert "the batch of m.onnx is 4" in ended.err
+    assert "m.onnx has a fixed batch of 4" in ended.err
     assert "ms for each of the 4 images of a batch" in ended.out
     ended = here(capfd, "bench", "m.onnx", "--runs", "1", "--seconds", "0")
-    assert "the batch of m.onnx is 4" in ended.err
+    assert "m.onnx has a fixed batch of 4" in ended.err
 
 
 UNFIT = [

@@ -47,7 +47,7 @@ def test_a_network_is_made_smaller_where_the_size_asks_for_it(smaller: tuple[Exp
     tensors = onnx.load(made.path / chosen.file).graph.initializer
     weights = sum(np.prod(tensor.dims) for tensor in tensors if tensor.data_type == onnx.TensorProto.INT8)
     assert 0.8 * shrunk.parameters < weights < shrunk.parameters_before / 2
-    assert any("smaller" in note for note in notes)
+    assert any("pruning and retraining the network" in note for note in notes)
     [rejected] = [found for found in made.manifest.rejected if found.what == "of the whole network"]
     assert rejected.size_bytes == exported(checkpoint, BOARD).manifest.model("int8").size_bytes > limit
     assert "size" in rejected.reason

@@ -27,7 +27,7 @@ FOLLOW = (
     "import os, sys, time\nfrom tlexport.device import lifeline\nlifeline.follow(sys.stdin, print, os.getppid())\n"
     "sum(range(10**7))\ntime.sleep(600)"
 )
-TRTEXEC = "from tlexport.device import trtexec\ntrtexec.run(sys.argv[1], ['600'])"
+TRTEXEC = "from tlexport.device.runtimes import trtexec\ntrtexec.run(sys.argv[1], ['600'])"
 
 
 @pytest.fixture

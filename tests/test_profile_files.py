@@ -479,8 +479,8 @@ def test_nothing_is_overwritten(capfd: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
-        ("Line --from cpu-x86", "'Line' is no name"),
-        ("../line --from cpu-x86", "'../line' is no name"),
+        ("Line --from cpu-x86", "'Line' is not a valid name"),
+        ("../line --from cpu-x86", "'../line' is not a valid name"),
         ("line --from cpu_x86", "did you mean 'cpu-x86'?"),
         ("line --from jetson-nano:50w", "has no mode '50w'"),
         ("line --from profiles/x.toml", "takes the name of a profile"),

@@ -95,7 +95,7 @@ def test_it_is_loaded_without_pillow(tmp_path: Path) -> None:
     code = (
         "import sys; sys.modules['PIL'] = None; sys.modules['cv2'] = None\n"
         "import numpy as np, io\n"
-        "from tlexport.device import image, errors\n"
+        "from tlexport.device import errors; from tlexport.device.inputs import image\n"
         "print(image.resize_and_crop(np.zeros((5, 9, 3), np.uint8), 4, 4, 'bicubic').shape)\n"
         "try: image.decode(io.BytesIO(b'x'), (0, 0, 0))\n"
         "except errors.MissingDependency as error: print(error.message)\n"

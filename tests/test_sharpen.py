@@ -153,7 +153,7 @@ def test_what_bench_prints_of_a_bundle_comes_back(bundle: Path, capfd: pytest.Ca
         ({"runtime": "torch"}, "was run by torch; line runs its models with onnxruntime"),
         ({"provider": "CUDAExecutionProvider"}, "line runs its models on the CPU"),
         ({"batch": 8}, "was run with 8 images at a time"),
-        ({"precision": "int8"}, "says int8, and m.onnx is fp32"),
+        ({"precision": "int8"}, "was a run in int8, but m.onnx is fp32"),
         ({"artifact_sha256": "0" * 64}, "whose hash matches none of the given models"),
         ({"environment": {"machine": "riscv64"}}, "(riscv64), which is not a line"),
         ({"what": "/on/the/board/model.onnx"}, "was a run of /on/the/board/model.onnx, which is not here"),

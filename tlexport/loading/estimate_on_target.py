@@ -121,7 +121,8 @@ def _by_published(graph: Graph | Costs, target: Target, precision: Precision, th
 def _strange(unknown: Sequence[str], layers: int) -> str:
     if not unknown:
         return ""
-    return f"; the interval is wider because of operators without timing data: {', '.join(unknown)} ({layers} layers)"
+    count = f"{layers} layer{'' if layers == 1 else 's'}"
+    return f"; the interval is wider because of operators without timing data: {', '.join(unknown)} ({count})"
 
 
 def estimate(model: Estimable, target: Target, threads: int = 1) -> Estimate:

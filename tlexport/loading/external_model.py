@@ -53,7 +53,7 @@ def read_external_model(path: Path, shapes: Shapes, batch: int) -> BenchableMode
     first = batch_of(settled) or batch
     if batch != 1 and first != batch:
         raise Unsupported(f"cannot fix the batch of {path} to {batch}: its inputs take {first}", "leave out --batch")
-    notes = [f"the batch of {path} is fixed at {first}: the latency is for {first} images at once"] if first != batch else []
+    notes = [f"{path} has a fixed batch of {first}; the latency is that of {first} images at once"] if first != batch else []
     if not settled:
         notes.append(f"{path} has no inputs: the runtime may compute its outputs once, when it opens the model")
     try:
