@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -77,14 +76,6 @@ class GraphCost:
     weight_bytes: int
     peak_activation_bytes: int  # what the tensors alive at the worst moment take, in the best order of execution
     unknown: tuple[str, ...]  # operators that the model of costs does not know
-
-    @property
-    def by_kind(self) -> dict[str, int]:
-        """MACs of each kind."""
-        total: Counter[str] = Counter()
-        for layer in self.layers:
-            total[layer.kind] += layer.macs
-        return dict(total)
 
 
 def cost_of(model: onnx.ModelProto) -> GraphCost:
