@@ -1,4 +1,4 @@
-"""Decoding every image once, straight into one array at the size of the image contract."""
+"""Decodes every image once, into one array at the size of the image contract."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 
     from tlexport.ports import Pixels
 
-RELEASE_EVERY = 64  # images after which the memory of those that are done is let go of
-REDUCED = 2  # a training JPEG is decoded no smaller than so many times the size that it is then resized to
-IN_FLIGHT = 10**8  # decoded pixels of all threads together, of 4 bytes each, or 8 while a transparent image is laid over its background
-TOLERATED = 0.05  # share of bad files up to which they are left out unless the user decides otherwise
+RELEASE_EVERY = 64  # images after which the memory of finished ones is released
+REDUCED = 2  # a training JPEG is decoded at no less than this multiple of its final size
+IN_FLIGHT = 10**8  # decoded pixels of all threads, at 4 bytes each, or 8 while a transparent image is composited
+TOLERATED = 0.05  # largest share of bad files that are skipped by default
 
 
 @dataclass(frozen=True)
@@ -46,15 +46,15 @@ class Decoded:
     listing: Listing  # without the bad files
     pixels: Pixels  # uint8 (image, height, width, channel), RGB 0..255
     sha256: tuple[str, ...]  # of each file's bytes
-    bad: tuple[tuple[str, str], ...]  # path and reason of each file that was left out
+    bad: tuple[tuple[str, str], ...]  # path and reason of each skipped file
 
     def rows(self, samples: Sequence[Sample]) -> npt.NDArray[np.intp]:
-        """Where the samples lie in ``pixels``: one index for each sample, in the samples' order."""
+        """The row of each sample in ``pixels``, in the order of the samples."""
         row = {entry.path: index for index, entry in enumerate(self.listing.entries)}
         return np.array([row[sample.path] for sample in samples], dtype=np.intp)
 
     def notes(self) -> list[str]:
-        """What the user is told of the files that were left out."""
+        """Notes on skipped files."""
         if not self.bad:
             return []
         shown = "; ".join(f"{path}: {reason}" for path, reason in self.bad[:5])
@@ -76,10 +76,10 @@ def decode_all(
     Args:
         listing: the images.
         preprocess: the image contract.
-        on_error: bad files are left out ("skip") or an error ("fail"). None: left out up to 5 % of the files, else an error.
+        on_error: skip bad files ("skip") or raise an error ("fail"). None: skip up to 5 % of the files, otherwise raise.
         threads: number of decoding threads, at least 1.
-        advance: called in this thread with 1 for each file that is done.
-        cache: where pixels are kept between runs, by the content of the files; None: decode.
+        advance: called in this thread with 1 for each finished file.
+        cache: keeps pixels between runs, by the content of the files; None: no cache.
         reduced: JPEGs that are much larger than needed are decoded at a reduced scale, save those whose part is not to be
             trained on; what validates is then to be had from :func:`exact_pixels`.
 
@@ -117,7 +117,7 @@ def decode_all(
 
 
 def exact_pixels(files: Sequence[Path], preprocess: Preprocess, threads: int, cache: ArrayCache) -> Pixels | None:
-    """Pixels as the contract has them, of images that :func:`decode_all` was free to reduce; None where it reduced none of them.
+    """The exact pixels of the contract for images that :func:`decode_all` may have reduced; None if it reduced none.
 
     Returns:
         uint8 (image, height, width, channel), or None.
@@ -152,12 +152,12 @@ def _was_reduced(file: Path, preprocess: Preprocess) -> bool:
 
 
 def _key(files: Sequence[Path], preprocess: Preprocess, threads: int, least: Sequence[int]) -> dict[str, Any] | None:
-    """What decoded pixels depend on: the files' content and order, the contract, the decoder. None when a file cannot be read."""
+    """The cache key of decoded pixels: content and order of the files, contract, decoder. None if a file cannot be read."""
     try:
         with ThreadPoolExecutor(threads, thread_name_prefix="hash") as pool:
             hashes = list(pool.map(sha256_of, files))
     except OSError:
-        return None  # decoding says which, and why
+        return None  # decoding reports the file and the reason
     reduced = [index for index, pixels in enumerate(least) if pixels]
     contract = preprocess.model_dump()
     return {"kind": "pixels", "files": hashes, "preprocess": contract, "pillow": PIL.__version__, "reduced": reduced}
@@ -182,7 +182,7 @@ def decode_files(paths: Sequence[Path], preprocess: Preprocess, threads: int = 1
 
 @contextmanager
 def _room(cache: ArrayCache, key: dict[str, Any] | None, count: int, preprocess: Preprocess) -> Iterator[Draft]:
-    """Room for the pixels of so many images."""
+    """An array for the pixels of ``count`` images."""
     shape = (count, preprocess.size, preprocess.size, 3)
     with ExitStack() as stack:
         try:
@@ -218,7 +218,7 @@ def _decode(
             if done % RELEASE_EVERY == 0:
                 release(pixels)
     finally:
-        pool.shutdown(cancel_futures=True)  # on Ctrl-C, what has not begun is dropped
+        pool.shutdown(cancel_futures=True)  # on Ctrl-C, drop the files that were not started
     release(pixels)
     return hashes, reasons
 
@@ -238,7 +238,7 @@ def _decode_one(path: Path, contract: dict[str, Any], out: Pixels, least: int, b
 
 
 def _compact(pixels: Pixels, kept: list[int]) -> Pixels:
-    """The kept rows moved to the front, without a second array."""
+    """Move the good rows to the front, without a second array."""
     for new, old in enumerate(kept):
         if new != old:
             pixels[new] = pixels[old]

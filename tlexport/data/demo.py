@@ -1,4 +1,4 @@
-"""The demo's data: 1,797 handwritten digits that scikit-learn carries, as a folder of class folders."""
+"""The data of the demo: the 1,797 handwritten digits of scikit-learn, as a folder of class folders."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ DIGIT_IMAGES = 1797
 
 
 def digits_folder(into: Path) -> Path:
-    """Write the digits as 8 x 8 grey PNG files ``into/<digit>/<number>.png``, or reuse them when they are there.
+    """Write the digits as 8 x 8 grey PNG files ``into/<digit>/<number>.png``, or reuse existing ones.
 
     Source: ``sklearn.datasets.load_digits`` (the test part of the UCI set "Optical Recognition of Handwritten Digits"); its
     grey values 0..16 become ``round(value * 255 / 16)``, ink white on black as there.
 
     Args:
-        into: the folder; made complete under another name, then renamed.
+        into: the folder; written under another name, then renamed.
 
     Returns:
         ``into``.
@@ -39,7 +39,7 @@ def digits_folder(into: Path) -> Path:
             path = folder / str(label) / f"{number:04}.png"
             path.parent.mkdir(exist_ok=True)
             Image.fromarray(image).save(path)
-        # written last: its presence means that the folder is complete
+        # written last, so the folder is complete if it exists
         (folder / DEMO_MARKER).write_text(
             json.dumps({"source": "sklearn.datasets.load_digits", "images": len(pixels)}) + "\n", encoding="utf-8"
         )

@@ -1,4 +1,4 @@
-"""What the folders of DATA mean: classes, or the parts of a split with classes inside. Names alone decide; no file is read."""
+"""Decides from names only whether the folders of DATA are classes or the parts of a split. Reads no file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SHAPES = (
 _AS_TABLE = "list the images in a .csv table with path,label[,split]"
 _AS_PARTS = f"for a split, name the folders train, val and test (known: {KNOWN}) and put a folder for each class into each"
 
-_CLASS_WORDS = frozenset(("train", "valid"))  # names of parts that are words for things as well: a vehicle, the opposite of invalid
+_CLASS_WORDS = frozenset(("train", "valid"))  # names of parts that may also be classes: a vehicle, the opposite of invalid
 _YEAR = re.compile(r"(?:19|20)\d\d")
 
 
@@ -37,8 +37,8 @@ def find_layout(data: str, tree: Tree, to_train: bool) -> Layout:
     """Decide which folders are classes.
 
     Args:
-        data: how to call DATA in messages.
-        tree: the images below it.
+        data: the name of DATA in messages.
+        tree: the images in it.
         to_train: whether a part to train on is needed.
 
     Raises:
@@ -76,7 +76,7 @@ def _unwrapped(tree: Tree, part: str = "") -> Tree:
     """The folder that holds the parts or classes: ``DATA/images`` of ``DATA/images/train/cat/1.jpg``.
 
     Args:
-        tree: where to begin.
+        tree: the folder to start from.
         part: the name of the part that ``tree`` is, or empty: within a part, ``train/train/cat`` is ``train/cat``.
     """
     while len(tree.held) == 1 and not tree.loose:
@@ -93,7 +93,7 @@ def _unwrapped(tree: Tree, part: str = "") -> Tree:
 
 
 def _parts(where: str, tree: Tree, to_train: bool) -> dict[str, Part]:
-    """The part of each folder; empty where the folders are classes."""
+    """The part of each folder; empty if the folders are classes."""
     known = parts_of(tree.held)
     odd = [name for name in tree.held if name not in known and resembles_part(name)]
     others = [name for name in tree.held if name not in known and name not in odd]
@@ -117,7 +117,7 @@ def _parts(where: str, tree: Tree, to_train: bool) -> dict[str, Part]:
 
 
 def _are_classes(tree: Tree, parts: list[str], others: list[str]) -> bool:
-    """Whether a folder that is called like a part is a class, as ``train`` beside ``bus`` and ``car`` is."""
+    """Whether a folder with the name of a part is a class, such as ``train`` beside ``bus`` and ``car``."""
     flat = [name for name in others if not tree.held[name].nested]
     is_word = len(parts) == 1 and parts[0].casefold() in _CLASS_WORDS and not tree.held[parts[0]].nested
     return is_word and 2 * len(flat) >= len(others) and not all(is_filler(name) for name in others)
@@ -166,7 +166,7 @@ def _check_classes(where: str, tree: Tree) -> None:
 
 
 def _shared(held: Mapping[str, Tree]) -> list[str]:
-    """Names of folders within most of the folders, as class folders in parts of a split have them. Years are no such names."""
+    """Folder names that occur in most of the folders, as class names in the parts of a split do. Years do not count."""
     inner = {
         name: {normal(below).casefold() for below in _unwrapped(folder, part=name).held if not _YEAR.fullmatch(below)}
         for name, folder in held.items()

@@ -1,4 +1,4 @@
-"""Names of the parts of a split (train, val, test) as people write them, in any case: ``Training``, ``seg_test``, ``Testdaten``."""
+"""Recognizes the parts of a split (train, val, test) in folder names: ``Training``, ``seg_test``, ``Testdaten``."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ KNOWN = (
     "train, training, val, valid, validation, dev, eval, test, testing; also as train_set, test-images, seg_train and the like, in any case"
 )
 
-# words that say nothing about which part or class it is
+# words without information on part or class
 _CONTENTS = [
     "datasets",
     "dataset",
@@ -58,8 +58,8 @@ _CONTENTS = [
     "データ",
 ]
 _FILLERS = [*_CONTENTS, "de", "d", "集", "用", "セット", "seg", "sets", "set", "cls", "part", "split"]
-_BESIDE = ["masks", "labels", "annotations"]  # what lies beside the images of other tasks
-# words of a split that name neither of the three parts
+_BESIDE = ["masks", "labels", "annotations"]  # folders beside the images in data of other tasks
+# words of a split for none of the three parts
 _OTHERS = [
     "holdout",
     "heldout",
@@ -88,19 +88,19 @@ _DOMAIN = re.compile(f"(?:{_any_of(PART_WORDS)})[ab]")  # trainA and trainB of i
 
 
 class _Name(NamedTuple):
-    parts: tuple[Part, ...]  # those that words of the name stand for
+    parts: tuple[Part, ...]  # the parts that words of the name mean
     rest: tuple[str, ...]  # other words and numbers
-    odd: bool  # made of words of a split and numbers alone
+    odd: bool  # consists only of words of a split and numbers
 
 
 def part_of(name: str) -> Part | None:
-    """The part that a name stands for: words of one part and fillers alone. None: it names no part."""
+    """The part that a name means if it consists of words of one part and fillers; otherwise None."""
     parsed = _parse(name)
     return parsed.parts[0] if len(set(parsed.parts)) == 1 and not parsed.rest else None
 
 
 def parts_of(names: Iterable[str]) -> dict[str, Part]:
-    """The names that stand for a part. ``birds_train`` and ``birds_test`` do when all names differ by such a word alone."""
+    """The names that mean a part. ``birds_train`` and ``birds_test`` do if all names differ only in such a word."""
     parsed = {name: _parse(name) for name in names}
     shared = len({item.rest for item in parsed.values()}) == 1 and len(parsed) > 1
     found = {name: item for name, item in parsed.items() if len(set(item.parts)) == 1 and (shared or not item.rest)}
@@ -110,17 +110,17 @@ def parts_of(names: Iterable[str]) -> dict[str, Part]:
 
 
 def resembles_part(name: str) -> bool:
-    """Whether a name is made of words of a split, but is none that is known: ``test1``, ``train_val``, ``seg_pred``, ``trainA``."""
+    """Whether a name has words of a split but means no known part: ``test1``, ``train_val``, ``seg_pred``, ``trainA``."""
     return part_of(name) is None and _parse(name).odd
 
 
 def is_numbered(name: str) -> bool:
-    """Whether a name is one of a series of folds or batches: ``fold1``, ``split_a``."""
+    """Whether a name belongs to a series of folds or batches: ``fold1``, ``split_a``."""
     return bool(_FOLD.fullmatch(_plain(name)))
 
 
 def is_filler(name: str) -> bool:
-    """Whether a name says nothing about what its images show: ``images``, ``data``, ``masks``."""
+    """Whether a name does not describe the content of images: ``images``, ``data``, ``masks``."""
     tokens = re.findall(r"[^\W_]+", _plain(name))
     return bool(tokens) and all(re.fullmatch(f"(?:{_any_of((*_CONTENTS, *_BESIDE))})+", token) for token in tokens)
 

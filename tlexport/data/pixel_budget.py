@@ -1,4 +1,4 @@
-"""A bound on the pixels that decoding threads hold at the same time."""
+"""Limits the pixels that decoding threads hold at the same time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 
 class PixelBudget:
-    """Threads wait here until their image fits. An image that is larger than the whole budget is decoded alone."""
+    """Threads wait until their image fits. An image larger than the whole budget is decoded alone."""
 
     def __init__(self, pixels: int) -> None:
         self.pixels = pixels
@@ -17,7 +17,7 @@ class PixelBudget:
 
     @contextmanager
     def hold(self, pixels: int) -> Iterator[None]:
-        """Hold so many pixels while the block runs."""
+        """Reserve pixels while the block runs."""
         with self._changed:
             self._changed.wait_for(lambda: self._held == 0 or self._held + pixels <= self.pixels)
             self._held += pixels

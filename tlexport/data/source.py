@@ -1,4 +1,4 @@
-"""What DATA names: class folders, parts of class folders, or a table. Lists the images; opens none of them."""
+"""Lists the images of DATA: class folders, a split of class folders, or a table. Opens no image."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from tlexport.storage.cache import cache_folder
 class Entry:
     """One image of the data."""
 
-    path: str  # relative to the listing's root, with forward slashes; absolute where a table names a file outside
+    path: str  # relative to the root of the listing, with forward slashes; absolute if a table names a file outside
     label: int  # index into classes
-    part: Part | None = None  # None: the data brings no split of its own
+    part: Part | None = None  # None: the data has no split
 
 
 @dataclass(frozen=True)
@@ -34,18 +34,18 @@ class Listing:
     root: Path  # absolute
     classes: tuple[str, ...]  # sorted as strings
     entries: tuple[Entry, ...]  # sorted by part, label, path
-    skipped: int  # files beside the images: hidden, or no images by their names
-    notes: tuple[str, ...]  # what the user should know
+    skipped: int  # other files: hidden ones, and those without the suffix of an image
+    notes: tuple[str, ...]  # for the user
     to_train: bool = True  # a class without training images is an error
 
     def file(self, entry: Entry) -> Path:
-        """Where an entry's file lies."""
+        """The path of an entry's file."""
         return self.root / entry.path
 
 
 @dataclass
 class _Found:
-    """What reading has come across so far."""
+    """The state of a listing in progress."""
 
     images: list[tuple[str, str, Part | None]]  # path, class, part
     notes: list[str]
@@ -57,7 +57,7 @@ def read_source(data: str, to_train: bool = True) -> Listing:
 
     Args:
         data: a folder, a ``.csv`` or ``.jsonl`` table, or ``demo:digits``.
-        to_train: two classes are needed, and training images of each. False, for evaluation: one class or part is enough.
+        to_train: require two classes, with training images of each. False (evaluation): one class or part is enough.
 
     Raises:
         InvalidFile: no such file, none of the known shapes, fewer than two classes, a class without training images, or a
@@ -135,7 +135,7 @@ def _listing(data: str, root: Path, found: _Found, to_train: bool) -> Listing:
 
 
 def _check_trained(data: str, root: Path, images: list[tuple[str, str, Part | None]]) -> None:
-    """Two classes at least, and training images of each."""
+    """Require at least two classes, with training images of each. Raises InvalidFile."""
     trained = sorted({name for _, name, part in images if part in (None, "train")})
     if not trained:
         raise InvalidFile(f"{data} has a split, but nothing in train", "give the images to train on the split 'train'")
@@ -152,7 +152,7 @@ def _check_trained(data: str, root: Path, images: list[tuple[str, str, Part | No
 
 
 def _check_text(path: str, name: str) -> None:
-    """Refuse names that records (UTF-8) and labels.txt (one class a line) cannot hold."""
+    """Refuse names that records (UTF-8) and labels.txt (one class per line) cannot hold."""
     try:
         path.encode()
     except UnicodeEncodeError:

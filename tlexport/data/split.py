@@ -1,4 +1,4 @@
-"""Which images train and which validate: stratified, seeded, and no image in both."""
+"""Divides the images into training and validation: stratified, seeded, no image in both parts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tlexport.errors import InvalidFile
 def split(listing: Listing, sha256: Sequence[str], val_fraction: float, seed: int) -> tuple[Dataset, tuple[str, ...]]:
     """Assign every image to a part.
 
-    Data that brings its own split keeps it; only training images that are byte for byte in validation or test as well are
+    Data with its own split keeps it, except that training images whose bytes also occur in validation or test are
     dropped. Else (and where there is no validation part) each class gives up ``round(n * val_fraction)`` of its ``n`` training
     images, at least one and not all. Byte-identical files move together, so that none is in both parts.
 
@@ -78,7 +78,7 @@ def _conflicts(listing: Listing, sha256: Sequence[str], done: str) -> list[str]:
 
 
 def _drop_leaks(listing: Listing, sha256: Sequence[str], parts: list[Part | None]) -> list[str]:
-    """Take training images that are in validation or test as well out of ``parts``."""
+    """Remove from ``parts`` the training images that are also in validation or test."""
     held_out = {digest for digest, part in zip(sha256, parts, strict=True) if part in ("val", "test")}
     leaks = [index for index, digest in enumerate(sha256) if parts[index] == "train" and digest in held_out]
     for index in leaks:
@@ -94,7 +94,7 @@ def _draw(listing: Listing, sha256: Sequence[str], parts: list[Part | None], fra
         if parts[index] == "train":
             members[digest].append(index)
     sizes: list[Counter[str]] = [Counter() for _ in listing.classes]  # per class: content -> copies
-    torn: set[str] = set()  # contents with several labels: no right answer to validate, so they stay in train
+    torn: set[str] = set()  # contents with several labels: they have no right answer to validate, so they stay in train
     for digest, indices in members.items():
         labels = {listing.entries[index].label for index in indices}
         for index in indices:
@@ -122,6 +122,6 @@ def _choose(copies: Counter[str], torn: set[str], fraction: float, seed: int) ->
         if taken + copies[digest] <= wanted:
             chosen.append(digest)
             taken += copies[digest]
-    if not chosen and len(copies) > 1 and ranked:  # every group of copies is larger than what is wanted: the smallest
+    if not chosen and len(copies) > 1 and ranked:  # every group of copies is larger than the share: use the smallest
         chosen = [min(ranked, key=lambda digest: copies[digest])]
     return chosen

@@ -1,4 +1,4 @@
-"""Tables of images: ``.csv``, ``.tsv`` or ``.jsonl`` with path, label and, if wanted, split."""
+"""Tables of images: ``.csv``, ``.tsv`` or ``.jsonl`` with path, label and an optional split."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from tlexport.errors import InvalidFile
 from tlexport.record import nearest
 
 SUFFIXES = (*CSV_SUFFIXES, *JSON_SUFFIXES)
-MOST_NAMED = 10  # how many of many are named in a message
+MOST_NAMED = 10  # items that a message names
 
-# names of columns that mean the same, the first one before all others; case, spaces, hyphens and underscores do not matter
+# synonyms of column names, the first one preferred; case, spaces, hyphens and underscores are ignored
 _MEANINGS = {
     "path": (
         *("path", "filepath", "relativepath", "relpath", "file", "files", "filename"),
@@ -35,20 +35,20 @@ _MEANINGS = {
 class Row:
     """One image of a table."""
 
-    path: str  # relative to the table's folder with forward slashes, or absolute where the file lies outside
+    path: str  # relative to the table's folder with forward slashes, or absolute if the file is outside
     label: str  # in Unicode form NFC
-    part: Part | None  # None: the split is empty, or there is no such column
+    part: Part | None  # None: the split is empty, or the table has no such column
 
 
 def few(items: Iterable[str], separator: str = ", ") -> str:
-    """The first items, and how many more there are."""
+    """The first items, and the number of the others."""
     named = list(items)
     more = [f"and {len(named) - MOST_NAMED} more"] if len(named) > MOST_NAMED else []
     return separator.join(named[:MOST_NAMED] + more)
 
 
 def read_table(table: Path) -> tuple[list[Row], list[str]]:
-    """Read a table. Files are looked for, not opened.
+    """Read a table. Checks that the files exist, but opens none.
 
     Args:
         table: absolute path of a ``.csv`` or ``.tsv`` file (the first line names the columns; separated by commas, semicolons,
@@ -95,7 +95,7 @@ def read_table(table: Path) -> tuple[list[Row], list[str]]:
 
 
 def _columns(table: Path, names: Sequence[str], lenient: bool = False) -> dict[str, str]:
-    """path, label and split -> the column that is meant."""
+    """path, label and split -> the column that holds it."""
     plain = {name: re.sub(r"[\W_]+", "", unicodedata.normalize("NFKC", name).casefold()) for name in names}
     found = {}
     for key, meanings in _MEANINGS.items():
@@ -109,7 +109,7 @@ def _columns(table: Path, names: Sequence[str], lenient: bool = False) -> dict[s
 
 
 def _find(folder: Path, text: str) -> tuple[str, bool]:
-    """The path of a row as records hold it, and whether such a file is there.
+    """The path of a row as stored in records, and whether the file exists.
 
     Backslashes may separate folders, and the file's name may be in another Unicode form than the table's.
     """
@@ -135,7 +135,7 @@ def _inside(folder: Path, full: Path) -> str:
 
 
 def _advice(table: Path, missing: list[str]) -> str:
-    """What to do about paths that lead nowhere."""
+    """A hint for paths that do not exist."""
     folder, text = table.parent, missing[0]
     if any(re.match(r"[a-z]+://", name) for name in missing):
         return "addresses are not fetched: download the images, and write the path of each"
@@ -159,7 +159,7 @@ def _text(table: Path, line: int, cells: dict[str, Any], key: str, columns: dict
         )
     value = cells[columns[key]]
     if key == "label" and isinstance(value, int) and not isinstance(value, bool):
-        return str(value)  # a number as a class name, which a .csv gives as text
+        return str(value)  # a number as a class name; a .csv file gives it as text
     if not isinstance(value, str) or not value:
         raise InvalidFile(f"{table}, line {line}: {key} is {value!r:.80}, a text was expected", f"give the line a {key}, or remove it")
     return value

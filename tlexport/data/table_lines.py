@@ -1,4 +1,4 @@
-"""The lines of a table as cells by column, whichever way it was written: encoding, delimiter, JSON."""
+"""The lines of a table as cells by column, for any encoding and delimiter, and for JSON lines."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from tlexport.storage.untrusted import parse_json, regular_file
 CSV_SUFFIXES = (".csv", ".tsv")
 JSON_SUFFIXES = (".jsonl", ".ndjson")
 DELIMITERS = (",", ";", "\t", "|")
-LONGEST_LINE = 100_000  # characters; a path has at most some thousands
+LONGEST_LINE = 100_000  # characters; a path has at most a few thousand
 _HEADER = "the first line of a .csv names its columns: path,label or path,label,split"
 
 Line = tuple[int, dict[str, Any]]  # line number and cells by column
 
 
 def read_lines(table: Path, known: Callable[[list[str]], int]) -> Iterator[Line]:
-    """Every line that holds something.
+    """Every line that is not empty.
 
     Args:
         table: a file whose name ends in one of the suffixes above; UTF-8, or UTF-16 with a byte order mark or plain ASCII at its start.
-        known: how many of these column names mean something; the delimiter that gives the most is taken.
+        known: counts the known names among columns; the delimiter with the most known names is used.
 
     Raises:
         InvalidFile: names the line, what was found and what was expected.
@@ -37,13 +37,13 @@ def read_lines(table: Path, known: Callable[[list[str]], int]) -> Iterator[Line]
 
 
 def _texts(table: Path) -> Iterator[str]:
-    """The lines as text, each with its end."""
+    """The lines as text, each with its line end."""
     number = 0
     with regular_file(table, "a table") as stream:
         encoding = _encoding(stream.read(4))
         stream.seek(0)
         try:
-            # newline: CSV keeps line ends inside quotes, and takes all three kinds of them
+            # newline="": the CSV reader accepts all three line ends and keeps them inside quotes
             text = io.TextIOWrapper(stream, encoding=encoding, newline="")
             while line := text.readline(LONGEST_LINE + 1):
                 number += 1

@@ -1,4 +1,4 @@
-"""The images below a folder as names alone, so that its layout can be decided without the file system."""
+"""The images in a folder, as names only, so that its layout can be decided without the file system."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ Names = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Tree:
-    """A folder with all images below it."""
+    """A folder with all images in it, at any depth."""
 
-    place: Names  # the names that lead to the folder from DATA; empty for DATA itself
-    images: tuple[Names, ...]  # the names that lead to each image from the folder
-    folders: tuple[Names, ...] = ()  # likewise to each folder, so that empty ones are known
+    place: Names  # the path from DATA to the folder, as names; empty for DATA itself
+    images: tuple[Names, ...]  # the path from the folder to each image
+    folders: tuple[Names, ...] = ()  # the path to each folder, empty ones included
 
     @property
     def name(self) -> str:
-        """From DATA, with forward slashes."""
+        """The path from DATA, with forward slashes."""
         return "/".join(self.place)
 
     @cached_property
@@ -33,7 +33,7 @@ class Tree:
 
     @cached_property
     def below(self) -> dict[str, Tree]:
-        """The folders directly in it, by name, sorted."""
+        """The direct sub-folders, sorted by name."""
         images: dict[str, list[Names]] = defaultdict(list)
         folders: dict[str, list[Names]] = defaultdict(list)
         for names in self.images:
@@ -46,18 +46,18 @@ class Tree:
 
     @cached_property
     def held(self) -> dict[str, Tree]:
-        """The folders directly in it that hold images."""
+        """The direct sub-folders that hold images."""
         return {name: tree for name, tree in self.below.items() if tree.images}
 
     @property
     def nested(self) -> bool:
-        """Whether most of its images lie in folders of their own, as in a part of a split."""
+        """Whether most of its images are in sub-folders, as in a part of a split."""
         return 2 * self.loose < len(self.images)
 
 
 @dataclass
 class Seen:
-    """What reading a folder came across beside the images."""
+    """Other files in a folder, and notes."""
 
     skipped: Counter[str] = field(default_factory=Counter)  # extension -> files
     notes: list[str] = field(default_factory=list)
@@ -106,8 +106,8 @@ def _walk(root: Path, folder: Path, images: list[Names], folders: list[Names], s
 
 
 def _take(path: Path, place: Names, images: list[Names], seen: Seen) -> None:
-    """Note a file as an image, or as left out."""
-    # a dangling link stays in the list, so that decoding reports it; a pipe or a socket would block
+    """Record a file as an image, or as skipped."""
+    # a dangling link stays in the list, so that decoding reports it; reading a pipe or a socket would block
     if is_image(path.name) and (path.is_file() or not path.exists()):
         images.append((*place, path.name))
     else:

@@ -1,4 +1,4 @@
-"""What the user is told about a training run: overfitting, imbalance, data far from ImageNet, data large enough for more. Pure."""
+"""Advice on a training run: overfitting, imbalance, data unlike ImageNet, data sufficient for more. Pure functions."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from tlexport.units import format_bytes
 
 IMBALANCED = 5.0  # ratio of the largest to the smallest class
 GAP = 0.10  # of training over validation accuracy, 0..1
-NEAR_CHANCE = 0.15  # of the way from chance to certainty that a head on ImageNet features should at least get
-LARGE = 50_000  # training images: with a few hundred each for a hundred classes, networks have been trained from scratch
+NEAR_CHANCE = 0.15  # share of the range from chance to 1 that a head on ImageNet features should reach
+LARGE = 50_000  # training images; enough to train from scratch with a few hundred for each of a hundred classes
 MOST_NAMED = 5  # classes that a note names
 INT8_BYTES_PER_PARAMETER = 1.0
 

@@ -1,4 +1,4 @@
-"""What the trained stages see: features of the frozen stages, computed once and kept, or computed for each batch where they must be."""
+"""The inputs of the trained stages: features of the frozen stages, computed once and kept, or computed for each batch."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
     from tlexport.train.images import LabelledImages
 
 KEPT_BYTES = 2 * 10**9  # features above this are computed again for each batch rather than kept in memory
-FEATURE_BATCH = 16  # on two cores as fast as any: the activations of more images leave the cache
+FEATURE_BATCH = 16  # as fast as any on two cores; activations of more images exceed the cache
 GPU_FEATURE_BATCH = 256
 
 
 class FeatureSource:
-    """Makes the inputs of a phase."""
+    """Computes the inputs of a phase."""
 
     def __init__(self, trunk: FrozenTrunk, cache: ArrayCache, workers: Workers, progress: Progress) -> None:
         self.trunk, self.cache, self.workers, self.progress = trunk, cache, workers, progress
 
     def inputs(self, images: LabelledImages, augment: Augment | None, recipe: Recipe, phase: Phase) -> Inputs:
-        """Kept features where there are frozen stages and they fit; with augmentation, those of several drawn views of each image.
+        """Stored features if stages are frozen and the features fit; with augmentation, of several random views of each image.
 
         View ``v`` of an image is used in every epoch whose number is ``v`` modulo the number of views: ``recipe.views``, or as
         many as the phase has epochs or memory has room for.
@@ -65,7 +65,7 @@ class FeatureSource:
         return one.element_size() * one[0].numel() * len(images.labels)
 
     def _view(self, images: LabelledImages, augment: Augment | None, recipe: Recipe, view: int) -> Tensor:
-        """Features of one view of every image, float32 (image, ...) in host memory: from the cache, else computed and cached."""
+        """Features of one view of every image, float32 (image, ...) in host memory: from the cache, or computed and cached."""
         drawn = None if augment is None else {"level": recipe.augment, "flip": recipe.flip, "seed": recipe.seed, "view": view}
         key = {
             "kind": "features",
@@ -90,7 +90,7 @@ class FeatureSource:
         seed = int.from_bytes(hashlib.sha256(f"{recipe.seed} {view} {self.workers.rank}".encode()).digest()[:4], "big")
         title = "features of the frozen stages" if augment is None else f"features of the frozen stages, view {view + 1}"
         with torch.random.fork_rng(devices=[]), self.progress.task(title, len(share)) as advance:
-            torch.manual_seed(seed)  # the policies of augmentation draw from the global generator
+            torch.manual_seed(seed)  # augmentation uses the global generator
             generator = torch.Generator().manual_seed(seed)
             rows = torch.empty((len(share), *self._one(images).shape[1:]))
             done = 0
@@ -109,7 +109,7 @@ class FeatureSource:
         return self._pinned(torch.from_numpy(images.take(indices)))
 
     def _pinned(self, tensor: Tensor) -> Tensor:
-        """In memory that a GPU can copy from while it computes."""
+        """Copy to pinned memory, from which a GPU copies during computation."""
         return tensor.pin_memory() if self.trunk.device.type == "cuda" else tensor
 
     def _compute(self, pixels: Tensor, augment: Augment | None, generator: torch.Generator) -> Tensor:

@@ -1,4 +1,4 @@
-"""What is trained when: a recipe and a list of stages become phases. Pure; nothing here knows torch."""
+"""Plans the phases of a training from a recipe and a list of stages. Pure functions without torch."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from tlexport.recipe import Recipe
 from tlexport.record import nearest
 
 GRADUAL_DECAY = 0.7  # of the rate from one phase of gradual to the next deeper one
-SHORTEST_PHASE = 2  # epochs; gradual opens fewer stages rather than train one for less
-HEAD_LR, FULL_LR = 5e-3, 1e-3  # a new classifier on a frozen trunk takes larger steps than pretrained stages bear
+SHORTEST_PHASE = 2  # epochs; gradual unfreezes fewer stages rather than train one for less
+HEAD_LR, FULL_LR = 5e-3, 1e-3  # a new classifier on a frozen trunk trains well with larger steps than pretrained stages
 
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of training with one boundary and one rate."""
+    """Epochs with one set of frozen stages and one peak rate."""
 
     name: str
-    frozen: int  # number of stages, from the stem on, that are a constant function
+    frozen: int  # number of frozen stages, counted from the stem
     epochs: int
     lr: float  # peak learning rate
-    must_gain: bool = False  # training ends after this phase if it did not improve on what was best before
+    must_gain: bool = False  # training ends after this phase if it does not improve on the earlier best
 
 
 def usual_lr(recipe: Recipe) -> float:
-    """Peak rate of a strategy's first phase where none is given."""
+    """The default peak rate of a strategy's first phase."""
     return FULL_LR if recipe.strategy == "full" else HEAD_LR
 
 
 def boundary_of(freeze: str, backbone: str, stages: Sequence[str]) -> int:
-    """Number of stages that stay frozen when ``freeze`` (a name or a number from 0) and all below it do.
+    """Number of frozen stages if ``freeze`` (a name or a number from 0) and all stages below it are frozen.
 
     Args:
         freeze: what ``--freeze`` names.

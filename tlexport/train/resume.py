@@ -1,4 +1,4 @@
-"""The state of a run under way: written beside the checkpoint-to-be, so that a killed run continues exactly."""
+"""The state of a run, saved beside its checkpoint directory, so that a killed run continues exactly."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from tlexport.storage.files import new_file, remove
 from tlexport.storage.lock import is_claimed
 from tlexport.storage.untrusted import DAMAGED, read_object, read_torch
 
-INTERVAL_S = 5.0  # between two states; what lies between is computed again, to the same bits
+INTERVAL_S = 5.0  # between two saved states; a resumed run repeats the epochs since, with the same bits
 REQUEST, STATE = "request.json", "state.pt"
 
 
 def resume_folder(out: Path) -> Path:
-    """Where the state of a run that will write ``out`` is kept: a hidden folder beside it."""
+    """The hidden folder beside ``out`` that holds the state of its run."""
     return out.with_name(f".{out.name}.resume")
 
 
@@ -38,7 +38,7 @@ def dataset_digest(dataset: Dataset) -> str:
 
 
 def read_request(out: Path) -> tuple[str, Recipe]:
-    """DATA and recipe of the run that was to write ``out``; of a checkpoint that is there, those that it was trained with.
+    """DATA and recipe of the interrupted run for ``out``, or those of an existing checkpoint.
 
     Raises:
         UsageError: there is nothing to resume.
@@ -59,7 +59,7 @@ def read_request(out: Path) -> tuple[str, Recipe]:
 
 
 def interrupted_runs(runs: Path) -> list[Path]:
-    """The runs under a folder that can be resumed, the latest last: those with a state, and checkpoints that lack their report."""
+    """The runs in a folder that can be resumed, the latest last: those with a state, and checkpoints without a report."""
     begun = {runs / file.parent.name.removeprefix(".").removesuffix(".resume"): file for file in runs.glob(f".*.resume/{REQUEST}")}
     bare = {file.parent: file for file in runs.glob(f"*/{RECORD}") if not (file.parent / REPORT).exists() and not file.parent.is_symlink()}
     found = {run: file for run, file in (bare | begun).items() if not is_claimed(run)}
@@ -71,7 +71,7 @@ def _anew(out: Path) -> str:
 
 
 class Saver:
-    """Writes states while a run goes on, and removes them when everything else is written."""
+    """Saves the state of a run, and removes it after all other files are written."""
 
     def __init__(self, out: Path, enabled: bool = True) -> None:
         self.out = out
@@ -82,16 +82,16 @@ class Saver:
 
     @property
     def resumable(self) -> bool:
-        """Whether a state is kept."""
+        """Whether a saved state exists."""
         return (self.folder / STATE).exists()
 
     @property
     def begun(self) -> bool:
-        """Whether a run was begun, with a state or without."""
+        """Whether a run was started, with or without a saved state."""
         return (self.folder / REQUEST).exists() or self.resumable
 
     def begin(self, data: str, recipe: Recipe, digest: str, threads: int) -> dict[str, Any] | None:
-        """Start a run, or find where it was.
+        """Start a run, or read its saved state.
 
         Args:
             data: DATA as the user gave it.
@@ -131,7 +131,7 @@ class Saver:
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Around whatever reads or uses the saved state: an error in there means that the file is damaged.
+        """Context for code that reads or uses the saved state: an error inside means that the file is damaged.
 
         Raises:
             InvalidFile: names the file.
@@ -143,7 +143,7 @@ class Saver:
             raise InvalidFile(f"{self.folder / STATE} is damaged, the run cannot be continued: {reason}", _anew(self.out)) from None
 
     def save(self, state: dict[str, Any], now: bool) -> None:
-        """Keep a state, beside and renamed, if the last one is old enough or ``now``. Raises StepFailed on a full disk."""
+        """Save a state (written beside, then renamed) if the last one is old enough or ``now``. Raises StepFailed on a full disk."""
         if not self.enabled or (not now and time.monotonic() - self.written < INTERVAL_S):
             return
         self.tried = True
@@ -152,21 +152,21 @@ class Saver:
         self.written = time.monotonic()
 
     def abandon(self) -> str:
-        """The run has failed. Where there was no state to keep yet, nothing is left; else what can be done, for a note."""
+        """End a failed run. Removes it if it has no saved state; otherwise returns a note on how to go on."""
         if not self.tried and not self.resumable:
             self.forget()
             return ""
         return "the state of training is kept; continue" if self.resumable else "no state of training could be written; begin again"
 
     def conclude(self, interrupted: bool) -> bool:
-        """All is written. What is kept goes, unless Ctrl-C ended training early; True: it can be resumed."""
+        """End a run whose files are written. Removes the state unless Ctrl-C ended training early. Returns whether it can be resumed."""
         if interrupted and self.begun:
             return True
         self.forget()
         return False
 
     def forget(self) -> None:
-        """Remove everything: all is written, or another run begins in its place. The request goes first, for without it it is no run."""
+        """Remove the run. The request is removed first, because a folder without it does not count as a run."""
         self.tried = False
         if self.enabled:
             remove(self.folder / REQUEST)
@@ -174,7 +174,7 @@ class Saver:
 
 
 def forget_remains(runs: Path) -> None:
-    """Remove what a run left that was killed while it forgot its state: a folder without its request."""
+    """Remove a folder without its request: its run was killed while it removed its state."""
     for folder in runs.glob(".*.resume"):
         out = runs / folder.name.removeprefix(".").removesuffix(".resume")
         if not (folder / REQUEST).exists() and not is_claimed(out):
@@ -182,7 +182,7 @@ def forget_remains(runs: Path) -> None:
 
 
 def write_tensors(value: object, path: Path) -> None:
-    """``torch.save``. Raises OSError where the file system refuses, and KeyboardInterrupt; torch reports both as a RuntimeError."""
+    """``torch.save`` that raises OSError or KeyboardInterrupt, both of which torch reports as a RuntimeError."""
     with path.open("wb") as stream:
         try:
             torch.save(value, stream)
@@ -196,7 +196,7 @@ def write_tensors(value: object, path: Path) -> None:
 
 
 def _expect_plain_zip(path: Path) -> None:
-    """As ``torch.save`` writes it: a zip of whole, uncompressed members, so that no small file becomes a large one in memory.
+    """Check for the form that ``torch.save`` writes: a zip of uncompressed members, so a small file cannot expand in memory.
 
     Raises:
         ValueError: it is not.
@@ -207,5 +207,5 @@ def _expect_plain_zip(path: Path) -> None:
         members = archive.infolist()
         if any(member.compress_type != zipfile.ZIP_STORED for member in members) or sum(m.file_size for m in members) > path.stat().st_size:
             raise ValueError("its members are not stored as torch.save stores them")
-        if broken := archive.testzip():  # torch itself does not look at the checksums
+        if broken := archive.testzip():  # torch does not check the checksums
             raise ValueError(f"the checksum of {broken} does not match")

@@ -1,4 +1,4 @@
-"""Whether a saved state can be one of this run: whatever is wrong with it is found before anything is trained on."""
+"""Checks that a saved state belongs to this run, before training continues from it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def number(value: object, name: str, low: float = -math.inf) -> float:
 
 
 def check_history(history: Sequence[Epoch], phases: Sequence[Phase], phase: object) -> None:
-    """Epochs that the phases up to ``phase`` can have given. Raises ValueError."""
+    """Check that the phases up to ``phase`` can have given these epochs. Raises ValueError."""
     names = [known.name for known in phases[: whole(phase, 0, len(phases) - 1, "phase") + 1]]
     for position, epoch in enumerate(history, 1):
         expect(whole(epoch.epoch, 1, math.inf, "epoch") == position, f"epoch {position} has the number {epoch.epoch}")
@@ -46,7 +46,7 @@ def check_history(history: Sequence[Epoch], phases: Sequence[Phase], phase: obje
 
 
 def check_tensors(found: Mapping[str, Any], own: Mapping[str, Tensor], needed: Iterable[str], what: str) -> None:
-    """Finite tensors of the names, shapes and types of ``own``; all of ``needed`` are there. Raises ValueError."""
+    """Check for finite tensors with the names, shapes and dtypes of ``own``, including all of ``needed``. Raises ValueError."""
     expect(isinstance(found, dict), f"{what} is no table of tensors")
     missing = [name for name in needed if name not in found]
     expect(not missing, f"{what} lack {', '.join(missing[:3])}")
@@ -59,7 +59,7 @@ def check_tensors(found: Mapping[str, Any], own: Mapping[str, Tensor], needed: I
 
 
 def check_phase(state: Mapping[str, Any], phase: Phase, top: nn.Module, average: nn.Module | None) -> None:
-    """The state of a phase, before it is loaded into the trained stages and their moving average. Raises ValueError."""
+    """Check the state of a phase before it is loaded into the trained stages and their moving average. Raises ValueError."""
     done = whole(state["done"], 0, phase.epochs, "epochs done")
     whole(state["waited"], 0, done, "epochs waited")
     whole(state["schedule"], 0, math.inf, "steps done")
@@ -73,7 +73,7 @@ def check_phase(state: Mapping[str, Any], phase: Phase, top: nn.Module, average:
 
 
 def check_optimizer(optimizer: torch.optim.Optimizer) -> None:
-    """The optimizer's state after it was loaded, which torch itself does not check. Raises ValueError."""
+    """Check the loaded state of the optimizer, which torch does not check. Raises ValueError."""
     for group in optimizer.param_groups:
         number(group["lr"], "the rate", 0)
         for parameter in group["params"]:
