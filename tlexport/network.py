@@ -1,4 +1,4 @@
-"""A torchvision classifier as stages from stem to head, with the image contract in front of it."""
+"""A torchvision classifier as stages from stem to head, and the image contract as its first layer."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tlexport.storage.untrusted import read_safetensors
 
 
 class Network(nn.Module):
-    """A torchvision classifier, seen as stages.
+    """A torchvision classifier as a sequence of stages.
 
     ``net`` keeps torchvision's own module and parameter names, so that its state dict is a plain torchvision one;
     ``stages`` are the same modules in the order in which they run. :meth:`forward` runs the stages.
@@ -29,7 +29,7 @@ class Network(nn.Module):
         self.backbone = backbone
         self.num_classes = num_classes
         self.net = net
-        # not registered: the modules already belong to net, and their names in the state dict are to stay torchvision's
+        # not registered: the modules belong to net, and the state dict keeps torchvision's names
         object.__setattr__(self, "stages", family_of(backbone).stages(net))
 
     stages: dict[str, nn.Module]
@@ -42,14 +42,14 @@ class Network(nn.Module):
 
     def load(self, state: Mapping[str, Tensor], strict: bool = True) -> None:
         """Load a torchvision state dict, complete unless ``strict`` is False; values are converted to the parameters' types."""
-        versioned = self.net.state_dict()  # it carries the version that MNASNet asks for, which tensors alone do not
+        versioned = self.net.state_dict()  # it contains the version that MNASNet requires, which tensors lack
         versioned.clear()
         versioned.update(state)
         self.net.load_state_dict(versioned, strict=strict)
 
 
 class Contract(nn.Module):
-    """What the exported graph does before the network: raw pixels in, normalised planes out.
+    """The first layer of every exported graph: raw pixels in, normalised planes out.
 
     Cast first, then transpose, then scale: the uint8 input feeds nothing but a Cast (TensorRT's rule), and with
     ``contiguous`` the exporter does not mistake the layout for strides.
@@ -70,7 +70,7 @@ class Contract(nn.Module):
 
 
 class PlaneMean(nn.Module):
-    """What global average pooling computes, to the last bit, in one operator whichever way the planes lie in memory.
+    """Global average pooling, bit-identical, as one operator for every memory layout.
 
     Of planes that were permuted, torch's own pooling also copies the strides, which the exporter writes out as a
     ``Gather`` over computed indices.
@@ -95,7 +95,7 @@ class Classifier(nn.Module):
 
 
 def build(backbone: str, num_classes: int) -> Network:
-    """A randomly initialised network (torch's global generator) for so many classes."""
+    """A randomly initialised network (torch's global generator)."""
     family = family_of(backbone)
     net = models.get_model(backbone, weights=None, **traits_of(backbone).builder)
     family.replace_classifier(net, num_classes)
@@ -112,7 +112,9 @@ def load_network(path: Path, checkpoint: Checkpoint) -> Network:
     if backbone not in backbone_names():
         raise InvalidFile(f"{path / RECORD}: there is no backbone {backbone!r:.80}", "list them with: tlx backbones")
     state = read_safetensors(path / WEIGHTS, AGAIN)
-    if not any(tensor.dim() and len(tensor) == classes for tensor in state.values()):  # before a network is built for any number of them
+    if not any(
+        tensor.dim() and len(tensor) == classes for tensor in state.values()
+    ):  # checked before a network with that many classes is built
         raise InvalidFile(f"{path / WEIGHTS} holds no classifier for the {classes} classes of {path / RECORD}", AGAIN)
     network = build(backbone, classes)
     _expect_fitting(state, network.net.state_dict(), path / WEIGHTS, backbone)
@@ -141,7 +143,7 @@ def _expect_fitting(state: Mapping[str, Tensor], own: Mapping[str, Tensor], file
 
 @contextmanager
 def cpu_threads(count: int | None) -> Iterator[None]:
-    """Limit torch's CPU threads for a while; None leaves them as they are."""
+    """Limit torch's CPU threads inside the block; None: no limit."""
     before = torch.get_num_threads()
     if count is not None:
         torch.set_num_threads(count)

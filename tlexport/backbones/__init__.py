@@ -1,1 +1,1 @@
-"""One file a family of backbones; see docs/plugins.md."""
+"""Backbones, one file for each family; see docs/plugins.md."""

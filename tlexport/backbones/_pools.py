@@ -1,4 +1,4 @@
-"""What families share whose layers stand in one row."""
+"""Stages of families whose layers form one sequence."""
 
 from __future__ import annotations
 

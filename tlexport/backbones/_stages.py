@@ -1,4 +1,4 @@
-"""Names of stages, which are alike in most families."""
+"""Names of stages, which most families share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""GoogLeNet (Szegedy et al. 2014), without its auxiliary classifiers, which serve training from scratch alone."""
+"""GoogLeNet (Szegedy et al. 2014), without its auxiliary classifiers, which only serve training from scratch."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 VARIANTS = {"googlenet": numbered(4)}
 TRAITS = Traits(
-    builder={"aux_logits": False, "init_weights": False},  # before BatchNorm, torch's own start is as good, and faster
+    builder={"aux_logits": False, "init_weights": False},  # with BatchNorm, torch's own initialisation is as good, and faster
     left_out=("aux1.", "aux2."),
-    normalisation=((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),  # torchvision's transform_input comes to this
+    normalisation=((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),  # equivalent to torchvision's transform_input
 )
 
 

@@ -1,4 +1,4 @@
-"""Inception v3 (Szegedy et al. 2015), without its auxiliary classifier, which serves training from scratch alone."""
+"""Inception v3 (Szegedy et al. 2015), without its auxiliary classifier, which only serves training from scratch."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 VARIANTS = {"inception_v3": numbered(4)}
 TRAITS = Traits(
-    builder={"aux_logits": False, "init_weights": False},  # before BatchNorm, torch's own start is as good, and faster
+    builder={"aux_logits": False, "init_weights": False},  # with BatchNorm, torch's own initialisation is as good, and faster
     left_out=("AuxLogits.",),
-    normalisation=((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),  # torchvision's transform_input comes to this
-    smallest=75,  # min_size of torchvision's weights; below, the poolings leave nothing
+    normalisation=((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),  # equivalent to torchvision's transform_input
+    smallest=75,  # min_size of torchvision's weights; with smaller images a pooling has no output
 )
 
 

@@ -1,4 +1,4 @@
-"""Several processes: what ``torchrun`` starts is recognised by its environment; without it everything here is a no-op.
+"""Training in several processes, started by ``torchrun`` and recognised by its environment. In one process, all of this does nothing.
 
 The processes see the same images in the same order. Each takes its share of every batch (gradients are averaged by
 DistributedDataParallel) and of every feature extraction; all decide alike, and the first one writes.
@@ -22,11 +22,11 @@ from tlexport.errors import StepFailed, Unsupported, UsageError
 
 @dataclass(frozen=True)
 class Workers:
-    """This process among all."""
+    """The rank of this process."""
 
     rank: int = 0
     count: int = 1
-    local_rank: int = 0  # among those of this machine: which GPU is its own
+    local_rank: int = 0  # rank on this machine, which selects the GPU
 
     @property
     def first(self) -> bool:
@@ -34,7 +34,7 @@ class Workers:
         return self.rank == 0
 
     def device(self, name: str) -> torch.device:
-        """The device of a name: of ``cuda:0``, where there are several processes, each one's own GPU.
+        """The device of a name. With several processes, ``cuda`` means the GPU of each process.
 
         Raises:
             Unsupported: a GPU that is not here.
@@ -51,7 +51,7 @@ class Workers:
         return indices[self.rank :: self.count]
 
     def gather(self, rows: Tensor, total: int) -> Tensor:
-        """Put together what each process computed of its :meth:`share` of ``range(total)``: (share, ...) -> (total, ...)."""
+        """Gather the results of each process for its :meth:`share` of ``range(total)``: (share, ...) -> (total, ...)."""
         if self.count == 1:
             return rows
         longest = -(-total // self.count)
@@ -62,7 +62,7 @@ class Workers:
         return torch.stack(parts, dim=1).flatten(0, 1)[:total]
 
     def wrap(self, module: nn.Module, device: torch.device) -> nn.Module:
-        """The module with averaged gradients; itself where there is one process."""
+        """The module with averaged gradients; unchanged in one process."""
         if self.count == 1:
             return module
         return DistributedDataParallel(module, device_ids=[device.index] if device.type == "cuda" else None)
@@ -76,19 +76,19 @@ class Workers:
         return [float(value) for value in tensor]
 
     def wait(self) -> None:
-        """Until all processes are here."""
+        """Wait for all processes."""
         if self.count > 1:
             dist.barrier()
 
 
 def place_among_workers() -> Workers:
-    """This process among those that ``torchrun`` started; without it the only one.
+    """This process among those that ``torchrun`` started, or the only one.
 
     Raises:
         UsageError: a variable that torchrun sets is missing or no number, or the numbers do not fit one another.
     """
     hint = "start with torchrun, which sets it, or take it out of the environment: env -u RANK -u WORLD_SIZE -u LOCAL_RANK tlx ..."
-    if not os.environ.get("RANK") or not os.environ.get("WORLD_SIZE"):  # other launchers set one of them for their own ends
+    if not os.environ.get("RANK") or not os.environ.get("WORLD_SIZE"):  # other launchers may set one of the two
         return Workers()
     found = {}
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
@@ -109,7 +109,7 @@ def place_among_workers() -> Workers:
 
 @contextmanager
 def workers() -> Iterator[Workers]:
-    """Join the processes that ``torchrun`` started (gloo: every tensor that is exchanged as a whole lies in host memory)."""
+    """Join the processes that ``torchrun`` started (gloo, because all exchanged tensors are in host memory)."""
     place = place_among_workers()
     if place.count == 1:
         yield place

@@ -1,4 +1,4 @@
-"""Computing as an INT8 graph will, with gradients: what quantization-aware training adds to training (Jacob et al. 2018, arXiv:1712.05877).
+"""Simulates an INT8 graph with gradients, for quantization-aware training (Jacob et al. 2018, arXiv:1712.05877).
 
 The float weights stay the only weights. They are trained on the grid that the quantizers of INT8 lay over them afterwards, whichever kind
 of graph is made of them, and all else that starts from float weights still does: FP16, mixed precision, the choice of ranges. torchao's way
@@ -19,8 +19,8 @@ from torch.overrides import TorchFunctionMode
 
 Activations = Literal["uint8", "int8"]  # as of ports.QuantizeRequest
 
-LEVELS = {"uint8": (0, 255), "int8": (-127, 127)}  # ONNX Runtime's of symmetric int8 leave -128 out
-AVERAGED = 0.05  # weight of a new batch in the moving average of ranges: a short training has tens of batches, not thousands
+LEVELS = {"uint8": (0, 255), "int8": (-127, 127)}  # ONNX Runtime's symmetric int8 excludes -128
+AVERAGED = 0.05  # weight of a new batch in the moving average of ranges; high, because a short training has only tens of batches
 
 WEIGHTED_FUNCTIONS: tuple[Callable[..., Any], ...] = (F.conv2d, F.linear)
 # what reads activations that no convolution has taken in: gates and swishes, squeeze and excitation, residual sums
@@ -52,19 +52,19 @@ class FakeQuantization(TorchFunctionMode):
     Args:
         activations: type of the quantized ones. With ``uint8`` the first convolution takes the pixels as they are, and its weights have
             the normalisation in them when they are rounded (quantizers/_pixels.py).
-        std: what the images were divided by, for each channel.
+        std: standard deviation of the normalisation, per channel.
     """
 
     def __init__(self, activations: Activations, std: Sequence[float] = (1.0, 1.0, 1.0)) -> None:
         super().__init__()
-        self.quantizing = False  # until then ranges alone are followed
+        self.quantizing = False  # False: only record ranges
         self._symmetric, self._levels = activations == "int8", LEVELS[activations]
-        self._ranges: list[Tensor] = []  # of each activation: least and largest value, float32 (2,)
+        self._ranges: list[Tensor] = []  # smallest and largest value of each activation, float32 (2,)
         self._std = torch.tensor(std).reshape(1, -1, 1, 1)
         self._place, self._first = 0, True
 
     def __call__(self, network: nn.Module, images: Tensor) -> Tensor:
-        """What the network computes of a batch, (batch, 3, height, width) -> (batch, class)."""
+        """The output of the network, (batch, 3, height, width) -> (batch, class)."""
         self._place, self._first = 0, True
         with self:
             logits: Tensor = network(images)

@@ -21,7 +21,7 @@ def frozen_state(network: Network, count: int) -> dict[str, Tensor]:
 
 
 def frozen_record(network: Network, count: int) -> Frozen:
-    """What a checkpoint tells of a run that never trains the lowest ``count`` stages."""
+    """The record in a checkpoint of a run that does not train the lowest ``count`` stages."""
     inside = frozen_state(network, count)
     sizes = {name: p.numel() for name, p in network.net.named_parameters()}
     return Frozen(

@@ -1,4 +1,4 @@
-"""What the trained stages are fed: loaded ahead where that helps, then seen."""
+"""Inputs of the trained stages, loaded ahead on a GPU."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LOADED_AHEAD = 3  # batches in pinned memory
 
 @dataclass(frozen=True)
 class Inputs:
-    """What the trained stages see of one part of the data, in two steps.
+    """The inputs of the trained stages for one part of the data, in two steps.
 
     ``load`` maps image indices int64 (batch,) and the epoch to what is kept of them in host memory: features, or pixels where there
     are none. It draws nothing at random, so it may run ahead. ``see`` maps that and a generator to float32 (batch, ...) on
@@ -36,7 +36,7 @@ class Inputs:
         return self.see(self.load(indices, epoch), generator)
 
     def loaded(self, parts: Iterable[Tensor], epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Each batch of indices with what :attr:`load` gives; on a GPU the next ones are loaded while it computes."""
+        """Each batch of indices with the result of :attr:`load`; on a GPU the next batches load during computation."""
         if self.device.type == "cpu":
             yield from ((indices, self.load(indices, epoch)) for indices in parts)
             return

@@ -1,4 +1,4 @@
-"""What one training step is made of: batches, optimizer, learning rate, and validation."""
+"""The parts of a training step: batches, optimizer, learning rate, and validation."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ EVALUATION_BATCH = 64
 
 @dataclass(frozen=True)
 class Epoch:
-    """One line of history.jsonl. Accuracies 0..1; the rate is the one of the first step."""
+    """One line of history.jsonl. Accuracies 0..1; the rate is that of the first step."""
 
     phase: str
     epoch: int  # counted over all phases, from 1
@@ -39,13 +39,13 @@ class Epoch:
         return (self.val_top1, -self.val_loss)
 
     def describe(self) -> str:
-        """What a user follows training by, in one line."""
+        """One line of progress for the user."""
         train = f"loss {self.train_loss:.3f}, top-1 {100 * self.train_top1:.1f} %"
         return f"{self.phase}: {train}; val loss {self.val_loss:.3f}, top-1 {100 * self.val_top1:.1f} %; {self.seconds:.1f} s"
 
 
 def quicken_batch_norm(module: nn.Module) -> None:
-    """Let running statistics follow within tens of steps.
+    """Make running statistics converge within tens of steps.
 
     torchvision's MobileNetV3, EfficientNet and MNASNet carry momenta down to 0.0003, made for hundreds of thousands of steps;
     in a run of a few hundred the statistics would still be the initial ones, and validation at chance. 0.1 is torch's default.
@@ -62,7 +62,7 @@ def compiled(module: nn.Module) -> nn.Module:
 
 @contextmanager
 def falling_back_to_eager(compiling: bool) -> Iterator[None]:
-    """Run a compiled module uncompiled where the machine cannot compile it. Restores torch's global switch afterwards."""
+    """Run a compiled module uncompiled if the machine cannot compile it. Restores torch's global switch afterwards."""
     if not compiling:
         yield
         return
@@ -74,7 +74,7 @@ def falling_back_to_eager(compiling: bool) -> Iterator[None]:
 
 @contextmanager
 def training(module: nn.Module) -> Iterator[None]:
-    """Training mode for a while, evaluation mode afterwards."""
+    """Training mode inside the block, evaluation mode afterwards."""
     module.train()
     try:
         yield
@@ -115,7 +115,7 @@ def rate(step: int, steps: int, recipe: Recipe) -> float:
 
 
 def batches(order: Tensor, size: int) -> list[Tensor]:
-    """An order of images, int64 (image,), cut into batches. A lone last image joins the batch before it: BatchNorm needs two."""
+    """An order of images, int64 (image,), cut into batches. A single last image joins the previous batch, because BatchNorm needs two."""
     parts = list(order.split(size))
     if len(parts) > 1 and len(parts[-1]) == 1:
         parts[-2:] = [torch.cat(parts[-2:])]

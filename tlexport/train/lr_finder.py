@@ -12,7 +12,7 @@ from torch import Tensor, nn
 LOWEST, HIGHEST = 1e-6, 1.0
 RANGE_TEST_STEPS = 60
 SMOOTHING = 0.9  # of the running mean of the loss
-DIVERGED = 3.0  # times the lowest loss so far: the test stops
+DIVERGED = 3.0  # the test stops at this multiple of the lowest loss
 
 
 def find_lr(
@@ -21,8 +21,8 @@ def find_lr(
     """Raise the rate from 1e-6 to 1 over 60 steps on a copy of the trained stages, and take the one where the loss falls fastest.
 
     Args:
-        top: the trained stages; left as they are.
-        make_optimizer: (module, rate) -> optimizer, as training itself makes it.
+        top: the trained stages; not changed.
+        make_optimizer: (module, rate) -> optimizer, as in training.
         loss_of: (module, step) -> the training loss of one batch.
 
     Returns:
@@ -53,7 +53,7 @@ def find_lr(
 
 
 def steepest(rates: list[float], losses: list[float]) -> float:
-    """Two thirds of the rate at which the loss falls fastest per step; 1e-3 where it never falls."""
+    """Two thirds of the rate at which the loss falls fastest per step; 1e-3 if it never falls."""
     slopes = [(after - before, rate) for before, after, rate in zip(losses, losses[1:], rates[1:], strict=False)]
     fall, rate = min(slopes, default=(0.0, 0.0))
     return float(f"{2 / 3 * rate:.2g}") if fall < 0 else 1e-3

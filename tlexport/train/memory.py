@@ -1,4 +1,4 @@
-"""Memory of a process that does nothing but train."""
+"""Memory settings of a process that only trains."""
 
 from __future__ import annotations
 

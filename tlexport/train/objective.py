@@ -1,4 +1,4 @@
-"""What training minimises: cross-entropy with smoothing and class weights, and, with a teacher, distillation."""
+"""The loss: cross-entropy with label smoothing and class weights, plus distillation with a teacher."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 TEMPERATURE = 2.0  # Hinton et al. 2015 found 2.5 to 4 for small students; 2 keeps the ranking of a confident teacher
-TEACHER_SHARE = 0.7  # of the loss, where there is a teacher
+TEACHER_SHARE = 0.7  # of the loss, with a teacher
 
 
 @dataclass(frozen=True)
@@ -48,5 +48,5 @@ def class_weights(labels: Tensor, num_classes: int) -> Tensor:
 
 
 def balanced_indices(labels: Tensor, num_classes: int, generator: torch.Generator) -> Tensor:
-    """As many draws with replacement as there are images, every class equally often: int64 (image,)."""
+    """Draw as many images as there are, with replacement and every class equally often: int64 (image,)."""
     return torch.multinomial(class_weights(labels, num_classes)[labels], len(labels), replacement=True, generator=generator)

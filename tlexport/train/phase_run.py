@@ -1,4 +1,4 @@
-"""One phase of training under way: its epochs, early stopping, and the state that a resumed run continues from."""
+"""One running phase of training: its epochs, early stopping, and the state for ``--resume``."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ from tlexport.train.objective import Objective, balanced_indices
 from tlexport.train.phases import Phase
 from tlexport.train.saved_state import check_optimizer, check_phase
 
-COMPILING_PAYS_FROM = 300.0  # seconds of training to come; compiling takes about one minute and saves tens of percent
+COMPILING_PAYS_FROM = 300.0  # remaining seconds of training; compiling takes about one minute and saves tens of percent
 
 
 def _averaging(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
-    """Exponential moving average whose decay grows with the steps, so that a short run is not an average of its start."""
+    """Exponential moving average whose decay grows with the steps, so that the start does not dominate in a short run."""
 
     def average(kept: Tensor, new: Tensor, count: Tensor | int) -> Tensor:
         now = min(decay, (1 + int(count)) / (10 + int(count)))
@@ -46,7 +46,7 @@ def _averaging(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]
 
 
 class PhaseRun:
-    """One phase under way: the trained stages with optimizer, schedule, moving average and early stopping.
+    """A running phase: the trained stages with optimizer, schedule, moving average and early stopping.
 
     Every epoch starts by seeding torch from the recipe's seed and the epoch's number, so that an epoch depends on nothing
     but this object's :meth:`state` and its number: a run resumed from a saved state computes the same bits.
@@ -68,7 +68,7 @@ class PhaseRun:
         self.on_gpu = train.device.type == "cuda"
 
     def state(self) -> dict[str, Any]:
-        """Everything that the next epoch depends on, as tensors and plain data."""
+        """All inputs of the next epoch, as tensors and plain data."""
         return {
             "top": self.top.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -80,7 +80,7 @@ class PhaseRun:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Continue from a :meth:`state`. Raises ValueError, and what torch raises, when it is not one of this phase."""
+        """Continue from a :meth:`state`. Raises ValueError, or an error of torch, if it belongs to another phase."""
         check_phase(state, self.phase, self.top, self.average)
         self.top.load_state_dict(state["top"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -125,7 +125,7 @@ class PhaseRun:
             self._compile_if_it_pays(seconds)
 
     def _compile_if_it_pays(self, seconds: float) -> None:
-        """After the first epoch that this process ran: compile where the epochs to come are long enough to earn it back."""
+        """After the first epoch of this process: compile if the remaining epochs are long enough to save more time than it costs."""
         left = seconds * (self.phase.epochs - self.done)
         if self.wrapped is self.top and self.on_gpu and left > COMPILING_PAYS_FROM:
             self.wrapped = compiled(self.top)
@@ -190,7 +190,7 @@ class PhaseRun:
             inputs, mix = mix_batch(inputs, generator)
             targets = mix.blend(targets)
             teacher = None if teacher is None else mix.blend(teacher)
-        # bfloat16 needs no loss scaling; on CPUs without its matrix units it is slower, so only where it pays for certain
+        # bfloat16 needs no loss scaling, but is slower on CPUs without its matrix units: only on a GPU
         with torch.autocast("cuda", torch.bfloat16) if self.on_gpu else nullcontext():
             logits = top(inputs)
         logits = logits.float()

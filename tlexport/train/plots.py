@@ -1,4 +1,4 @@
-"""The pictures that training leaves: curves and confusion matrix, as PNG."""
+"""The pictures of a checkpoint: curves and confusion matrix, as PNG."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from matplotlib.figure import Figure
 
 from tlexport.train.loop import Epoch
 
-CELLS = 500  # of a confusion matrix in one direction; a picture has about two pixels for each
+CELLS = 500  # most cells of a confusion matrix in one direction; a cell has about two pixels
 
 
 def plot_curves(history: Sequence[Epoch], path: Path) -> None:
-    """Loss and accuracy of training and validation by epoch; a thin line where a new phase begins."""
+    """Loss and accuracy of training and validation by epoch; a thin line at each new phase."""
     figure = Figure(figsize=(9, 3.6), layout="constrained")  # without pyplot: no global state, no display
     loss, accuracy = figure.subplots(1, 2)
     epochs = [epoch.epoch for epoch in history]
@@ -35,7 +35,7 @@ def plot_curves(history: Sequence[Epoch], path: Path) -> None:
 
 
 def plot_confusion(confusion: npt.NDArray[np.int64], classes: Sequence[str], path: Path) -> None:
-    """Counts of (true class, predicted class); coloured by the share of the true class. Names up to 40 classes.
+    """Counts of (true class, predicted class); coloured by the share of the true class. Class names up to 40 classes.
 
     Of more than ``CELLS`` classes, neighbours share a cell: the memory of the picture does not grow with the classes.
     """
@@ -61,6 +61,6 @@ def plot_confusion(confusion: npt.NDArray[np.int64], classes: Sequence[str], pat
                 color = "white" if share[row, column] > 0.5 else "black"
                 axes.text(column, row, str(count), ha="center", va="center", fontsize=7, color=color)
     with warnings.catch_warnings():
-        # classes may be named in a script that matplotlib's own font lacks; the picture then shows boxes
+        # matplotlib's font may lack the script of a class name; the picture then shows boxes
         warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
         figure.savefig(path, dpi=110, format="png")

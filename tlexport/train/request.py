@@ -1,4 +1,4 @@
-"""Which recipes cannot be carried out, whatever the images: checked before torch is imported, which takes seconds."""
+"""Checks of a recipe that need no images, made before torch is imported, which takes seconds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ WEIGHTS_WORDS = ("imagenet", "embedded", "none")  # other weights are files
 
 
 def embedded_backbones() -> tuple[str, ...]:
-    """Backbones whose trunk is shipped inside the package."""
+    """Backbones with weights inside the package."""
     return tuple(sorted(path.stem for path in EMBEDDED.glob("*.safetensors")))
 
 
@@ -44,7 +44,7 @@ def expect_image_size(recipe: Recipe) -> None:
 
 
 def expect_feasible(recipe: Recipe) -> None:
-    """Refuse a recipe with an unknown name in it, or that contradicts itself.
+    """Refuse a recipe with an unknown name or a contradiction.
 
     Raises:
         UsageError: unknown backbone or stage, no embedded weights, too small an image, or options that exclude each other.

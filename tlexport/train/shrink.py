@@ -21,8 +21,8 @@ from torchvision.models.shufflenetv2 import InvertedResidual, ShuffleNetV2
 from tlexport.errors import OverBudget, UsageError
 from tlexport.network import Network
 
-MULTIPLE = 8  # channels: what most of these architectures count in; INT8 kernels take 8 or 16 at once
-LEAST_CHANNELS = 0.25  # of a layer's: one that is all but closed is hard to train back
+MULTIPLE = 8  # channels; most of these architectures use multiples of 8, and INT8 kernels process 8 or 16 at once
+LEAST_CHANNELS = 0.25  # share of a layer; accuracy is hard to recover with fewer
 LEAST_HIDDEN = 128  # channels of a hidden layer in the classifier: with 64, MobileNetV3 loses more than channels elsewhere would cost
 HIDDEN_STEP = 16  # channels
 
@@ -33,12 +33,12 @@ def parameters(network: Network) -> int:
 
 
 def to_fit(network: Network, image_size: int, most: int, *, multiple: int = MULTIPLE) -> Network:
-    """A copy with at most so many parameters, in evaluation mode: the classifier's hidden layer shrinks first, then all layers.
+    """A copy with at most ``most`` parameters, in evaluation mode: the classifier's hidden layer shrinks first, then all layers.
 
     Args:
-        network: on the CPU; it is left as it is.
+        network: on the CPU; not changed.
         image_size: pixels a side.
-        most: parameters that are allowed.
+        most: largest number of parameters.
         multiple: see :func:`prune`.
 
     Raises:
@@ -78,7 +78,7 @@ def slim_head(network: Network, width: int) -> Network:
 
 
 def prune(network: Network, image_size: int, most: int, *, multiple: int = MULTIPLE) -> Network:
-    """A copy with at most so many parameters, in evaluation mode and unfrozen: the least important channels of all layers go.
+    """A copy with at most ``most`` parameters, in evaluation mode and unfrozen, without the least important channels of all layers.
 
     Importance of a channel: the squares of all weights that go with it, group by group, as in DepGraph; made comparable across
     groups by what would be left of the group's sum (LAMP: Lee et al. 2021, "Layer-Adaptive Sparsity for the Magnitude-based
@@ -86,15 +86,15 @@ def prune(network: Network, image_size: int, most: int, *, multiple: int = MULTI
     that ShuffleNet shuffles.
 
     Args:
-        network: on the CPU; it is left as it is.
+        network: on the CPU; not changed.
         image_size: pixels a side.
-        most: parameters that are allowed.
+        most: largest number of parameters.
         multiple: each layer that loses channels keeps a multiple of this; at least one, and at least a quarter of its own.
 
     Raises:
         OverBudget: not even the least that is left of each layer fits.
     """
-    smaller = copy.deepcopy(network).requires_grad_(True).eval()  # channels are followed along gradients, also of frozen layers
+    smaller = copy.deepcopy(network).requires_grad_(True).eval()  # channels are traced along gradients, also in frozen layers
     with torch.enable_grad():
         lots = [lot for group in _groups(smaller.net, image_size) for lot in group.lots(multiple)]
     lots.sort(key=lambda lot: lot.importance)
@@ -106,7 +106,7 @@ def prune(network: Network, image_size: int, most: int, *, multiple: int = MULTI
                 "allow a larger size, or choose a smaller backbone (tlx backbones lists them)",
             )
         going: dict[int, list[_Lot]] = {}
-        saved = 0.0  # at most: each lot counted as if it went alone, so that a round does not take too many
+        saved = 0.0  # upper bound: counts each lot as if removed alone, so that a round does not remove too many
         while lots and parameters(smaller) - saved > most:
             lot = lots.pop()
             saved += lot.saves
@@ -118,13 +118,13 @@ def prune(network: Network, image_size: int, most: int, *, multiple: int = MULTI
 
 @dataclass
 class _Group:
-    """Channels that go from several layers at once: the one that makes them, and all that scale, add or read them."""
+    """Channels that are removed from several layers together: the layer that makes them, and all that scale, add or read them."""
 
     graph: torch_pruning.DependencyGraph
     layer: nn.Module  # which makes the channels
     importance: Tensor  # float32 (channel,)
     saves: float  # parameters that go with one channel
-    left: list[int]  # channels that are still there
+    left: list[int]  # remaining channels
 
     def lots(self, multiple: int) -> Iterator[_Lot]:
         """All channels but the least number that stays, the least important first; after each lot a multiple is left."""
@@ -138,7 +138,7 @@ class _Group:
             start, stop = stop, stop + multiple
 
     def remove(self, channels: list[int]) -> None:
-        """Take channels out of every layer concerned."""
+        """Remove channels from every layer of the group."""
         cut = self.graph.get_pruner_of_module(self.layer).prune_out_channels
         places = [self.left.index(channel) for channel in channels]
         self.graph.get_pruning_group(self.layer, cut, places).prune(record_history=False)
@@ -147,7 +147,7 @@ class _Group:
 
 @dataclass(frozen=True)
 class _Lot:
-    """Channels of a group that go at once."""
+    """Channels of a group that are removed together."""
 
     group: _Group
     channels: list[int]
@@ -156,7 +156,7 @@ class _Lot:
 
 
 def _groups(net: nn.Module, image_size: int) -> Iterator[_Group]:
-    """Every group of channels that may lose some."""
+    """Every group whose channels may be removed."""
     importance = torch_pruning.importance.GroupMagnitudeImportance(p=2, normalizer="lamp")
     for part, example in _traceable(net, image_size):
         graph = torch_pruning.DependencyGraph().build_dependency(part, example, verbose=False)

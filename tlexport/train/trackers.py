@@ -1,4 +1,4 @@
-"""Experiment tracking through what people already use. Nothing of our own beyond history.jsonl."""
+"""Experiment tracking with TensorBoard, MLflow or Weights & Biases, beside history.jsonl."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PACKAGES = {"tensorboard": "tensorboard", "mlflow": "mlflow", "wandb": "wandb"}
 
 
 def choose_tracker(asked: Tracker) -> Tracker:
-    """``auto`` is TensorBoard where it is installed, else none.
+    """``auto`` means TensorBoard if it is installed, otherwise none.
 
     Raises:
         MissingDependency: the tracker that was asked for is not installed.
@@ -41,7 +41,7 @@ def tracking(tracker: Tracker, out: Path, recipe: Recipe) -> Iterator[Callable[[
     """
     figures = ("train_loss", "train_top1", "val_loss", "val_top1", "lr", "images_per_s")
     with ExitStack() as stack:
-        stack.enter_context(redirect_stdout(sys.stderr))  # MLflow prints a run's address at its end: standard output is the command's own
+        stack.enter_context(redirect_stdout(sys.stderr))  # MLflow prints the address of a run, but standard output is for results
         try:
             log = _open(tracker, out, recipe, stack)
         except _errors(tracker) as error:
@@ -55,7 +55,7 @@ def tracking(tracker: Tracker, out: Path, recipe: Recipe) -> Iterator[Callable[[
 
 
 def _errors(tracker: Tracker) -> tuple[type[Exception], ...]:
-    """What a tracker raises when it cannot be reached, or write."""
+    """The errors of a tracker that cannot be reached or cannot write."""
     if tracker == "mlflow":
         from mlflow.exceptions import MlflowException
 
@@ -68,7 +68,7 @@ def _errors(tracker: Tracker) -> tuple[type[Exception], ...]:
 
 
 def _open(tracker: Tracker, out: Path, recipe: Recipe, stack: ExitStack) -> Callable[[dict[str, float], int], object]:
-    """What takes the figures of an epoch; closed with the stack."""
+    """A function that logs the figures of an epoch; closed with the stack."""
     asked = recipe.model_dump(exclude_none=True)
     if tracker == "tensorboard":
         from torch.utils.tensorboard import SummaryWriter

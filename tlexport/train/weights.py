@@ -1,4 +1,4 @@
-"""Where the weights of a backbone come from, and the preprocessing that belongs to them."""
+"""The initial weights of a backbone, and their preprocessing."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tlexport.train.request import embedded_file, expect_image_size, expect_weig
 
 
 def preprocess_for(recipe: Recipe) -> Preprocess:
-    """The image contract for a recipe: that of the weights, or of torchvision's for the backbone when they bring none.
+    """The image contract for a recipe: that of the weights, or otherwise of torchvision's weights for the backbone.
 
     Another ``image_size`` keeps the ratio between resize and crop.
 
@@ -47,7 +47,7 @@ def preprocess_for(recipe: Recipe) -> Preprocess:
 
 
 def initial_network(recipe: Recipe, num_classes: int) -> Network:
-    """The network that training starts from; what the weights do not hold is random, from torch's global generator.
+    """The initial network. Parameters that the weights lack are random, from torch's global generator.
 
     Raises:
         UsageError: unknown backbone, or no embedded weights for it.
@@ -72,10 +72,10 @@ def _imagenet(backbone: str) -> dict[str, Tensor]:
     weights = models.get_model_weights(backbone).DEFAULT
     file = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
     try:
-        # torchvision checks a file when it fetches it, and not again when it finds it; its name ends in its hash's first digits
+        # torchvision checks the hash of a file only when it downloads it; the file name ends in the first digits of the hash
         if file.is_file() and not sha256_of(file).startswith(file.stem.rpartition("-")[2]):
             raise InvalidFile(f"{file} is damaged: its hash is not the one in its name", "remove it; it is fetched again")
-        with contextlib.redirect_stdout(sys.stderr):  # where torch says what it fetches; stdout is for results
+        with contextlib.redirect_stdout(sys.stderr):  # torch prints the download there; stdout is for results
             return dict(weights.get_state_dict(progress=True, check_hash=True, weights_only=True))
     except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
         raise MissingDependency(
@@ -94,7 +94,7 @@ def _imagenet(backbone: str) -> dict[str, Tensor]:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """A state dict from a .safetensors file or a .pth/.pt one, without running anything that the file holds.
+    """A state dict from a .safetensors file or a .pth/.pt one, without executing anything in the file.
 
     Raises:
         InvalidFile: missing, damaged, of another kind, or a pickle that would run code.
@@ -113,7 +113,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def _load(network: Network, state: dict[str, Tensor], source: str) -> None:
-    """Load what fits; only the classifier may differ (another number of classes) or be absent."""
+    """Load the weights. Only the classifier may differ (another number of classes) or be absent."""
     own = network.net.state_dict()
     trunk = frozen_state(network, len(network.stages) - 1)
     left_out = traits_of(network.backbone).left_out

@@ -24,7 +24,7 @@ from tlexport.train.saved_state import check_history, expect
 
 
 def check_place(path: Path) -> None:
-    """Refuse to replace anything but a checkpoint: not a bundle, nor the demo's images that may be about to be trained on.
+    """Refuse to replace anything but a checkpoint, such as a bundle or the images of the demo.
 
     Raises:
         UsageError: ``path`` exists and is neither empty nor a checkpoint.
@@ -43,16 +43,16 @@ def write_checkpoint(
     confusion: npt.NDArray[np.int64],
     report: Callable[[Checkpoint], str] | None = None,
 ) -> Checkpoint:
-    """Write everything beside ``path``, then rename: a checkpoint is there with its report, or not at all.
+    """Write everything beside ``path``, then rename, so that a checkpoint is complete or absent.
 
     Args:
-        path: the directory to be; an earlier checkpoint there is replaced, anything else refused.
+        path: the directory to write; an earlier checkpoint is replaced, anything else refused.
         network: its state dict becomes the weights.
-        record: complete but for the hash of the weights.
+        record: complete except for the hash of the weights.
         dataset: the split that was used.
         history: every epoch.
         confusion: int64 (true class, predicted class) on the validation part.
-        report: makes the page about a record; None: no page.
+        report: returns the HTML page for a record; None: no page.
 
     Returns:
         The record as written.
@@ -62,7 +62,7 @@ def write_checkpoint(
         StepFailed: the file system refused.
     """
     check_place(path)
-    with new_directory(path.resolve()) as folder:  # where a link leads, so that the link stays
+    with new_directory(path.resolve()) as folder:  # the target of a link, so that the link stays
         weights = folder / WEIGHTS
         # through bytes, so that a full disk is an OSError as for every other file, and the mode is the user's own default
         weights.write_bytes(save({name: tensor.detach().cpu().contiguous() for name, tensor in network.net.state_dict().items()}))
