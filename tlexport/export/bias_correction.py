@@ -1,15 +1,15 @@
-"""Bias correction: what quantization adds to a layer's outputs on average is taken off its bias.
+"""Bias correction: subtracts the mean shift that quantization adds to a layer's outputs from its bias.
 
 Section 4.2 of Nagel et al. 2019, "Data-Free Quantization Through Weight Equalization and Bias Correction" (arXiv:1906.04721), in the
 empirical form of its appendix D: E[float output] - E[quantized output] for each channel, on calibration images.
 
-A layer's shift contains what the layers before it leave, so the paper corrects one layer after the other. Measured all at once, the
-shifts would be corrected again and again on the way down. Here both graphs run as one, in which each quantized layer's mean is set to
-the float one's before the next layer reads it: every shift is found with the earlier ones already taken off, in a single pass, and with
-all that the quantizer did, be it to weights, to activations (what clipping takes off one end), or to what lies between two layers.
+The shift of a layer includes the shifts of earlier layers, so the paper corrects one layer after the other; correcting all measured shifts
+at once would count them several times. Here both graphs run as one: the mean of each quantized layer is set to that of the float layer
+before the next layer reads it. So a single pass measures every shift with the earlier ones removed, and includes every effect of the
+quantizer on weights, activations (such as clipping) and the ops between two layers.
 
 Measured on a MobileNetV2 trained on the demo digits, weights in 31 steps: divergence 0.19 without, 0.07 with correction; 0.13 with each
-layer's own error alone, taken from float inputs; 2.1 with all shifts measured at once.
+layer's own error only, measured on float inputs; 2.1 with all shifts measured at once.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ from tlexport.errors import UsageError
 from tlexport.onnx_model.graph import constants, copy_of, without_unused
 from tlexport.ports import Pixels
 
-CORRECTED = {"Conv": [0, 2, 3], "Gemm": [0]}  # the weighted operators that have a bias, and the axes besides the channels'
-CORRECTION_IMAGES = 64  # means settle with fewer images than the ends of ranges do: a convolution's are over all places too
-MAX_PIXELS_PER_RUN = 16 * 224**2  # pixels in one run: the more, the steadier its means; the activations of all of them are in memory
-PREFIX = "quantized/"  # of the quantized graph's names where both graphs are one
-AXES_ARE_AN_INPUT = 18  # of ReduceMean from this opset on; an attribute before
+CORRECTED = {"Conv": [0, 2, 3], "Gemm": [0]}  # weighted operators with a bias, and their axes other than channels
+CORRECTION_IMAGES = 64  # means converge with fewer images than ranges, because a convolution's are also taken over all positions
+MAX_PIXELS_PER_RUN = 16 * 224**2  # pixels in one run; more give steadier means, but all their activations are in memory
+PREFIX = "quantized/"  # of names from the quantized graph in the joint graph
+AXES_ARE_AN_INPUT = 18  # ReduceMean takes its axes as an input from this opset on, as an attribute before
 
 Shift = npt.NDArray[np.float64]
 
 
 def bias_corrected(model: onnx.ModelProto, quantized: onnx.ModelProto, pixels: Pixels) -> onnx.ModelProto:
-    """The float graph with biases that make up for the mean shift of each layer's outputs in the quantized one.
+    """The float graph with biases that compensate the mean shift of each layer's outputs in the quantized graph.
 
-    Every convolution and ``Gemm`` whose bias is a constant or absent is corrected, also one that the quantizer left in float: what it
-    reads was quantized. The result is for the same quantizer, with the same ranges and the same nodes in float. In FP32 it is off by as
-    much as the quantized graph was: what is compared with a reference is never it.
+    Every convolution and ``Gemm`` whose bias is a constant or absent is corrected, including those that the quantizer left in
+    float, because their inputs were quantized. The result is valid for the same quantizer, ranges and float nodes. The corrected graph is
+    an intermediate: in FP32 it is off by the shift of the quantized graph, so it is never compared with a reference.
 
     Args:
-        model: FP32; left as it is.
-        quantized: what a quantizer made of it, where weighted nodes have kept their names; left as it is.
+        model: FP32; not changed.
+        quantized: the same graph after a quantizer that keeps the names of weighted nodes; not changed.
         pixels: calibration images, uint8 (image, height, width, channel), in an order in which classes alternate; the first
             :data:`IMAGES` are looked at.
 
@@ -64,7 +64,7 @@ def bias_corrected(model: onnx.ModelProto, quantized: onnx.ModelProto, pixels: P
         if node.name not in shifts:
             continue
         bias = node.input[2] if len(node.input) > 2 else ""
-        beta = next((attribute.f for attribute in node.attribute if attribute.name == "beta"), 1.0)  # what a Gemm multiplies its bias by
+        beta = next((attribute.f for attribute in node.attribute if attribute.name == "beta"), 1.0)  # a Gemm multiplies its bias by this
         before = numpy_helper.to_array(tensors[bias]) if bias else 0.0
         values = (before + shifts[node.name] / beta).astype(np.float32)
         if bias and reads[bias] == 1:
@@ -76,10 +76,11 @@ def bias_corrected(model: onnx.ModelProto, quantized: onnx.ModelProto, pixels: P
 
 
 def _shifts(model: onnx.ModelProto, quantized: onnx.ModelProto, pixels: Pixels) -> dict[str, Shift]:
-    """Mean of float minus quantized output, all shifts before it taken off: (channel,) by the node's name."""
+    """Mean of float minus quantized output, without earlier shifts: (channel,) by node name."""
     options = ort.SessionOptions()
     options.log_severity_level = 4
-    options.add_session_config_entry("session.disable_quant_qdq", "1")  # as written: there is nothing between in what kernels fuse
+    # compute Q/DQ pairs as written: fused kernels have no intermediate tensors
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
     both, names = _both(model, quantized)
     session = ort.InferenceSession(both.SerializeToString(), options, providers=["CPUExecutionProvider"])
     image = session.get_inputs()[0]
@@ -94,13 +95,13 @@ def _shifts(model: onnx.ModelProto, quantized: onnx.ModelProto, pixels: Pixels) 
 
 
 def _channels(graph: onnx.GraphProto) -> dict[str, int]:
-    """Of every activation with an axis for them."""
+    """The number of channels of every activation with a channel axis."""
     shapes = {value.name: value.type.tensor_type.shape.dim for value in (*graph.value_info, *graph.output)}
     return {name: shape[1].dim_value for name, shape in shapes.items() if len(shape) > 1}
 
 
 def _both(model: onnx.ModelProto, quantized: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
-    """Both graphs in one, the quantized one corrected as it goes, whose outputs are the shifts of the nodes with these names."""
+    """Both graphs in one, with the quantized one corrected on the way. Its outputs are the shifts of the named nodes."""
     inside = onnx.compose.add_prefix(onnx.shape_inference.infer_shapes(quantized), PREFIX, rename_inputs=False)
     types = {value.name: value.type.tensor_type.elem_type for value in (*inside.graph.value_info, *inside.graph.output)}
     widths, before = _channels(inside.graph), _channels(onnx.shape_inference.infer_shapes(model).graph)
@@ -113,9 +114,9 @@ def _both(model: onnx.ModelProto, quantized: onnx.ModelProto) -> tuple[onnx.Mode
         if twin is not None and twin.op_type in CORRECTED and all(name in known for name in twin.input[2:] if name):
             axes = numpy_helper.from_array(np.array(CORRECTED[twin.op_type]), f"{node.output[0]}/axes")
             wanted, more = twin.output[0], widths[node.output[0]] - before[twin.output[0]]
-            if more:  # channels that the quantizer added, of zeros; the float layer is given them too
+            if more:  # the quantizer added channels of zeros; add them to the float layer too
                 rank = 1 + len(CORRECTED[twin.op_type])
-                pads = [0] * (rank + 1) + [more] + [0] * (rank - 2)  # before each axis, then behind each
+                pads = [0] * (rank + 1) + [more] + [0] * (rank - 2)  # before each axis, then after each
                 tensors.append(numpy_helper.from_array(np.array(pads), f"{wanted}/pads"))
                 nodes.append(helper.make_node("Pad", [wanted, f"{wanted}/pads"], [f"{wanted}/wider"]))
                 wanted = f"{wanted}/wider"
@@ -128,7 +129,7 @@ def _both(model: onnx.ModelProto, quantized: onnx.ModelProto) -> tuple[onnx.Mode
 
 
 def _correction(node: onnx.NodeProto, wanted: str, dtype: int, axes: TensorProto, opset: int) -> list[onnx.NodeProto]:
-    """What sets a node's means to those of a float tensor; the node's readers get the result under the name that they know."""
+    """Nodes that set a node's means to those of a float tensor. The result keeps the name of the node's output."""
     result = node.output[0]
     node.output[0] = f"{result}/off_centre"
     by: dict[str, Any] = {} if opset >= AXES_ARE_AN_INPUT else {"axes": numpy_helper.to_array(axes).tolist()}

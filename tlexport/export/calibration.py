@@ -1,4 +1,4 @@
-"""Which images calibrate: a class-balanced, seeded sample of the training part. Never validation, never random data."""
+"""Selects calibration images: a class-balanced, seeded sample of the training part. Never validation images or random data."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from tlexport.artifact import Calibration, Tried
 from tlexport.dataset import Dataset, Sample
 from tlexport.errors import UsageError
 
-CALIBRATION_IMAGES = 200  # ranges of small classifiers settle between 100 and 300 (NNCF's default is 300)
-SELECTION_IMAGES = 200  # images that set no ranges, by which the method of calibration is chosen
-MAX_TRAINING_IMAGES = 2000  # images of each epoch of a training that follows, which is to be short
-MIN_CALIBRATION_IMAGES = 100  # below this the user is told
+CALIBRATION_IMAGES = 200  # ranges of small classifiers converge between 100 and 300 (NNCF's default is 300)
+SELECTION_IMAGES = 200  # other images, on which the calibration method is chosen
+MAX_TRAINING_IMAGES = 2000  # images per epoch of a training for INT8, to keep it short
+MIN_CALIBRATION_IMAGES = 100  # fewer give a note to the user
 
 
 def calibration_sample(dataset: Dataset, count: int, seed: int) -> tuple[Sample, ...]:
-    """Up to ``count`` training images, at least as many as classes, the same number of each class as far as there are so many.
+    """Up to ``count`` training images, at least one for each class, balanced over the classes as far as possible.
 
     Raises:
         UsageError: fewer training images than classes.
@@ -43,7 +43,7 @@ def calibration_sample(dataset: Dataset, count: int, seed: int) -> tuple[Sample,
 
 
 def calibration_parts(dataset: Dataset, seed: int) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
-    """Images that set the ranges, and others by which a method is chosen; where there are few, all of them set ranges.
+    """Images for the ranges, and others for choosing the method; if there are few, all are for the ranges.
 
     Raises:
         UsageError: fewer training images than classes.
@@ -56,6 +56,6 @@ def calibration_parts(dataset: Dataset, seed: int) -> tuple[tuple[Sample, ...], 
 
 
 def calibration_record(samples: Sequence[Sample], method: str, tried: tuple[Tried, ...] = ()) -> Calibration:
-    """The record of a calibration: how, how many, and a hash over the images' hashes."""
+    """The record of a calibration: method, number of images, and a hash over their hashes."""
     digest = hashlib.sha256("\n".join(sorted(sample.sha256 for sample in samples)).encode()).hexdigest()
     return Calibration(method=method, tried=tried, images=len(samples), sha256=digest)

@@ -55,11 +55,11 @@ def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
 
 
 def check_fp32_agreement(reference: Probabilities, outputs: Probabilities) -> None:
-    """The FP32 graph computes what the checkpoint computes, on every image.
+    """Check that the FP32 graph agrees with the checkpoint on every image.
 
     Args:
         reference: of the checkpoint in torch, float32 (image, class).
-        outputs: of the graph, likewise.
+        outputs: of the graph, float32 (image, class).
 
     Raises:
         VerificationFailed: with the number of images that disagree and the worst difference.

@@ -1,4 +1,4 @@
-"""A model file without what nothing that runs it needs: a tenth of a small INT8 model is names."""
+"""Compacts a model file: removes what no runtime needs. Names take a tenth of a small INT8 model."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ DIGITS = string.digits + string.ascii_letters
 
 
 def compact(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same graph, to the last bit of what it computes; inputs, outputs and nodes keep their names, and the given one is left as it is.
+    """The same graph with bit-identical results. Inputs, outputs and nodes keep their names; the given graph is not changed.
 
-    Constants that are equal become one (a zero point is mostly 0, and each bias has one for every channel), tensors get short names, and
+    Equal constants are merged (most zero points are 0, and each bias has one per channel), tensors get short names, and
     shapes are left out, which every runtime infers.
     """
     result = copy_of(model)
@@ -34,7 +34,7 @@ def compact(model: onnx.ModelProto) -> onnx.ModelProto:
         renamed.setdefault(tensor.name, same[content])
         tensor.name = renamed[tensor.name]
     for node in graph.node:
-        node.input[:] = [renamed.get(name, name) for name in node.input]  # an input that is left out has no name
+        node.input[:] = [renamed.get(name, name) for name in node.input]  # an omitted input has an empty name
         for name in node.output:
             if name and name not in renamed:
                 renamed[name] = next(names)
@@ -46,7 +46,7 @@ def compact(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _short_names() -> Iterator[str]:
-    """a, b, ..., aa, ab, ...: never a digit first."""
+    """a, b, ..., aa, ab, ...; never a digit first."""
     for length in itertools.count(1):
         for letters in itertools.product(DIGITS, repeat=length):
             if not letters[0].isdigit():

@@ -31,14 +31,15 @@ def write_cpp(folder: Path, manifest: Manifest, golden: Golden) -> None:
 def literal(text: str) -> str:
     """A C++ string literal of any text, as UTF-8.
 
-    All that is not plain ASCII is written as three octal digits: unlike ``\\x``, they end by themselves, and ``?`` begins no trigraph.
+    Characters other than plain ASCII are written as three octal digits, whose length is fixed, unlike that of ``\\x``. ``?`` is escaped
+    because it could begin a trigraph.
     """
     plain = {byte: chr(byte) for byte in range(0x20, 0x7F) if chr(byte) not in '"\\?'}
     return '"' + "".join(plain.get(byte, f"\\{byte:03o}") for byte in text.encode("utf-8")) + '"'
 
 
 def model_header(manifest: Manifest, golden: Golden) -> str:
-    """The text of ``tlx_model.hpp``. Names stand in literals alone, never in comments, so that none can become code."""
+    """The text of ``tlx_model.hpp``. Names occur in literals only, never in comments, so none can become code."""
     contract, tensors = manifest.preprocess, manifest.models[0].artifact
     return f"""\
 // Generated from manifest.json of this bundle.
@@ -96,7 +97,7 @@ def _file(manifest: Manifest, model: Model) -> str:
     """An initializer of ``File``."""
     artifact = model.artifact
     for_tensorrt = manifest.profile.runtime == "tensorrt" and artifact.precision == "int8"
-    weight_only = any(rung.kept and rung.rung == "weights alone" for rung in artifact.ladder)  # else dequantized at every run
+    weight_only = any(rung.kept and rung.rung == "weights alone" for rung in artifact.ladder)  # otherwise dequantized in every run
     engine = f"{artifact.sha256[:32]}/{PurePosixPath(model.file).with_suffix('.engine')}"  # as device/runtimes/engine_cache.py has it
     names = [artifact.precision, model.file, engine, model.golden_outputs]
     flags = [artifact.inputs[0].dtype == "float32", for_tensorrt or weight_only, model.chosen]

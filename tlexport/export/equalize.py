@@ -1,4 +1,4 @@
-"""Cross-layer equalization: what layers make too large for the others of its channels is scaled down there and up where it is read.
+"""Cross-layer equalization: rescales channels between consecutive layers so that their weight ranges match.
 
 Section 4.1 of Nagel et al. 2019, "Data-Free Quantization Through Weight Equalization and Bias Correction" (arXiv:1906.04721).
 """
@@ -18,36 +18,35 @@ from tlexport.onnx_model.graph import ChannelGroups, Channels, constants, copy_o
 Float64Array = npt.NDArray[np.float64]
 
 SCALED = ("Conv", "Gemm")
-# f(s x) = s f(x) for every s > 0 of a channel; a clip at 6, a hard swish or a sigmoid is none, so that a chain ends there
+# f(s x) = s f(x) for every s > 0 of a channel; a clip at 6, a hard swish and a sigmoid are not, so a chain ends there
 HOMOGENEOUS = ("Relu", "LeakyRelu", "MaxPool", "AveragePool", "GlobalAveragePool", "Flatten")
-DEAD = 1e-4  # part of the largest channel's size; what is smaller is left as it is: an unused channel is not to be blown up
-ROUNDS = 50  # a chain settles in about as many as it has layers
-ODD = 4.0  # times the median or a part of it; INT8 loses two bits on such a channel
+DEAD = 1e-4  # share of the largest channel; smaller channels are unused and are not scaled up
+ROUNDS = 50  # a chain converges in about as many rounds as it has layers
+ODD = 4.0  # factor above or below the median; INT8 loses two bits on such a channel
 SETTLED = 0.01  # largest change of a scale in the last round, natural logarithm
 
 
 def equalized(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same function, in which layers that share channels share out what each channel multiplies by.
+    """The same function, with the scale of each channel balanced between the layers that share it.
 
     For a channel between two layers, with r1 the largest absolute weight that makes it and r2 the largest that reads it, the first
-    layer's weights and bias are divided by s = sqrt(r1 / r2) and the second's are multiplied by it: both then have sqrt(r1 r2). That is
-    repeated until nothing changes. Other than in the paper, which absorbs high biases later on, a bias counts in r1 in proportion to
-    the layer's others: a channel that is all bias and hardly weights would become the largest of all.
+    layer's weights and bias are divided by s = sqrt(r1 / r2) and the second's are multiplied by it, so both ranges become sqrt(r1 r2). This
+    is repeated until nothing changes. Unlike the paper, which absorbs high biases later, r1 includes the bias in proportion to the layer's
+    other biases; otherwise a channel with a large bias and small weights would become the largest of all.
 
-    And other than there, a channel may be made by several layers, whose outputs are added, and read by several, as in residual
-    networks: all are scaled alike, and r1 and r2 are the largest of all. There only those are scaled whose s is :data:`ODD`: of networks
-    that were just trained the others' made INT8 diverge from FP32 by a quarter more (MobileNetV2, EfficientNet-B0).
+    Also unlike the paper, several layers may make a channel (their outputs are added) and several may read it, as in residual networks: all
+    are scaled alike, and r1 and r2 are the largest values. Only channels whose s exceeds :data:`ODD` are scaled there: in freshly trained
+    networks, scaling the others made INT8 diverge from FP32 by a quarter more (MobileNetV2, EfficientNet-B0).
 
-    With one scale for each output channel of the weights, the first layers' do not gain, but the activation between does, which has a
-    single scale for all channels, and so do the second layers', which have one for all channels that they read. Scales by the
-    activations' ranges on images instead (s = r**a / r2**(1 - a), as in SmoothQuant, arXiv:2211.10438) did no better on trained networks
-    nor on deliberately unbalanced ones, and need images.
+    Weights have one scale per output channel, so the first layers do not benefit. The activation between them does, with its single scale
+    for all channels, and so do the second layers, with one scale for all input channels. Scales from the ranges of activations on images
+    (s = r**a / r2**(1 - a), as in SmoothQuant, arXiv:2211.10438) did no better on trained or unbalanced networks, and need images.
 
-    Convolutions of any grouping and ``Gemm`` are equalized where all that is between them is in :data:`HOMOGENEOUS` or a sum, and where
-    no other node reads their weights. All else stays as it is.
+    Convolutions of any grouping and ``Gemm`` are equalized if only ops of :data:`HOMOGENEOUS` and sums are between them and no other node
+    reads their weights. Everything else stays unchanged.
 
     Args:
-        model: FP32, BatchNorm folded; left as it is.
+        model: FP32, BatchNorm folded; not changed.
     """
     model = copy_of(model)
     tensors = constants(model.graph)
@@ -64,7 +63,7 @@ def equalized(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _streams(graph: onnx.GraphProto) -> Iterator[Channels]:
-    """Activations that layers of the same number of channels alone give and take, and in proportion."""
+    """Activations whose producers and readers all have the same channels and are homogeneous."""
     known, readers = constants(graph), readers_of(graph)
     found = ChannelGroups(graph)
     for node in graph.node:
@@ -85,13 +84,13 @@ def _streams(graph: onnx.GraphProto) -> Iterator[Channels]:
 
 
 def _own_weights(node: onnx.NodeProto, known: Mapping[str, onnx.TensorProto], readers: Mapping[str, list[onnx.NodeProto]]) -> bool:
-    """Whether a node's weights can be scaled by the channels that they make and read."""
+    """Whether a node's weights can be scaled per output and input channel."""
     own = all(name in known and len(readers[name]) == 1 for name in node.input[1:] if name)
     return own and not _option(node, "transA", 0) and _bias_is_of_channels(node, known)
 
 
 class _Border:
-    """What makes the channels of a stream, and what reads them: views of the layers' weights and biases, scaled in place."""
+    """Producers and readers of shared channels: views of the layers' weights and biases, scaled in place."""
 
     def __init__(self, stream: Channels, values: dict[str, Float64Array]) -> None:
         self.made = [_rows(node, values[node.input[1]]) for node in stream.makers]
@@ -99,17 +98,18 @@ class _Border:
         self.biases = [values[node.input[2]].reshape(-1) for node in stream.makers if len(node.input) > 2 and node.input[2]]
         largest = max((np.abs(bias).max() for bias in self.biases), default=0.0)
         self.shared = len(stream.makers) + len(stream.readers) > 2
-        self.counts = max(np.abs(rows).max() for rows in self.made) / max(largest, np.finfo(np.float32).tiny)  # a bias, beside weights
+        # weight of a bias relative to weights
+        self.counts = max(np.abs(rows).max() for rows in self.made) / max(largest, np.finfo(np.float32).tiny)
 
     def equalize(self) -> float:
-        """Bring what makes a channel and what reads it to the same size; the largest change, as a logarithm."""
+        """Balance each channel between producers and readers. Returns the largest change, as a logarithm."""
         sizes = [np.abs(rows).max(axis=1) for rows in self.made] + [np.abs(bias) * self.counts for bias in self.biases]
         made = np.maximum.reduce(sizes)
         read = np.maximum.reduce([np.abs(columns).max(axis=(1, 3)).reshape(-1) for columns in self.read])
         alive = (made > DEAD * made.max()) & (read > DEAD * read.max())
         scale = np.sqrt(np.divide(made, read, out=np.ones_like(made), where=alive))
         if self.shared and alive.any():
-            scale /= np.median(scale[alive])  # what all channels have in common makes none of them odd
+            scale /= np.median(scale[alive])  # a factor common to all channels does not count
             scale[~alive | (np.abs(np.log(scale)) < np.log(ODD))] = 1
         for rows in self.made:
             rows /= scale[:, None]
@@ -126,25 +126,25 @@ def _option(node: onnx.NodeProto, name: str, default: int) -> int:
 
 
 def _bias_is_of_channels(node: onnx.NodeProto, known: Mapping[str, onnx.TensorProto]) -> bool:
-    """A Gemm's may be a single number for all."""
+    """The bias of a node; that of a Gemm may be a single number for all channels."""
     return all(math.prod(known[name].dims) == _channels_made(node, known) for name in node.input[2:] if name)
 
 
 def _channels_made(node: onnx.NodeProto, known: Mapping[str, onnx.TensorProto]) -> int:
-    """How many channels a weighted node gives."""
+    """The number of output channels of a weighted node."""
     weights = known[node.input[1]].dims
     return int(weights[1] if node.op_type == "Gemm" and not _option(node, "transB", 0) else weights[0])
 
 
 def _rows(node: onnx.NodeProto, weights: Float64Array) -> Float64Array:
-    """A view of a node's weights by what they make: (output channel, weight)."""
+    """A view of a node's weights by output channel: (output channel, weight)."""
     if node.op_type == "Gemm" and not _option(node, "transB", 0):
         weights = weights.T
     return weights.reshape(len(weights), -1)
 
 
 def _columns(node: onnx.NodeProto, weights: Float64Array, channels: int) -> Float64Array:
-    """A view of a node's weights by what they read: (group, output channel of it, input channel of it, weight).
+    """A view of a node's weights by input channel: (group, output channel of it, input channel of it, weight).
 
     A ``Gemm`` that reads a flattened (channel, height, width) has height times width weights for each channel.
     """

@@ -1,4 +1,4 @@
-"""MODEL_CARD.md: what a manifest says, for people, in the sections of "Model Cards for Model Reporting" (Mitchell et al. 2019)."""
+"""MODEL_CARD.md: the content of a manifest for people, in the sections of "Model Cards for Model Reporting" (Mitchell et al. 2019)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from tlexport.bundle.manifest import MANIFEST, Manifest, Model, Terms
 from tlexport.units import format_bytes
 
-MOST_CLASSES = 50  # that are named
+MOST_CLASSES = 50  # classes that the card names
 WEIGHT_SOURCES = {
     "imagenet": "torchvision's weights from ImageNet-1k",
     "embedded": "the weights that tlexport carries",
@@ -40,9 +40,9 @@ def model_card(manifest: Manifest) -> str:
 
 
 def escaped(text: str) -> str:
-    """Text that Markdown shows as it is, inside a line or a cell of a table: no markup, no HTML, no link."""
+    """Text that Markdown shows literally, in a line or a table cell: no markup, no HTML, no link."""
     shown = re.sub(r"([\\`*_{}\[\]<>()#!|~&$@])", r"\\\1", " ".join(text.split()))
-    return re.sub(r"(?i):(?=//)|(?<=\bwww)\.", r"\\\g<0>", shown)  # what some readers take for an address
+    return re.sub(r"(?i):(?=//)|(?<=\bwww)\.", r"\\\g<0>", shown)  # some viewers turn this into a link
 
 
 def _details(m: Manifest) -> Iterator[str]:
@@ -118,7 +118,7 @@ def _latency(model: Model) -> str:
 
 
 def _budget(m: Manifest) -> Iterator[str]:
-    """What the chosen model says to the profile's limits, and how quiet the machine was."""
+    """Whether the chosen model keeps the profile's limits, and whether the measurement was noisy."""
     chosen = m.model()
     if chosen.over:
         yield f"- Over the budget of {escaped(m.target)}, which is a yardstick: {escaped('; '.join(chosen.over))}."

@@ -1,4 +1,4 @@
-"""What a bundle's models were made from, and under which terms, as far as that is known."""
+"""The training data and the licences of a bundle's models, as far as they are known."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from tlexport.recipe import Recipe
 from tlexport.storage.untrusted import read_object
 
 CODE = Terms(spdx="Apache-2.0", note="tlexport's own")
-# every backbone is built by torchvision, whose licence this is (LICENSE of pytorch/vision)
+# torchvision builds every backbone; this is its licence (LICENSE of pytorch/vision)
 NETWORK = Terms(spdx="BSD-3-Clause", note="built by torchvision")
-# the README of pytorch/vision says of its weights that terms derived from the data may apply, and that to find out is up to the user;
-# https://www.image-net.org/download.php gives the images for research and education that is not commercial
+# the README of pytorch/vision: terms derived from the training data may apply to weights, and the user must determine them;
+# https://www.image-net.org/download.php provides the images for non-commercial research and education
 IMAGENET = Terms(
     spdx=None,
     note="torchvision's, trained on ImageNet-1k. torchvision names no licence for them; ImageNet gives its images for non-commercial "
@@ -26,7 +26,7 @@ IMAGENET = Terms(
 
 
 def training_of(checkpoint: Checkpoint, dataset: Dataset) -> Training:
-    """The recipe and the images, by their hashes: nothing that tells where they lie."""
+    """The recipe and the images, by hash, without any path."""
     lines = sorted(f"{sample.sha256} {sample.part} {dataset.classes[sample.label]}\n" for sample in dataset.samples)
     return Training(
         backbone=checkpoint.recipe.backbone,
@@ -39,7 +39,7 @@ def training_of(checkpoint: Checkpoint, dataset: Dataset) -> Training:
 
 
 def licences_of(recipe: Recipe) -> Licences:
-    """Terms of the program files, of the network's code, and of the weights that training started from."""
+    """Licences of the program files, of the network's code, and of the initial weights."""
     return Licences(code=CODE, network=NETWORK, weights=_weights(recipe))
 
 

@@ -1,4 +1,4 @@
-"""Calibration: between which values each activation lies, on real images, and which part of that is kept when it is quantized.
+"""Calibration: the range of each activation on real images, and the part of the range that quantization keeps.
 
 ``minmax`` clips nothing; the others clip the rare extremes for finer steps elsewhere:
 
@@ -27,18 +27,18 @@ Method = Literal["minmax", "percentile", "mse", "entropy"]
 METHODS: tuple[Method, ...] = get_args(Method)
 Counts = npt.NDArray[np.float64]
 
-BINS = 2048  # of a histogram, from the least value to the largest
+BINS = 2048  # of a histogram, from the smallest to the largest value
 INT8_STEPS = 255  # steps of 8 bits
 CLIPPED = 1e-4  # share of the values at each end, for percentile
-CANDIDATES = 48  # places that mse and entropy try for each end: the extreme, and ever smaller parts of it
-SMALLEST = 0.1  # part that is tried last
+CANDIDATES = 48  # ends that mse and entropy try on each side: the extreme and smaller fractions of it
+SMALLEST = 0.1  # smallest fraction tried
 
 
 class Ranges:
-    """What every float activation of a graph is on some images: its extremes, and when they are asked for its histogram.
+    """Statistics of every float activation of a graph on images: extremes, and histograms on request.
 
     Args:
-        model: FP32, whose input takes the images.
+        model: FP32; its input takes the images.
         pixels: uint8 (image, height, width, channel).
 
     Raises:
@@ -59,13 +59,13 @@ class Ranges:
         self._by: dict[Method, Mapping[str, Range]] = {"minmax": self.whole}
 
     def by(self, method: Method) -> Mapping[str, Range]:
-        """The part of each activation's range that is kept; 0 is always in it."""
+        """The kept part of each activation's range, which always contains 0."""
         if method not in self._by:
             self._by[method] = {name: narrowed(counts, self.whole[name], method) for name, counts in self._counts.items()}
         return self._by[method]
 
     def _activations(self) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
-        """Every activation of one image after the other, the image itself included where it is of floats."""
+        """Every activation of each image in turn, including a float image itself."""
         image = self._session.get_inputs()[0]
         dtype = np.uint8 if image.type == "tensor(uint8)" else np.float32
         for pixels in self._pixels:
@@ -101,15 +101,15 @@ def _session(model: onnx.ModelProto, names: list[str]) -> Any:
 
 
 def _wide(ends: Range) -> Range:
-    """Ends that a histogram can have: of what is always 0, any."""
+    """Valid ends for a histogram; those of a constant 0 are arbitrary."""
     return ends if ends[0] < ends[1] else (0.0, 1.0)
 
 
 def narrowed(counts: Counts, whole: Range, method: Method) -> Range:
-    """The part of a range that is kept.
+    """The kept part of a range.
 
     Args:
-        counts: how many values lie in each of the equal parts of ``whole``: (bin,).
+        counts: number of values in each of the equal parts of ``whole``: (bin,).
         whole: least and largest value; 0 is between them.
         method: how the ends are chosen.
     """
@@ -121,14 +121,14 @@ def narrowed(counts: Counts, whole: Range, method: Method) -> Range:
         below = np.cumsum(counts) / counts.sum()
         first, last = np.searchsorted(below, CLIPPED, side="right"), np.searchsorted(below, 1 - CLIPPED)
         return min(0.0, float(edges[first])), max(0.0, float(edges[last + 1]))
-    if method == "entropy":  # 0, which an activation makes of many values, is told exactly and says nothing of the steps
+    if method == "entropy":  # skip the zero bin: ReLU inflates it, and zero is represented exactly
         counts = counts.copy()
         counts[min(len(counts) - 1, int(-low / (high - low) * len(counts)))] = 0
         if not counts.any():
             return whole
     error = _squared_error if method == "mse" else _divergence
     parts: list[float] = np.linspace(1.0, SMALLEST, CANDIDATES).tolist()
-    for _ in range(2):  # one end after the other: a lone extreme lies at one of them
+    for _ in range(2):  # one end after the other, because an outlier affects only one of them
         if whole[1] > 0:
             high = min((whole[1] * part for part in parts), key=lambda end: error(counts, whole, (low, end)))
         if whole[0] < 0:
@@ -142,16 +142,16 @@ def _centres(counts: Counts, whole: Range) -> Counts:
 
 
 def _squared_error(counts: Counts, whole: Range, ends: Range) -> float:
-    """Mean squared error of the values that a histogram holds, quantized between ``ends``: rounding within, clipping beyond."""
+    """Mean squared error of the values in a histogram, quantized between ``ends``: rounding inside, clipping outside."""
     values = _centres(counts, whole)
     step = (ends[1] - ends[0]) / INT8_STEPS
-    zero = round(-ends[0] / step)  # the level that stands for 0
+    zero = round(-ends[0] / step)  # the level of 0
     told = (np.clip(np.round(values / step) + zero, 0, INT8_STEPS) - zero) * step
     return float((counts * (values - told) ** 2).sum() / counts.sum())
 
 
 def _divergence(counts: Counts, whole: Range, ends: Range) -> float:
-    """Kullback-Leibler divergence of the values, clipped to ``ends``, from what the levels of 8 bits can tell of them."""
+    """Kullback-Leibler divergence of the values, clipped to ``ends``, from their 8-bit representation."""
     values = _centres(counts, whole)
     inside = np.flatnonzero((values >= ends[0]) & (values <= ends[1]))
     first, last = inside[0], inside[-1]
@@ -160,7 +160,7 @@ def _divergence(counts: Counts, whole: Range, ends: Range) -> float:
     filled = (clipped > 0).astype(float)
     per_level = np.bincount(level, clipped, INT8_STEPS + 1) / np.maximum(np.bincount(level, filled, INT8_STEPS + 1), 1)
     told = per_level[level] * filled
-    clipped[0] += counts[:first].sum()  # what is clipped is told as the outermost value, which the levels know nothing of
+    clipped[0] += counts[:first].sum()  # clipped values count as the outermost value, which the quantized distribution lacks
     clipped[-1] += counts[last + 1 :].sum()
     present = clipped > 0
     p, q = clipped[present] / clipped.sum(), told[present] / max(told.sum(), 1e-12)

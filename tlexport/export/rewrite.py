@@ -18,7 +18,7 @@ IR_VERSIONS = {13: 7, 14: 7, 15: 8, 16: 8, 17: 8, 18: 8, 19: 9, 20: 9, 21: 10, 2
 
 
 def clean(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Without what only debugging needs: the exporter's records hold stack traces with paths of the machine that exported."""
+    """Remove debugging records: the exporter stores stack traces with paths of this machine."""
     model = copy_of(model)
     graph = model.graph
     for holder in (model, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
@@ -30,9 +30,9 @@ def clean(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def with_kernel_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
-    """``kernel_shape`` on every convolution whose weight is a constant.
+    """Add ``kernel_shape`` to every convolution with a constant weight.
 
-    ONNX lets it be inferred from the weight, and onnxscript before 0.7.2 leaves it out (microsoft/onnxscript#2971). TensorRT's parser
+    ONNX allows inference from the weight, and onnxscript before 0.7.2 omits it (microsoft/onnxscript#2971). TensorRT's parser
     reads the kernel's size from the attribute alone where a DequantizeLinear gives the weight (onnx-tensorrt 8.5 to 10.1, convMultiInput).
     """
     model = copy_of(model)
@@ -62,7 +62,7 @@ def pool_instead_of_mean(model: onnx.ModelProto) -> onnx.ModelProto:
                 del node.input[1:], node.attribute[:]
         elif node.op_type == "Reshape" and node.input[1] in known:
             shape = numpy_helper.to_array(known[node.input[1]]).tolist()
-            features = math.prod(sizes.get(node.input[0], (0, 0))[1:])  # 0 where a length is not known
+            features = math.prod(sizes.get(node.input[0], (0, 0))[1:])  # 0: a length is unknown
             if len(shape) == 2 and shape[0] == -1 and shape[1] == features > 0:
                 node.op_type = "Flatten"
                 del node.input[1:], node.attribute[:]
@@ -71,7 +71,7 @@ def pool_instead_of_mean(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _sizes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
-    """Lengths of the axes of each tensor whose rank is known; 0 for an axis that is free."""
+    """Lengths of the axes of each tensor with known rank; 0 for a free axis."""
     graph = onnx.shape_inference.infer_shapes(model).graph
     tensors = {value.name: value.type.tensor_type for value in (*graph.input, *graph.value_info)}
     return {name: tuple(axis.dim_value for axis in tensor.shape.dim) for name, tensor in tensors.items() if tensor.HasField("shape")}
@@ -130,7 +130,7 @@ def split_layer_norm(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def spell_out_splits(model: onnx.ModelProto) -> onnx.ModelProto:
-    """``Split`` into so many equal parts (opset 18) -> into parts of these lengths, where the length of the axis is known."""
+    """``Split`` into a number of equal parts (opset 18) -> into parts of given lengths, if the length of the axis is known."""
     model = copy_of(model)
     sizes = _sizes(model)
     for node in model.graph.node:
@@ -138,7 +138,7 @@ def spell_out_splits(model: onnx.ModelProto) -> onnx.ModelProto:
         parts, shape = options.get("num_outputs"), sizes.get(node.input[0]) if node.op_type == "Split" else None
         if parts is None or not shape or not (length := shape[options.get("axis", 0)]):
             continue
-        longest = -(-length // parts)  # the standard: all alike but the last, which may be shorter
+        longest = -(-length // parts)  # the standard: equal parts, except that the last may be shorter
         lengths = [longest] * (parts - 1) + [length - longest * (parts - 1)]
         model.graph.initializer.append(numpy_helper.from_array(np.array(lengths, np.int64), f"{node.output[0]}_lengths"))
         node.input.append(f"{node.output[0]}_lengths")
@@ -147,12 +147,12 @@ def spell_out_splits(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def without_allowzero(model: onnx.ModelProto) -> onnx.ModelProto:
-    """``Reshape`` without ``allowzero`` (opset 14), which says what a 0 in the shape means, where the shape has no 0."""
+    """``Reshape`` without ``allowzero`` (opset 14, the meaning of a 0 in the shape), if the shape has no 0."""
     model = copy_of(model)
     known = constants(model.graph)
     for node in model.graph.node:
         if node.op_type == "Reshape" and node.input[1] in known and numpy_helper.to_array(known[node.input[1]]).all():
-            del node.attribute[:]  # it has no other
+            del node.attribute[:]  # the only attribute
     return model
 
 
@@ -175,7 +175,7 @@ def lower(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     model.opset_import.append(helper.make_opsetid("", opset))
     model.ir_version = IR_VERSIONS[opset]
     if opset < 18:
-        # shape records of the exporter may name types that older checkers refuse; they are recomputed below
+        # older checkers refuse some types in the exporter's shape records, which are recomputed below
         del model.graph.value_info[:]
     try:
         model = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)

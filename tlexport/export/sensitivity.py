@@ -1,4 +1,4 @@
-"""Which blocks INT8 harms, for a reader: a table and a plot in the bundle."""
+"""Shows which blocks lose accuracy in INT8: a table and a plot in the bundle."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ this block alone in INT8: Kullback-Leibler, in nats, mean over training images t
 
 
 def write_sensitivity(folder: Path, artifact: Artifact) -> None:
-    """Write both, where blocks were ranked.
+    """Write the table and the plot if blocks were ranked.
 
     Args:
-        folder: of the bundle that is being written.
+        folder: the bundle.
         artifact: of the INT8 model.
     """
     if artifact.mixed is None:
@@ -34,7 +34,7 @@ def write_sensitivity(folder: Path, artifact: Artifact) -> None:
 
 def _plot(path: Path, divergence: list[float], in_float: list[bool]) -> None:
     import matplotlib
-    from matplotlib.figure import Figure  # most exports draw nothing
+    from matplotlib.figure import Figure  # imported late: most exports draw nothing
 
     figure = Figure(figsize=(8, 3.5), layout="constrained")
     axes = figure.subplots()

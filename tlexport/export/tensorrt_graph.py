@@ -1,4 +1,4 @@
-"""A graph as the rules of TensorRT see it: types, constants, and the nodes that give and read each tensor."""
+"""A graph prepared for the rules of TensorRT: types, constants, and the producers and readers of each tensor."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Version = tuple[int, ...]
 
 
 class RuledGraph:
-    """A graph, and the TensorRT that is to read it."""
+    """A graph, and the version of TensorRT that parses it."""
 
     def __init__(self, model: onnx.ModelProto, tensorrt: Version) -> None:
         self._model, self.tensorrt = model, tensorrt
@@ -33,7 +33,7 @@ class RuledGraph:
 
     @cached_property
     def types(self) -> dict[str, int]:
-        """Element type of each tensor, by the node that gives it: what a Cast, a Q or a DQ states, else the type of what is read."""
+        """Element type of each tensor: as stated by a Cast, Q or DQ, otherwise the type of the node's input."""
         found = {name: tensor.data_type for name, tensor in self.constants.items()}
         found |= {value.name: value.type.tensor_type.elem_type for value in self._model.graph.input}
         for node in self.nodes:
@@ -46,11 +46,11 @@ class RuledGraph:
         return (node for node in self.nodes if node.op_type in QDQ_OPERATORS)
 
     def made_by(self, name: str, *kinds: str) -> bool:
-        """Whether a tensor is given by a node of one of these kinds."""
+        """Whether a node of one of these kinds produces a tensor."""
         return name in self.makers and self.makers[name].op_type in kinds
 
     def weight_of(self, node: onnx.NodeProto) -> TensorProto | None:
-        """The constant that a DQ (or the Q before it) reads; None where it reads an activation."""
+        """The constant that a DQ (or the Q before it) reads; None for an activation."""
         source = node.input[0]
         if self.made_by(source, "QuantizeLinear"):
             source = self.makers[source].input[0]
@@ -58,11 +58,11 @@ class RuledGraph:
 
 
 def _given(node: onnx.NodeProto, types: Mapping[str, int]) -> int:
-    """Element type of what a node gives; 0 where that is not known."""
+    """Element type of a node's output; 0 if unknown."""
     read = [types.get(name, 0) for name in node.input]
     if node.op_type == "Cast":
         return next((attribute.i for attribute in node.attribute if attribute.name == "to"), 0)
-    if node.op_type == "QuantizeLinear":  # without a zero point the standard says uint8
+    if node.op_type == "QuantizeLinear":  # the standard's default without a zero point is uint8
         return read[2] if len(read) > 2 else TensorProto.UINT8
     if node.op_type == "DequantizeLinear":
         return read[1]

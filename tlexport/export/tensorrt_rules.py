@@ -1,4 +1,4 @@
-"""What TensorRT asks of a graph: each rule names the nodes that break it.
+"""The rules of TensorRT for a graph. Each rule names the nodes that break it.
 
 Two kinds. What the parser refuses: the importers of onnx-tensorrt, releases 8.5, 8.6 and 10.1, and its docs/operators.md.
 What keeps layers from running fused in INT8: NVIDIA's developer guide, "Working with quantized types", and where ModelOpt puts its pairs.
@@ -32,11 +32,11 @@ class Breach:
 
 
 def check_tensorrt(model: onnx.ModelProto, tensorrt: Version = INT8_CONSTANTS) -> None:
-    """Raise VerificationFailed where the graph breaks a rule; names nodes and rules.
+    """Raise VerificationFailed, with nodes and rules, if the graph breaks a rule.
 
     Args:
         model: in any precision.
-        tensorrt: version that is to read it, such as ``(10, 3, 0)``.
+        tensorrt: the version that parses it, such as ``(10, 3, 0)``.
     """
     found = breaches(model, tensorrt)
     if found:
@@ -78,14 +78,14 @@ def _signed_8_bit(graph: RuledGraph) -> Broken:
     for node in graph.pairs:
         zero = graph.constants.get(node.input[2]) if len(node.input) > 2 else None
         if node.op_type == "QuantizeLinear" and (zero is None or zero.data_type != TensorProto.INT8):
-            yield node, "it gives uint8; activations are int8"  # without a zero point the standard says uint8
+            yield node, "it gives uint8; activations are int8"  # the standard's default without a zero point is uint8
         data = graph.constants.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
         if data is not None and data.data_type != TensorProto.INT8:
             yield node, f"it reads {TensorProto.DataType.Name(data.data_type)}; weights are int8"
 
 
 def _uint8_image_through_cast(graph: RuledGraph) -> Broken:
-    """UINT8 is a type of network inputs and outputs alone, which a Cast converts to or from a float."""
+    """UINT8 is allowed only for network inputs and outputs, with a Cast from or to a float."""
     for node in graph.nodes:
         read = [name for name in node.input if graph.types.get(name) == TensorProto.UINT8 and name not in graph.constants]
         to = next((attribute.i for attribute in node.attribute if attribute.name == "to"), None)
@@ -96,7 +96,7 @@ def _uint8_image_through_cast(graph: RuledGraph) -> Broken:
 
 
 def _one_float_type(graph: RuledGraph) -> Broken:
-    """A strongly typed network does not convert between FP16 and FP32 by itself."""
+    """A strongly typed network does not convert between FP16 and FP32 implicitly."""
     for node in graph.nodes:
         found = sorted({graph.types.get(name, 0) for name in node.input} & {*FLOAT_TYPES})
         if len(found) > 1:
@@ -104,7 +104,7 @@ def _one_float_type(graph: RuledGraph) -> Broken:
 
 
 def _kernel_shape(graph: RuledGraph) -> Broken:
-    """Where the weight is not a constant itself, the parser reads the kernel's size from the attribute (convMultiInput)."""
+    """If the weight is not a constant, the parser reads the kernel size from the attribute (convMultiInput)."""
     for node in graph.nodes:
         if node.op_type not in ("Conv", "ConvTranspose"):
             continue
@@ -173,7 +173,7 @@ def _per_channel_weights_alone(graph: RuledGraph) -> Broken:
 
 
 def _axis(node: onnx.NodeProto) -> int | None:
-    """The axis of a node's weight that its output channels lie along; None for what has no weight."""
+    """The output-channel axis of a node's weight; None without a weight."""
     if node.op_type == "Gemm":
         return 0 if any(attribute.name == "transB" and attribute.i for attribute in node.attribute) else 1
     return {"Conv": 0, "ConvTranspose": 1}.get(node.op_type)
@@ -189,7 +189,7 @@ def _scale_types(graph: RuledGraph) -> Broken:
 
 
 def _both_inputs(graph: RuledGraph) -> Broken:
-    """A weighted layer runs in INT8 where both its inputs come from a DQ."""
+    """A weighted layer runs in INT8 if both its inputs come from a DQ."""
     for node in graph.nodes:
         if node.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
             found = [graph.made_by(name, "DequantizeLinear") for name in node.input[:2]]
@@ -213,7 +213,7 @@ def _float_outputs(graph: RuledGraph) -> Broken:
 
 
 def _residual_skip(graph: RuledGraph) -> Broken:
-    """Conv + Add fuse where the convolution's own result is added as it is and the other one comes from a DQ."""
+    """Conv + Add fuse if the convolution's result is added unquantized and the other input comes from a DQ."""
     for node in graph.nodes:
         if node.op_type != "Add" or any(name in graph.constants for name in node.input):
             continue
@@ -230,7 +230,7 @@ def _int8_conv(graph: RuledGraph, name: str) -> bool:
 
 
 def _behind(graph: RuledGraph, name: str) -> str:
-    """What goes into the pair that gives a tensor."""
+    """The input of the Q/DQ pair that produces a tensor."""
     quantize = graph.makers.get(graph.makers[name].input[0])
     return quantize.input[0] if quantize is not None else name
 

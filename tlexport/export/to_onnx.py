@@ -16,12 +16,12 @@ from tlexport.errors import StepFailed
 from tlexport.export.rewrite import clean, lower
 from tlexport.network import Classifier, Network
 
-EXPORTER_OPSET = 18  # the lowest that torch's exporter writes; it silently keeps 18 when asked for less
+EXPORTER_OPSET = 18  # the lowest opset of torch's exporter, which silently writes 18 for lower ones
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter's own chatter (progress on stdout, advice in the log) is not the user's concern."""
+    """Suppress the exporter's progress on stdout and its advice in the log."""
     logger = logging.getLogger("torch.onnx")
     before = logger.level
     logger.setLevel(logging.ERROR)
@@ -33,7 +33,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _reason(error: BaseException) -> str:
-    """The first line of what the exporter met at the bottom; its own text is advice to whoever debugs torch."""
+    """The first line of the root cause. The exporter's own text only helps to debug torch."""
     while error.__cause__ is not None:
         error = error.__cause__
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
@@ -45,7 +45,7 @@ def to_onnx(network: Network, preprocess: Preprocess, input_dtype: Literal["uint
     Args:
         network: the trained network, on the CPU.
         preprocess: fixes the input's size and the normalisation inside the graph.
-        input_dtype: type of the image tensor; the values are 0..255 either way.
+        input_dtype: dtype of the image tensor; its values are always 0..255.
         opset: 13 or higher.
 
     Returns:

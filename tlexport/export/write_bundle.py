@@ -1,4 +1,4 @@
-"""Writing a bundle directory."""
+"""Writes the directory of a bundle."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ GOLDEN = 8  # images in a bundle
 GOLDEN_INPUTS = "golden/inputs.npy"
 GOLDEN_RESIZED = "golden/resized.npy"
 RUNNER = "tlx"  # folder of the runner in a bundle
-RUN = "run.py"  # what starts it, beside that folder
+RUN = "run.py"  # the script that starts it, beside that folder
 
 
 @dataclass(frozen=True)
 class GoldenImages:
-    """Real validation images, as files and as the tensors that they must become."""
+    """Real validation images, as files and as their expected tensors."""
 
     files: tuple[Path, ...]
     inputs: Pixels  # uint8 (image, height, width, channel)
 
 
 def golden_positions(labels: Sequence[int], paths: Sequence[str]) -> list[int]:
-    """Positions of a few images, of as many classes as there are: the first of each class, then the second, ...
+    """Positions of a few images of many classes: the first of each class, then the second, ...
 
     Images that not every device can decode (AVIF, HEIC) come last.
     """
@@ -58,7 +58,7 @@ def golden_positions(labels: Sequence[int], paths: Sequence[str]) -> list[int]:
 
 
 def check_place(path: Path) -> None:
-    """Refuse to replace anything but a bundle: not a checkpoint, nor what happens to hold a ``manifest.json`` of its own.
+    """Refuse to replace anything but a bundle, such as a checkpoint or a folder with another ``manifest.json``.
 
     Raises:
         UsageError: ``path`` exists and is neither empty nor a bundle.
@@ -85,13 +85,13 @@ def write_bundle(
     """Write everything beside ``path``, then rename.
 
     Args:
-        path: the directory to be; an earlier bundle there is replaced, anything else refused.
+        path: the directory to write; an earlier bundle is replaced, anything else refused.
         draft: the manifest; its ``golden`` and ``files`` are filled in here.
         models: the model files, in the order of ``draft.models``.
-        golden: images and tensors.
+        golden: the golden images and their tensors.
         golden_outputs: of each model on ``golden.inputs``, float32 (image, class).
         key: to sign with; None: not signed.
-        with_c: add the example in C++.
+        with_c: add the C++ example.
 
     Returns:
         The manifest as written.
@@ -127,7 +127,7 @@ def write_bundle(
 
 
 def _write_golden(folder: Path, golden: GoldenImages, preprocess: Mapping[str, Any]) -> Golden:
-    """The images, what they are decoded, and what they become; see :mod:`tlexport.device.golden`."""
+    """Write the images, their decoded pixels, and their tensors; see :mod:`tlexport.device.golden`."""
     images = [f"golden/{index:02}{file.suffix.lower()}" for index, file in enumerate(golden.files)]
     decoded = [f"golden/{index:02}.decoded.npy" for index in range(len(images))]
     squares = []

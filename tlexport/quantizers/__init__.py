@@ -1,1 +1,1 @@
-"""One file a way to lower the precision of a graph; see docs/plugins.md."""
+"""Quantizers, one file for each way to lower the precision of a graph; see docs/plugins.md."""

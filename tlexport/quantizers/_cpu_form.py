@@ -1,4 +1,4 @@
-"""The form of a graph that ONNX Runtime's INT8 kernels are fast in: rewrites that compute the same. None changes its input.
+"""Rewrites into the form in which ONNX Runtime's INT8 kernels are fast. Each computes the same function and does not change its input.
 
 What each gains was measured with ONNX Runtime 1.31 on AVX512-VNNI, one thread (benchmarks/quantization.py).
 """
@@ -14,9 +14,9 @@ from onnx import helper, numpy_helper
 
 from tlexport.onnx_model.graph import ChannelGroups, Channels, constants, copy_of, readers_of, shapes_of, without_unused
 
-BLOCK = 16  # channels; its INT8 depthwise kernel does so many at once, and what is left over one by one, three to four times slower
-VENDOR = "com.microsoft"  # domain of ONNX Runtime's own operators
-# operators with one activation in and one out, each channel of which is computed from that channel alone
+BLOCK = 16  # channels that its INT8 depthwise kernel computes at once; remaining channels are three to four times slower
+VENDOR = "com.microsoft"  # domain of the operators of ONNX Runtime
+# operators with one input and one output activation that treat each channel separately
 CHANNELWISE = (
     "Relu",
     "Clip",
@@ -58,7 +58,7 @@ def normalise_in_one(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _of_channels(node: onnx.NodeProto, known: Mapping[str, onnx.TensorProto]) -> npt.NDArray[np.float32] | None:
-    """The constant that a node reads, where it has one value for each channel of planes: (channel,)."""
+    """The constant that a node reads, if it has one value per channel: (channel,)."""
     found = [numpy_helper.to_array(known[name]) for name in node.input if name in known]
     fits = len(found) == 1 and found[0].ndim == 4 and found[0].size == found[0].shape[1]
     return found[0].reshape(-1) if fits else None
@@ -67,11 +67,11 @@ def _of_channels(node: onnx.NodeProto, known: Mapping[str, onnx.TensorProto]) ->
 def swish_in_one(model: onnx.ModelProto, among: Container[str] | None = None) -> onnx.ModelProto:
     """``x * Sigmoid(x)`` -> ONNX Runtime's ``QuickGelu`` with alpha 1, which is the same (its contrib operators' documentation).
 
-    As two nodes a quantized swish is a table and a product; in float they are two kernels that each dequantize ``x``.
+    As two nodes, a quantized swish is a table and a product; in float, it is two kernels that each dequantize ``x``.
 
     Args:
         model: FP32.
-        among: names of products; others stay. All, where it is left out.
+        among: names of the products to rewrite; None: all.
     """
     result = copy_of(model)
     readers = readers_of(result.graph)
@@ -94,7 +94,7 @@ def swish_in_one(model: onnx.ModelProto, among: Container[str] | None = None) ->
 
 
 def pad_depthwise(model: onnx.ModelProto, block: int = BLOCK) -> onnx.ModelProto:
-    """Channels of depthwise convolutions, and of all that goes along with them, filled up to a multiple of ``block``.
+    """Pad the channels of depthwise convolutions, and of the layers that share them, to a multiple of ``block``.
 
     The filters that give the new channels are zero, and so are those that read them: whatever an activation between makes of
     zero, it does not count. Left as they are: channels that something other than a convolution gives or takes.
@@ -120,7 +120,7 @@ def pad_depthwise(model: onnx.ModelProto, block: int = BLOCK) -> onnx.ModelProto
 
 
 def _groups(model: onnx.ModelProto) -> Sequence[Channels]:
-    """All activations, by which others they share their channels with."""
+    """All activations, grouped by shared channels."""
     graph = model.graph
     weights = {tensor.name: tensor.dims for tensor in graph.initializer}
     shapes = shapes_of(graph)

@@ -1,4 +1,4 @@
-"""The image as a convolution reads it that does not pad: in a frame, and with what each of its strides goes over as one pixel."""
+"""Explicit padding and space-to-depth for the first convolution."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from onnx import helper, numpy_helper
 
 Colour = npt.NDArray[np.uint8]  # (channel,)
 Weight = npt.NDArray[np.float32]  # (filter, channel, row, column)
-FRAMED, BLOCKS = "pixels_in_frame", "pixels_in_blocks"  # tensors: the images with a frame around them, and of blocks
+FRAMED, BLOCKS = "pixels_in_frame", "pixels_in_blocks"  # tensors: the padded images, and the images as blocks
 
 
 @dataclass(frozen=True)
 class _Reading:
-    """How a convolution goes over an image. All are pixels, along the height and along the width."""
+    """The window of a convolution over an image, in pixels along height and width."""
 
     kernel: tuple[int, int]
     strides: tuple[int, int]
-    before: tuple[int, int]  # padding at the top and at the left
-    after: tuple[int, int]  # padding at the bottom and at the right that is read; negative: so much of the image is not
+    before: tuple[int, int]  # padding at the top and left
+    after: tuple[int, int]  # padding at the bottom and right that is read; negative: trailing pixels that the convolution never reads
     sides: tuple[int, int]  # of the image
 
     @classmethod
@@ -36,25 +36,25 @@ class _Reading:
         return cls((kernel[0], kernel[1]), (strides[0], strides[1]), (pads[0], pads[1]), (after[0], after[1]), sides)
 
     def in_whole_strides(self) -> _Reading:
-        """The same, with the kernel filled up at its end to a multiple of the stride."""
+        """The same window, with the kernel padded at its end to a multiple of the stride."""
         more = [-kernel % stride for kernel, stride in zip(self.kernel, self.strides, strict=True)]
         kernel, after = ((sides[0] + more[0], sides[1] + more[1]) for sides in (self.kernel, self.after))
         return replace(self, kernel=kernel, after=after)
 
     @property
     def frame(self) -> tuple[int, int, int, int]:
-        """Pixels at the top, left, bottom and right."""
+        """Padding at the top, left, bottom and right, pixels."""
         return *self.before, max(0, self.after[0]), max(0, self.after[1])
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Sides of the image in its frame."""
+        """Height and width of the padded image."""
         top, left, bottom, right = self.frame
         return self.sides[0] + top + bottom, self.sides[1] + left + right
 
 
 def sides_of(graph: onnx.GraphProto) -> tuple[int, int]:
-    """Height and width of the images (image, height, width, channel) that a graph takes, pixels; 0 where one is free."""
+    """Height and width of the images (image, height, width, channel) that a graph takes, pixels; 0 for a free one."""
     axes = [axis.dim_value for axis in graph.input[0].type.tensor_type.shape.dim]
     return axes[1], axes[2]
 
@@ -62,24 +62,24 @@ def sides_of(graph: onnx.GraphProto) -> tuple[int, int]:
 def without_padding(
     graph: onnx.GraphProto, colour: Colour, conv: onnx.NodeProto, weight: Weight
 ) -> tuple[list[onnx.NodeProto], Weight, tuple[int, int]]:
-    """What goes before a convolution of images so that it need not pad them, nor take strides where these fit the image.
+    """Nodes that pad the images before the first convolution, and replace its strides by blocks where they fit the image.
 
-    What a stride goes over becomes one pixel of more channels ("space to depth"), and filters that are filled up with zeros read
-    these one by one. ONNX Runtime's INT8 convolutions read in place what has a multiple of four channels, and gather three at a time:
-    a sixth of a ResNet-18's time at 224 px, a tenth of a MobileNetV2's.
+    Each stride block (usually 2×2) becomes one 12-channel pixel (space-to-depth), which zero-padded filters read without strides. ONNX
+    Runtime's INT8 convolutions read multiples of four channels in place, but gather three channels at a time, which takes a sixth of a
+    ResNet-18's time at 224 px and a tenth of a MobileNetV2's.
 
     Args:
-        graph: takes images uint8 (image, height, width, 3), of known sides; constants of the nodes are added to it.
-        colour: of the pixels around the image.
-        conv: says its padding in numbers, and is not dilated.
+        graph: takes images uint8 (image, height, width, 3) of known size; the constants of the nodes are added to it.
+        colour: of the padding.
+        conv: has explicit padding and no dilation.
         weight: its filters.
 
     Returns:
-        The nodes, of which the last gives the images; the filters and the strides that read them.
+        The nodes, the last of which produces the images, and the filters and strides that read them.
     """
     reading = _Reading.of(conv, weight.shape[2:], sides_of(graph))
     whole = reading.in_whole_strides()
-    if min(whole.strides) == 1 or min(whole.after) < 0:  # blocks behind the last that is read would have to be cut away
+    if min(whole.strides) == 1 or min(whole.after) < 0:  # trailing blocks would have to be cropped
         return _framed(graph, colour, reading), weight, reading.strides
     nodes = _framed(graph, colour, whole)
     nodes += _in_blocks(graph, nodes[-1].output[0] if nodes else graph.input[0].name, whole)
@@ -87,7 +87,7 @@ def without_padding(
 
 
 def _framed(graph: onnx.GraphProto, colour: Colour, reading: _Reading) -> list[onnx.NodeProto]:
-    """Nodes that put a frame around the images; none where it has no pixels."""
+    """Nodes that pad the images; none without padding."""
     top, left, bottom, right = reading.frame
     if not any((top, left, bottom, right)):
         return []
@@ -116,15 +116,16 @@ def _framed(graph: onnx.GraphProto, colour: Colour, reading: _Reading) -> list[o
 
 
 def _in_blocks(graph: onnx.GraphProto, image: str, reading: _Reading) -> list[onnx.NodeProto]:
-    """Nodes that make one pixel of each block of a stride's sides: (image, row, column, channel of all its pixels).
+    """Nodes that turn each stride block into one pixel: (image, row, column, channel of all its pixels).
 
-    Rows are split and joined again: ONNX Runtime is four times slower at a transposition of so few bytes.
+    They split and join rows, because ONNX Runtime takes four times as long to transpose so few bytes.
     """
     (high, wide), (height, width) = reading.strides, reading.shape
     rows, columns = height // high, width // wide
     apart = _constant(graph, "blocks_rows_shape", np.array([0, rows, high, width * 3], np.int64))
     whole = _constant(graph, "blocks_row_shape", np.array([0, rows, columns, wide * 3], np.int64))
-    singly = _constant(graph, "blocks_split_lengths", np.ones(high, np.int64))  # an input from opset 13 on; left out, 18 wants an attribute
+    # an input from opset 13 on; without it, opset 18 requires an attribute
+    singly = _constant(graph, "blocks_split_lengths", np.ones(high, np.int64))
     parts = [f"blocks_row{row}" for row in range(high)]
     return [
         helper.make_node("Reshape", [image, apart], ["blocks_rows"], name="blocks_rows"),
@@ -135,7 +136,7 @@ def _in_blocks(graph: onnx.GraphProto, image: str, reading: _Reading) -> list[on
 
 
 def _of_blocks(weight: Weight, reading: _Reading) -> Weight:
-    """Filters (filter, 3, row, column) as they read what :func:`_in_blocks` makes: (filter, channel of a block, row, column of blocks)."""
+    """Filters (filter, 3, row, column) for the blocks of :func:`_in_blocks`: (filter, channel of a block, row, column of blocks)."""
     (high, wide), (height, width) = reading.strides, reading.kernel
     more = [(0, 0), (0, 0), (0, height - weight.shape[2]), (0, width - weight.shape[3])]
     filled = np.pad(weight, more).reshape(len(weight), 3, height // high, high, width // wide, wide)

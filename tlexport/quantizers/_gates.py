@@ -1,4 +1,4 @@
-"""Hard sigmoids and hard swishes in integers, for which ONNX Runtime has no kernels.
+"""Computes hard sigmoids and hard swishes in integers. ONNX Runtime has no kernels for them.
 
 ``HardSigmoid(x) = clip(alpha x + beta, 0, 1)`` is what quantizing does: a scale, a shift, and saturation at both ends. So ``x`` is
 quantized with the scale 1 / (255 alpha) and the zero point 255 beta, and the integers are read as if their scale were 1/255 and their
@@ -20,11 +20,11 @@ from tlexport.onnx_model.graph import constants, copy_of, readers_of, shapes_of,
 from tlexport.ports import WEIGHTED
 
 STEPS = 255.0  # of 8 bits, between 0 and 1
-MANY = 1000  # pixels, for which repeating a gate costs less than it saves
+MANY = 1000  # pixels from which repeating a gate saves time
 
 
 def integer_gates(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A QDQ graph without hard sigmoids and hard swishes between quantized values; the given one is left as it is."""
+    """A QDQ graph without hard sigmoids and hard swishes between quantized values. Does not change the given graph."""
     result = copy_of(model)
     graph = _Graph(result)
     for node in list(result.graph.node):
@@ -47,7 +47,7 @@ def gates_in_rows(model: onnx.ModelProto, before: onnx.ModelProto) -> onnx.Model
 
     Args:
         model: the QDQ graph.
-        before: the one that it was made from, with the shapes of its activations, (image, channel, row, column).
+        before: the FP32 graph, with the shapes of its activations, (image, channel, row, column).
     """
     result = copy_of(model)
     graph = result.graph
@@ -66,7 +66,7 @@ def gates_in_rows(model: onnx.ModelProto, before: onnx.ModelProto) -> onnx.Model
 
 
 def _in_rows(graph: onnx.GraphProto, product: onnx.NodeProto, pair: onnx.NodeProto, columns: int) -> str:
-    """Puts before a product what repeats a quantized gate along the rows; gives the name of that, dequantized."""
+    """Repeat a quantized gate along the rows before a product. Returns the name of the dequantized result."""
     name = f"{product.name}_gate_in_rows"
     graph.initializer.append(numpy_helper.from_array(np.array([1, 1, 1, columns], np.int64), f"{name}_repeats"))
     nodes = [
@@ -84,19 +84,19 @@ def _put_before(graph: onnx.GraphProto, node: onnx.NodeProto, nodes: Sequence[on
 
 
 def _line(node: onnx.NodeProto) -> tuple[float, float]:
-    """Slope and height at 0, as the ONNX standard has them."""
+    """Slope and offset of the ONNX standard."""
     options = {attribute.name: attribute.f for attribute in node.attribute}
     return (1 / 6, 0.5) if node.op_type == "HardSwish" else (options.get("alpha", 0.2), options.get("beta", 0.5))
 
 
 def _saturates(node: onnx.NodeProto) -> bool:
-    """Whether zero point and scale can say the same: a rising line that is between 0 and 1 at 0."""
+    """Whether zero point and scale can express it: a rising line with a value between 0 and 1 at 0."""
     alpha, beta = _line(node)
     return alpha > 0 and 0 <= beta <= 1
 
 
 class _Graph:
-    """A QDQ graph that is changed."""
+    """A QDQ graph under modification."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.graph = model.graph
@@ -105,7 +105,7 @@ class _Graph:
         self.readers = readers_of(model.graph)
 
     def alone(self, pair: onnx.NodeProto) -> bool:
-        """Whether what is dequantized here is read here alone, and comes from a weighted node."""
+        """Whether this node is the only reader of a dequantized value that comes from a weighted node."""
         quantize = self.makers[pair.input[0]]
         single = len(self.readers[pair.output[0]]) == 1 and len(self.readers[pair.input[0]]) == 1
         return single and quantize.input[0] in self.makers and self.makers[quantize.input[0]].op_type in WEIGHTED
@@ -139,7 +139,7 @@ class _Graph:
         self.graph.node.remove(node)
 
     def _gate(self, node: onnx.NodeProto, pair: onnx.NodeProto) -> tuple[tuple[str, str], tuple[str, str], list[str]]:
-        """Scale and zero point that saturate, those that are read, and what rounding the zero point left over, as a constant."""
+        """Scale and zero point that saturate, those for the reader, and the rounding rest of the zero point as a constant."""
         alpha, beta = _line(node)
         dtype, lowest = (np.int8, -128) if self.known[pair.input[2]].data_type == TensorProto.INT8 else (np.uint8, 0)
         zero, scale = int(np.ceil(STEPS * beta)), 1 / (STEPS * alpha)

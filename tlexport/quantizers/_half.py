@@ -1,4 +1,4 @@
-"""Types in the graph: FP16 where it holds what is computed, FP32 elsewhere, with a cast at each border."""
+"""Assigns types: FP16 where its range suffices, FP32 elsewhere, with a cast at each border."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from tlexport.onnx_model.graph import without_unused
 from tlexport.ports import WEIGHTED, Range
 
 LARGEST = float(np.finfo(np.float16).max)
-NORMAL = float(np.finfo(np.float16).smallest_normal)  # 2**-14; below, a value has fewer than 11 bits, and its reciprocal may overflow
+NORMAL = float(np.finfo(np.float16).smallest_normal)  # 2**-14; smaller values have fewer than 11 bits, and their reciprocals may overflow
 STEP = float(np.finfo(np.float16).smallest_subnormal)  # 2**-24
-NEAR = LARGEST / 2  # images that were not seen go further
+NEAR = LARGEST / 2  # a margin for images outside the calibration set
 QDQ_OPERATORS = ("QuantizeLinear", "DequantizeLinear")
 STARTS = (*WEIGHTED, *QDQ_OPERATORS)
-FACTORS = (*WEIGHTED, "Mul")  # multiply by a constant: where all of it is below NORMAL, rounding it changes the whole product
+FACTORS = (*WEIGHTED, "Mul")  # multiply by a constant: if all of it is below NORMAL, rounding changes the whole product
 
 
 def near_overflow(model: onnx.ModelProto, ranges: Mapping[str, Range]) -> set[str]:
-    """First outputs of the nodes that read or give values near FP16's largest: they are to stay in FP32."""
+    """First outputs of the nodes that stay in FP32 because their values are near FP16's largest."""
     large = {name for name, (low, high) in ranges.items() if max(-low, high) > NEAR}
     return _beside(model, large)
 
 
 def near_zero(model: onnx.ModelProto, ranges: Mapping[str, Range]) -> set[str]:
-    """First outputs of the nodes that read or give tensors without a value as large as FP16's least normal: they are to stay in FP32."""
+    """First outputs of the nodes that stay in FP32 because all values of a tensor are below FP16's smallest normal number."""
     largest = {name: max(-low, high) for name, (low, high) in ranges.items()}
     factors = {name for node in model.graph.node if node.op_type in FACTORS for name in node.input[:2]}
     for tensor in model.graph.initializer:
@@ -45,8 +45,8 @@ def half(model: onnx.ModelProto, float_nodes: Collection[str] = ()) -> onnx.Mode
     """FP32 graph, with or without Q/DQ pairs -> FP16 from the first weighted node up to the softmax; inputs and outputs keep their types.
 
     Args:
-        model: is left as it is.
-        float_nodes: first outputs of the nodes that stay in FP32 besides those at the borders.
+        model: not changed.
+        float_nodes: first outputs of other nodes that stay in FP32, besides those at the borders.
 
     Raises:
         StepFailed: a weight is not finite or exceeds FP16's range, or an operator has no FP16 form.
@@ -57,7 +57,7 @@ def half(model: onnx.ModelProto, float_nodes: Collection[str] = ()) -> onnx.Mode
     values = (*graph.value_info, *graph.input, *graph.output)
     floats = {value.name for value in values if value.type.tensor_type.elem_type == TensorProto.FLOAT}
     weights = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT}
-    types: dict[str, int] = {}  # of float activations, as they are made
+    types: dict[str, int] = {}  # of float activations, as produced
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
         wanted = TensorProto.FLOAT16 if node.output[0] in halved else TensorProto.FLOAT
@@ -81,7 +81,7 @@ def half(model: onnx.ModelProto, float_nodes: Collection[str] = ()) -> onnx.Mode
 
 
 def _inside(model: onnx.ModelProto) -> list[onnx.NodeProto]:
-    """What quantizes or dequantizes a weight, and from the first node whose activation is weighted or quantized up to the softmax.
+    """Nodes that quantize or dequantize a weight, and those from the first weighted or quantized activation to the softmax.
 
     The order of a graph's nodes may put the pairs of its weights before the image contract, which stays in FP32.
     """

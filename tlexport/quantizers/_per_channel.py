@@ -1,4 +1,4 @@
-"""One scale for each output channel of a weight, where ONNX Runtime's quantizer wrote one for the whole tensor.
+"""Writes one scale for each output channel of a weight where ONNX Runtime's quantizer wrote one for the whole tensor.
 
 It would write them itself, channel by channel: half a second for a small network, of which the search for what stays in float makes
 dozens. Here a tensor is quantized at once, to the same values.
@@ -22,12 +22,12 @@ Float32Array = npt.NDArray[np.float32]
 
 
 def per_channel(model: onnx.ModelProto, original: onnx.ModelProto, half_scales: bool = False) -> None:
-    """Quantize the weights and biases of a QDQ graph anew, in place.
+    """Requantize the weights and biases of a QDQ graph, in place.
 
     Args:
         model: with INT8 weights that are dequantized with one scale each, biases as 32 bit integers or as floats.
         original: FP32; its weighted nodes have the same names.
-        half_scales: the scales will be written in FP16.
+        half_scales: the scales are stored in FP16.
     """
     known, values = constants(model.graph), constants(original.graph)
     makers = {node.output[0]: node for node in model.graph.node if node.op_type == "DequantizeLinear"}
@@ -50,9 +50,9 @@ def per_channel(model: onnx.ModelProto, original: onnx.ModelProto, half_scales: 
 
 
 def weight_only(model: onnx.ModelProto) -> onnx.ModelProto:
-    """FP32 graph -> the same with its weights in INT8, dequantized before they are used: a quarter of the file, computed in float.
+    """FP32 graph -> the same with INT8 weights that are dequantized before use: a quarter of the size, computed in float.
 
-    The weights of matrix products and convolutions alone; the given graph is left as it is.
+    Covers matrix products and convolutions. Does not change the given graph.
     """
     result = copy_of(model)
     known = constants(result.graph)
@@ -84,7 +84,7 @@ def _rounded(weight: Float32Array, scale: Float32Array, axis: int) -> npt.NDArra
 
 
 def _axis(node: onnx.NodeProto, weight: npt.NDArray[np.generic]) -> int:
-    """Which axis of a weight is the output channel."""
+    """The output-channel axis of a weight."""
     if node.op_type == "Conv":
         return 0
     transposed = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
@@ -92,7 +92,7 @@ def _axis(node: onnx.NodeProto, weight: npt.NDArray[np.generic]) -> int:
 
 
 def _scale(weight: Float32Array, axis: int) -> Float32Array:
-    """Of each channel, (channel,), as ONNX Runtime's quantizer has it: of a channel of zeros, 1."""
+    """The scale of each channel, (channel,), as in ONNX Runtime's quantizer: 1 for a channel of zeros."""
     largest = np.abs(weight).max(axis=tuple(place for place in range(weight.ndim) if place != axis))
     scale = (2.0 * largest.astype(np.float64) / (2 * LARGEST)).astype(np.float32)
     return np.where(scale < np.finfo(np.float32).tiny, np.float32(1), scale)
@@ -107,7 +107,7 @@ def _in_half_steps(scale: Float32Array) -> Float32Array:
 
 
 def _put(known: dict[str, TensorProto], pair: onnx.NodeProto, quantized: npt.NDArray[np.generic], scale: Float32Array, axis: int) -> None:
-    """Values, scales and zero points of what a node dequantizes."""
+    """Values, scales and zero points of a node's dequantized tensor."""
     contents = (quantized, scale.astype(np.float32), np.zeros(len(scale), quantized.dtype))
     for name, content in zip(pair.input, contents, strict=True):
         known[name].CopyFrom(numpy_helper.from_array(content, name))

@@ -1,4 +1,4 @@
-"""The first convolution on the pixels themselves: they are quantized already, 0..255, so that its INT8 form needs nothing before it."""
+"""Applies the first INT8 convolution to the raw pixels, which are already quantized (0..255)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tlexport.onnx_model.graph import constants, copy_of, readers_of, without_un
 from tlexport.ports import QuantizeRequest
 from tlexport.quantizers._frame import BLOCKS, FRAMED, sides_of, without_padding
 
-CHAIN = ("Cast", "Transpose", "Mul", "Add", "Conv")  # from the image on, as the image contract has it in the graph
+CHAIN = ("Cast", "Transpose", "Mul", "Add", "Conv")  # the image contract in the graph, from the image on
 WHITE = 255
 
 
@@ -24,7 +24,7 @@ def on_pixels(request: QuantizeRequest) -> QuantizeRequest:
     around the image instead. That is half a 255th off at most, and quantizing normalised pixels is off by as much everywhere. The ranges
     of the result say that the convolution reads 0..255: quantizing that is no change, and :func:`without_quantization` takes it out.
 
-    The request comes back as it is where the graph begins otherwise, its image is not of uint8, or that convolution stays in float.
+    Returns the request unchanged if the graph begins otherwise, its image is not uint8, or the convolution stays in float.
     """
     if not _begins_so(request):
         return request
@@ -70,7 +70,7 @@ def without_quantization(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _chain(graph: onnx.GraphProto, operators: Sequence[str] = CHAIN) -> list[onnx.NodeProto]:
-    """These nodes from the pixels on, framed and in blocks or not; each is read by the next alone. Nothing where there are others."""
+    """The chain of these nodes from the pixels on, with or without padding and blocks; empty if the graph differs."""
     readers = readers_of(graph)
     tensor = next((name for name in (BLOCKS, FRAMED) if name in readers), graph.input[0].name)
     found: list[onnx.NodeProto] = []

@@ -1,4 +1,4 @@
-"""What both INT8 quantizers share: ONNX Runtime's quantizer writes the Q/DQ pairs, with the ranges that it is given."""
+"""Shared by both INT8 quantizers: ONNX Runtime's quantizer writes the Q/DQ pairs for given ranges."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def border_nodes(model: onnx.ModelProto) -> list[str]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """ONNX Runtime's quantizer logs advice to preprocess the graph, which the rewrites before have done."""
+    """Suppress the advice of ONNX Runtime's quantizer to preprocess the graph, which earlier rewrites have done."""
     root = logging.getLogger()
     before = root.level
     root.setLevel(logging.ERROR)
@@ -54,12 +54,12 @@ def quantize_int8(
     """Static INT8 in QDQ form: weights per channel, activations per tensor.
 
     Args:
-        request: what to quantize, and how.
+        request: the graph, and how to quantize it.
         activations: type of quantized activations.
-        operators: what is quantized.
+        operators: the quantized operators.
         options: of ONNX Runtime's quantizer.
-        float_nodes: names of nodes that stay in float, besides those of the request and at the borders.
-        half_scales: the scales of weights will be written in FP16.
+        float_nodes: names of other nodes that stay in float, besides those of the request and at the borders.
+        half_scales: the scales of weights are stored in FP16.
 
     Raises:
         StepFailed: weights that are not finite, or ONNX Runtime refused the graph.

@@ -1,4 +1,4 @@
-"""FP16: half precision written into the graph's types, as strongly typed runtimes (TensorRT 10 and later) want it."""
+"""FP16: half precision in the graph's types, as strongly typed runtimes (TensorRT 10 and later) require."""
 
 from __future__ import annotations
 

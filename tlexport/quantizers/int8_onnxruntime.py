@@ -1,4 +1,4 @@
-"""INT8 for ONNX Runtime on a CPU: QDQ, per-channel weights; uint8 activations on x86, int8 on ARM; what its kernels are quick for."""
+"""INT8 for ONNX Runtime on a CPU: QDQ, per-channel weights; uint8 activations on x86, int8 on ARM; in the form that suits its kernels."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tlexport.quantizers._static import quantize_int8
 __all__ = ["METHOD", "PRECISION", "VARIANTS", "quantize", "weight_only"]
 
 PRECISION = "int8"
-OPERATORS = {*QLinearOpsRegistry, *QDQRegistry}  # everything that it has integer kernels for
+OPERATORS = {*QLinearOpsRegistry, *QDQRegistry}  # all operators with integer kernels
 METHOD = "static, QDQ, per-channel weights; pixels as they are, in blocks; depthwise padded, hard sigmoid in integers"
 # as QuickGelu in float, or as QLinearSigmoid and QLinearMul. EfficientNet-B0 takes 0.8 of its time with the one on one processor with
 # AVX512-VNNI, and 0.9 with the other on another
@@ -27,7 +27,7 @@ QUICK_GELU = 17  # opset: lower ones are for versions as old as 1.10, which has 
 
 
 def quantize(request: QuantizeRequest) -> onnx.ModelProto:
-    """FP32 graph -> INT8 in the form that ONNX Runtime's CPU kernels fuse (its own guidance: U8S8 on x86, S8S8 on ARM)."""
+    """FP32 graph -> INT8 in the form that ONNX Runtime's CPU kernels fuse (its documentation: U8S8 on x86, S8S8 on ARM)."""
     unsigned = request.activations == "uint8"
     stem = on_pixels(request)
     has_quick_gelu = request.model.opset_import[0].version >= QUICK_GELU

@@ -1,4 +1,4 @@
-"""INT8 for TensorRT: explicit QDQ as its parser and fusions want it. Never run this graph on a CPU for speed."""
+"""INT8 for TensorRT: explicit QDQ for its parser and fusions. This graph is slow on a CPU."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ GATES = ("Sigmoid", "HardSigmoid")
 
 
 def quantize(request: QuantizeRequest) -> onnx.ModelProto:
-    """FP32 graph -> convolutions in INT8, with the pairs that let TensorRT fuse what surrounds them.
+    """FP32 graph -> convolutions in INT8, with the pairs that let TensorRT fuse the ops around them.
 
     What is not INT8 is FP16 from opset 19 on, scales included: a strongly typed network takes the type of what is dequantized from its
     scale. Below, where a scale is always FP32, it is FP32, and the builder is allowed to choose.
@@ -56,7 +56,7 @@ def quantize(request: QuantizeRequest) -> onnx.ModelProto:
 
 
 def _too_small(request: QuantizeRequest, in_fp32: Collection[str]) -> set[str]:
-    """Names of the nodes in FP32, and of those that read activations whose scale would be below FP16's least normal number.
+    """Names of the nodes in FP32, and of those that read activations with scales below FP16's smallest normal number.
 
     Such a scale has few bits, its reciprocal may overflow, and what rounds to 0 the parser refuses ("Scale coefficients must all be
     positive"). A convolution stays in float with the sum that it is fused to.
@@ -69,8 +69,7 @@ def _too_small(request: QuantizeRequest, in_fp32: Collection[str]) -> set[str]:
 
 
 def _stays(node: onnx.NodeProto, makers: dict[str, onnx.NodeProto], straight: dict[str, str]) -> bool:
-    """A sum that is not residual; a product that is not a squeeze and excitation's, such as a swish, which is one with its convolution;
-    a hard swish in the classifier."""
+    """Ops kept in float: non-residual adds, multiplies outside squeeze-and-excitation (such as a swish), hard swish in the classifier."""
     if node.op_type == "HardSwish":
         return node.input[0] not in makers or makers[node.input[0]].op_type != "Conv"
     if node.op_type == "Add":
@@ -82,7 +81,7 @@ def _stays(node: onnx.NodeProto, makers: dict[str, onnx.NodeProto], straight: di
 
 
 def _own_result(node: onnx.NodeProto, makers: dict[str, onnx.NodeProto], float_nodes: Collection[str]) -> str | None:
-    """What a residual sum is fused to: the input that comes straight from a convolution in INT8, the later one of two."""
+    """The input that a residual sum is fused with: the last one that comes directly from an INT8 convolution."""
     if node.op_type != "Add" or any(name not in makers for name in node.input):
         return None
     results = [name for name in node.input if makers[name].op_type == "Conv" and makers[name].name not in float_nodes]
@@ -90,7 +89,7 @@ def _own_result(node: onnx.NodeProto, makers: dict[str, onnx.NodeProto], float_n
 
 
 def _added_as_it_is(model: onnx.ModelProto, straight: dict[str, str]) -> onnx.ModelProto:
-    """Residual sums read their convolution's result itself; the pairs that nobody reads then go. Changes the graph that it is given."""
+    """Let residual sums read the unquantized result of their convolution, and remove unused pairs. Changes the given graph."""
     graph = model.graph
     makers = {name: node for node in graph.node for name in node.output}
     for node in graph.node:
@@ -107,9 +106,9 @@ def _added_as_it_is(model: onnx.ModelProto, straight: dict[str, str]) -> onnx.Mo
 
 
 def _float_weights(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Each INT8 weight as the FP32 numbers that it stands for, with a Q before its DQ. Changes the graph that it is given.
+    """Store each INT8 weight as its FP32 values, with a Q before its DQ. Changes the given graph.
 
-    Since each number is a multiple of its scale, every runtime quantizes it to the same integer.
+    Each value is a multiple of its scale, so every runtime quantizes it to the same integer.
     """
     graph = model.graph
     known = constants(graph)
