@@ -52,7 +52,7 @@ def test_a_model_with_a_fixed_batch_and_several_inputs(tmp_path: Path) -> None:
         ["int64", "4,"],
         ["bool", "4x1,"],
     ]
-    assert any("the batch of" in text and "fixed at 4" in text for text in notes.texts)
+    assert any("has a fixed batch of 4" in text for text in notes.texts)
     with pytest.raises(Unsupported, match="cannot fix the batch"):
         bench(path, replace(QUICK, batch=2))
 
