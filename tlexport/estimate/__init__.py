@@ -1,1 +1,1 @@
-"""Cost of a graph, and what it will take on a device: predicted, with an interval, and never mixed up with a measurement."""
+"""Cost of a graph and its predicted latency and memory on a device, with an interval."""

@@ -1,4 +1,4 @@
-"""The kinds of block that image classifiers are made of, with everything drawn that a network's author chooses."""
+"""Random blocks of the kinds found in image classifiers. All design parameters are drawn at random."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ def _pick(draw: np.random.Generator, *choices: int) -> int:
 
 
 def _between(draw: np.random.Generator, low: float, high: float, step: int = 8) -> int:
-    """A multiple of ``step``, evenly spread in its logarithm."""
+    """A multiple of ``step``, uniform in its logarithm."""
     return max(step, round(float(np.exp(draw.uniform(np.log(low), np.log(high)))) / step) * step)
 
 
 def _start(draw: np.random.Generator) -> tuple[Builder, Value]:
-    """An image at the resolution of some classifier's input."""
+    """An input image at a resolution that classifiers use."""
     size = _pick(draw, 160, 192, 224, 224, 224, 224, 240, 260, 288, 300, 320, 384)
     b = Builder(draw, 3, size)
     return b, b.input
 
 
 def _stem(draw: np.random.Generator, low: int, high: int, most: int) -> tuple[Builder, Value, str]:
-    """Where a probe begins: at the image, or somewhere inside a network, so that its late stages are seen as often as early ones."""
+    """The input of a probe: an image, or an activation inside a network, so that late stages occur as often as early ones."""
     act = ACTIVATIONS[draw.integers(len(ACTIVATIONS))]
     if draw.random() < 0.35:
         b, x = _start(draw)
@@ -42,7 +42,7 @@ def _stem(draw: np.random.Generator, low: int, high: int, most: int) -> tuple[Bu
 
 
 def _grow(b: Builder, draw: np.random.Generator, x: Value, limit: int, least: float, most: float) -> tuple[int, int]:
-    """Channels and stride of the next block: a stride doubles the channels or so."""
+    """Channels and stride of the next block. A stride of 2 roughly doubles the channels."""
     stride = 2 if x.size > 10 and draw.random() < 0.3 else 1
     channels = x.channels if stride == 1 and draw.random() < 0.6 else int(x.channels * draw.uniform(least, most))
     return min(limit, max(8, round(channels / 8) * 8)), stride
@@ -76,7 +76,7 @@ def sequential(draw: np.random.Generator) -> onnx.ModelProto:
 
 
 def residual(draw: np.random.Generator) -> onnx.ModelProto:
-    """Basic and bottleneck blocks, grouped or not, with squeeze and excitation or not (ResNet, ResNeXt, RegNet)."""
+    """Basic and bottleneck blocks, optionally grouped and with squeeze and excitation (ResNet, ResNeXt, RegNet)."""
     b, x, _ = _stem(draw, 24, 64, 2048)
     if x.size > 60 and draw.random() < 0.6:
         x = b.pool(x, "MaxPool", 3, 2)
@@ -100,7 +100,7 @@ def residual(draw: np.random.Generator) -> onnx.ModelProto:
 
 
 def inverted(draw: np.random.Generator) -> onnx.ModelProto:
-    """Inverted residuals, fused ones too, with squeeze and excitation or not (MobileNet, MNASNet, EfficientNet)."""
+    """Inverted residuals, also fused ones, optionally with squeeze and excitation (MobileNet, MNASNet, EfficientNet)."""
     b, x, act = _stem(draw, 16, 56, 640)
     squeeze, gate = draw.random() < 0.6, "hardsigmoid" if act == "hardswish" else "sigmoid"
     ratio, fused = _pick(draw, 4, 4, 6, 24), draw.random() < 0.3
@@ -119,7 +119,7 @@ def inverted(draw: np.random.Generator) -> onnx.ModelProto:
 
 
 def dense(draw: np.random.Generator) -> onnx.ModelProto:
-    """Every layer sees all before it; normalisation before convolution (DenseNet)."""
+    """Each layer reads the outputs of all earlier layers; normalisation precedes convolution (DenseNet)."""
     b, x, _ = _stem(draw, 48, 96, 1024)
     x = b.pool(x, "MaxPool", 3, 2) if x.size > 60 else x
     growth = _pick(draw, 16, 24, 32, 40, 48)
@@ -136,7 +136,7 @@ def dense(draw: np.random.Generator) -> onnx.ModelProto:
 
 
 def branches(draw: np.random.Generator) -> onnx.ModelProto:
-    """Parallel branches that are put side by side, with long thin kernels or not (Inception, GoogLeNet, SqueezeNet)."""
+    """Parallel branches, concatenated, optionally with 1xN kernels (Inception, GoogLeNet, SqueezeNet)."""
     b, x, _ = _stem(draw, 24, 96, 1024)
     x = b.pool(x, "MaxPool", 3, 2) if x.size > 60 else x
     fire = draw.random() < 0.4
@@ -160,7 +160,7 @@ def branches(draw: np.random.Generator) -> onnx.ModelProto:
 
 
 def shuffled(draw: np.random.Generator) -> onnx.ModelProto:
-    """Half of the channels go through, then channels are shuffled (ShuffleNetV2)."""
+    """Half of the channels bypass the block; then the channels are shuffled (ShuffleNetV2)."""
     b, x, _ = _stem(draw, 24, 24, 512)
     x = b.pool(x, "MaxPool", 3, 2) if x.size > 60 else x
     half = _between(draw, 24, 128, 2)
@@ -186,7 +186,7 @@ def shuffled(draw: np.random.Generator) -> onnx.ModelProto:
 
 
 def convnext(draw: np.random.Generator) -> onnx.ModelProto:
-    """Large depthwise kernels, then products over channels in the last axis (ConvNeXt)."""
+    """Large depthwise kernels, then matrix products over channels in the last axis (ConvNeXt)."""
     b, x = _start(draw)
     patch = _pick(draw, 2, 4)
     width = _between(draw, 48, 160)
@@ -202,7 +202,7 @@ def convnext(draw: np.random.Generator) -> onnx.ModelProto:
 
 
 def attention(draw: np.random.Generator) -> onnx.ModelProto:
-    """Attention over all tokens or inside windows, and two products (ViT, Swin)."""
+    """Attention over all tokens or inside windows, then two matrix products (ViT, Swin)."""
     b, x = _start(draw)
     patch = _pick(draw, 4, 8, 16, 32)
     heads, head = _pick(draw, 3, 4, 6, 8, 12), _pick(draw, 32, 32, 64)
@@ -212,14 +212,14 @@ def attention(draw: np.random.Generator) -> onnx.ModelProto:
     window = _pick(draw, 49, 64) if count > 500 else 0
     windows = count // window if window else 1
     tokens = b.transpose(b.reshape(x, (1, width, count)), (0, 2, 1))
-    if window:  # what does not fill a window is left out, since how tokens come into windows changes no cost
+    if window:  # tokens that do not fill a window are dropped: the partition into windows does not change the cost
         kept = [b.constant(np.array([number], np.int64)) for number in (0, windows * window, 1)]
         tokens = b.node("Slice", [tokens, *kept], (1, windows * window, width))
     length = window or count
     tokens_lead = not window and draw.random() < 0.5
 
     def heads_first(packed: Value) -> Value:
-        """Axes (window, head, token, feature), as most write it."""
+        """Axes (window, head, token, feature), the usual form."""
         split = b.transpose(b.reshape(packed, (windows, length, 3, heads, head)), (2, 0, 3, 1, 4))
         query, key, value = (b.take(split, index, 0) for index in range(3))
         scores = b.matmul(b.node("Mul", [query, b.scalar(head**-0.5)], query.shape), b.transpose(key, (0, 1, 3, 2)))
@@ -229,7 +229,7 @@ def attention(draw: np.random.Generator) -> onnx.ModelProto:
         return b.reshape(b.transpose(mixed, (0, 2, 1, 3)), (1, windows * length, width))
 
     def tokens_first(packed: Value) -> Value:
-        """Axes (token, head, feature), as torch.nn.MultiheadAttention has it."""
+        """Axes (token, head, feature), the form of torch.nn.MultiheadAttention."""
         split = b.reshape(packed, (length, 3, heads, head))
         query, key, value = (b.take(split, index, 1) for index in range(3))
         scaled = b.node("Mul", [b.transpose(query, (1, 0, 2)), b.scalar(head**-0.5)], (heads, length, head))
@@ -248,5 +248,5 @@ def attention(draw: np.random.Generator) -> onnx.ModelProto:
 
 
 Family = Callable[[np.random.Generator], onnx.ModelProto]
-# one after the other, so that any number of probes is an even mixture; what most classifiers are made of comes twice
+# used in turn, so that any number of probes is an even mixture; the most common kinds occur twice
 FAMILIES: tuple[Family, ...] = (inverted, residual, sequential, dense, inverted, residual, branches, shuffled, convnext, attention)

@@ -1,9 +1,9 @@
-"""Latency on a board that is not here, from figures in its profile: the sum of what its layers take, each kind at its own rate.
+"""Latency on a remote board, from the rates in its profile: the sum over all layers, each kind of work at its own rate.
 
     time = Σ MACs of a kind / rate of that kind  +  weights / rate  +  activations / rate  +  fused layers * launch
 
-The figures were fitted to latencies that others published (benchmarks/fit_boards.py), never to a measurement of the network in
-question; every answer says what it stands on, and how far off such answers were for networks that were left out of the fit.
+The rates were fitted to published latencies (benchmarks/fit_boards.py), never to a measurement of the network in question. Each
+estimate states its basis and the error of such estimates for networks that were left out of the fit.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from tlexport.hardware.profile import Hardware, Profile
 if TYPE_CHECKING:
     from tlexport.estimate.cost import GraphCost, LayerCost
 
-# Runtimes compute these inside their neighbours, or need none where the whole graph is built in one precision.
+# Runtimes fuse these into their neighbours, or omit them if the whole graph is built in one precision.
 FOLDED = ("Cast", "QuantizeLinear", "DequantizeLinear")
 LAUNCHES = "launches"
 NAMES = {"onnxruntime": "ONNX Runtime", "tensorrt": "TensorRT", "ncnn": "ncnn", "ncnn-vulkan": "ncnn on Vulkan"}
-SAME = 0.02  # hardware whose figures differ by less is the same, rounded otherwise
+SAME = 0.02  # relative difference below which two hardware figures count as equal: sources round differently
 
-# Factors by which an 80 % interval gets wider, from benchmarks/results/boards.json ("wider"): for figures that are scaled to other
-# clocks or another board, of a CPU or of a GPU, and for figures of another runtime, precision or number of threads.
+# Factors that widen an 80 % interval, from benchmarks/results/boards.json ("wider"): for rates scaled to other clocks or another
+# board, on a CPU or a GPU, and for rates of another runtime, precision or number of threads.
 SCALED_CPU = 1.6
 SCALED_GPU = 2.4
 PROXY = 2.1
@@ -37,25 +37,25 @@ PROXY = 2.1
 
 @dataclass(frozen=True)
 class RatePrediction:
-    """A latency that nobody measured."""
+    """A predicted latency."""
 
     p50_ms: float
-    low_ms: float  # the median lies between low and high for 80 % of networks
+    low_ms: float  # bounds of the median latency for 80 % of networks
     high_ms: float
-    basis: str  # what it stands on
+    basis: str  # source of the rates, for the user
 
 
 def predict_from_rates(cost: GraphCost, profile: Profile, precision: Precision, threads: int | None = None) -> RatePrediction:
     """Median latency of one image on a profile's board, in the profile's power mode.
 
     Args:
-        cost: of the fused graph, for one image.
-        profile: of the board.
-        precision: that the network will be computed in.
+        cost: the cost of the fused graph for one image.
+        profile: the board's profile.
+        precision: the precision of the computation.
         threads: CPU threads; None: one for each core.
 
     Raises:
-        Unsupported: the profile has no figures for its processor.
+        Unsupported: the profile has no rates for its processor.
     """
     figures = choose_rates(profile, precision, threads)
     here = conditions(profile.hardware, figures.precision, figures.threads is None)
@@ -79,7 +79,7 @@ def predict_from_rates(cost: GraphCost, profile: Profile, precision: Precision, 
 
 
 def _origin(figures: BoardRates) -> str:
-    """What figures were fitted to."""
+    """The data that the rates were fitted to."""
     count = f"{figures.rows} published {'latency' if figures.rows == 1 else 'latencies'}"
     if figures.borrowed_from is None:
         return f"fitted to {count} of {figures.board} ({figures.date})"
@@ -87,16 +87,16 @@ def _origin(figures: BoardRates) -> str:
 
 
 def choose_rates(profile: Profile, precision: Precision, threads: int | None) -> BoardRates:
-    """The profile's figures that come nearest: the runtime first, since runtimes differ most, then the precision, then the threads.
+    """The closest rates in the profile: first by runtime, since runtimes differ most, then by precision, then by threads.
 
     Raises:
-        Unsupported: there are none for the processor that the profile's runtime computes on.
+        Unsupported: there are none for the processor that the profile's runtime uses.
     """
     on_gpu = profile.runtime == "tensorrt" or profile.device == "cuda"
     fitting = [figures for figures in profile.latency if (figures.threads is None) == on_gpu]
     if not fitting:
         raise Unsupported(
-            f"there is nothing to estimate the latency on {profile.target} by: no published latency of it, or of a board like it, is known",
+            f"the latency on {profile.target} cannot be estimated: no published latency of this board or a similar one is known",
             "measure on the device itself: `tlx profiles calibrate` there for estimates, or `tlx bench` there",
         )
     order = PRECISIONS
@@ -110,10 +110,10 @@ def choose_rates(profile: Profile, precision: Precision, threads: int | None) ->
 
 
 def work(cost: GraphCost) -> dict[str, float]:
-    """How much of each kind of work a graph holds: MACs, numbers moved, and ``launches``, the fused layers.
+    """The amount of each kind of work in a graph: MACs, elements moved, and ``launches`` (the number of fused layers).
 
     Args:
-        cost: of the fused graph. In FP16 or INT8 it has the same work, in other bytes.
+        cost: the cost of the fused graph. In FP16 or INT8 the amounts are the same; only the bytes differ.
     """
     amounts: defaultdict[str, float] = defaultdict(float)
     for layer in cost.layers:
@@ -129,21 +129,21 @@ def work(cost: GraphCost) -> dict[str, float]:
 
 
 def _rate(layer: LayerCost) -> str:
-    """Name of the rate at which the MACs of a layer are done."""
+    """Name of the rate for the MACs of a layer."""
     if layer.kind == "conv":
         return "conv3x3" if layer.kernel == 9 and layer.stride == 1 else "conv"
     return layer.kind if layer.kind in ("depthwise", "grouped") else "pointwise"
 
 
 def milliseconds_at(amounts: Mapping[str, float], figures: BoardRates) -> float:
-    """Time that an amount of work takes with these figures."""
+    """Time for an amount of work at these rates."""
     rates = figures.per_ns.model_dump()
     busy = sum(amount / rates[kind] for kind, amount in amounts.items() if kind != LAUNCHES)
     return float(busy / 1e6 + amounts.get(LAUNCHES, 0.0) * figures.launch_us / 1e3)
 
 
 def conditions(hardware: Hardware, precision: Precision, on_gpu: bool) -> Conditions:
-    """What a profile says of the hardware that figures of a precision depend on: of the GPU, or of one core of the CPU."""
+    """The hardware figures that the rates of a precision depend on: of the GPU, or of one CPU core."""
     known = {name: fact.value for name, fact in hardware if fact is not None}
     peak = known.get({"fp32": "fp32_tflops", "fp16": "fp16_tflops", "int8": "int8_tops"}[precision])
     if on_gpu:
@@ -152,13 +152,13 @@ def conditions(hardware: Hardware, precision: Precision, on_gpu: bool) -> Condit
 
 
 def alike(one: Conditions, other: Conditions) -> bool:
-    """Whether two hardwares compute equally fast, as far as the same is known of both."""
+    """Whether two hardware descriptions have equal speed in every figure that both contain."""
     pairs = zip(one.model_dump().values(), other.model_dump().values(), strict=True)
     return all(a == b or (a and b and abs(a / b - 1) <= SAME) for a, b in pairs)
 
 
 def scaled(figures: BoardRates, to: Conditions) -> BoardRates:
-    """Figures as they would be on another hardware: another power mode, or another board of the same make."""
+    """Rates scaled to other hardware: another power mode, or another board of the same make."""
     if alike(figures.at, to):
         return figures
     rates = {kind: rate * gain(kind, figures.at, to) for kind, rate in figures.per_ns.model_dump().items()}
@@ -167,10 +167,10 @@ def scaled(figures: BoardRates, to: Conditions) -> BoardRates:
 
 
 def gain(kind: str, old: Conditions, new: Conditions) -> float:
-    """How many times faster a kind of work gets from one hardware to another, by the figures of the hardware alone.
+    """Speed-up of a kind of work between two hardware descriptions.
 
-    Arithmetic follows the peak; what is moved follows the bandwidth of the memory; the start of a layer follows the clock. Where
-    peak or bandwidth is not known on both sides, the clock stands in for it.
+    Arithmetic scales with the peak rate, data movement with memory bandwidth, and the launch of a layer with the clock. If peak or
+    bandwidth is unknown for either side, the ratio of clocks is used.
     """
     clock = new.mhz / old.mhz if old.mhz and new.mhz else 1.0
     if kind in ("weights", "activations"):
@@ -181,5 +181,5 @@ def gain(kind: str, old: Conditions, new: Conditions) -> float:
 
 
 def wider(*factors: float) -> float:
-    """The factor of an interval that holds for several independent causes of error: their logarithms add up in squares."""
+    """Combined interval factor of independent errors: the squares of their logarithms add up."""
     return math.exp(math.sqrt(sum(math.log(factor) ** 2 for factor in factors)))

@@ -1,4 +1,4 @@
-"""What a graph costs, exactly: multiply-accumulates, bytes and kind of every layer, and the memory that its tensors need."""
+"""Exact cost of a graph: multiply-accumulates, bytes and kind of every layer, and the memory of its tensors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ POOLS = (
     *("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "NhwcMaxPool", "ReduceMean", "ReduceMax", "ReduceSum"),
     *("ReduceL2", "QLinearAveragePool", "QLinearGlobalAveragePool", "QLinearReduceMean"),
 )
-# operators that only change how the same bytes are seen: no kernel copies anything
+# operators that reinterpret the same bytes; no kernel copies anything
 FREE = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Constant", "Shape", "Dropout")
 MOVES = (
     *("Transpose", "Concat", "QLinearConcat", "Slice", "Split", "Gather", "Pad", "Expand", "Tile", "ReorderInput", "ReorderOutput"),
@@ -47,39 +47,41 @@ class LayerCost:
     """One node of a fused graph. A matrix product has the geometry of a 1x1 convolution over its rows."""
 
     name: str
-    op: str  # the operator; with its domain where that stands for another arrangement of the channels
+    op: str  # the operator, with its domain if that implies another channel layout
     kind: Kind
-    bits: int  # of the type that it computes in: 32, 16, 8
+    bits: int  # width of the type that it computes in: 32, 16, 8
     macs: int
     weight_bytes: int
     input_bytes: int  # activations read
     output_bytes: int
     rows: int = 0  # output pixels, or rows of a product, over the whole batch
-    width: int = 0  # output pixels of one image row; last axis of what a transposition gives
+    width: int = 0  # output pixels of one image row; for a transposition, the last axis of its output
     inner: int = 0  # input channels of one group
     outer: int = 0  # output channels
     groups: int = 0
-    kernel: int = 0  # area of the kernel
+    kernel: int = 0  # kernel area, elements
     stride: int = 0
-    activation: str = ""  # what is fused behind it
-    inner_axis: int = 0  # length of the last axis, which a copying or normalising kernel walks along; what a transposition leaves together
-    since: int = 0  # MACs since its largest input was last touched, that layer's own included: what is old has left the cache
+    activation: str = ""  # operators fused after it
+    inner_axis: int = (
+        0  # length of the last axis, along which a copying or normalising kernel runs; for a transposition, the elements that stay adjacent
+    )
+    since: int = 0  # MACs since its largest input was last accessed, including that layer's own: old data has left the cache
 
 
 @dataclass(frozen=True)
 class GraphCost:
-    """What a whole graph costs for one image, at the shapes of its inputs."""
+    """Cost of a whole graph for one image, at the shapes of its inputs."""
 
     layers: tuple[LayerCost, ...]
     macs: int
-    parameters: int  # trained numbers; statistics of a normalisation are not counted
+    parameters: int  # trained values, without the statistics of normalisations
     weight_bytes: int
-    peak_activation_bytes: int  # what the tensors alive at the worst moment take, in the best order of execution
-    unknown: tuple[str, ...]  # operators that the model of costs does not know
+    peak_activation_bytes: int  # peak size of the live tensors, in the best order of execution
+    unknown: tuple[str, ...]  # operators without a cost model
 
 
 def cost_of(model: onnx.ModelProto) -> GraphCost:
-    """Cost of a graph as it stands; give it the fused graph (see :func:`tlexport.estimate.graph.fused`) for fused layers.
+    """Cost of a graph as given. For fused layers, pass the result of :func:`tlexport.estimate.graph.fused`.
 
     Raises:
         InvalidFile: the shapes contradict each other, or an attribute does not fit its operator.
@@ -93,15 +95,15 @@ def cost_of(model: onnx.ModelProto) -> GraphCost:
         parameters=count_parameters(model),
         weight_bytes=sum(tensors[i.name].bytes for i in model.graph.initializer),
         peak_activation_bytes=peak_bytes(model, tensors),
-        # nothing that was timed holds transposed convolutions or recurrences: their MACs are known, and not at which rate they run
+        # no timed network contains transposed convolutions or recurrences: their MACs are known, their rate is unknown
         unknown=tuple(sorted({layer.op for layer in layers if layer.kind == "unknown" or layer.op in (*RECURRENT, *TRANSPOSED)})),
     )
 
 
 def count_parameters(model: onnx.ModelProto) -> int:
-    """Numbers in the weights of a graph, of any type that weights have.
+    """Number of weight elements in a graph, of any weight type.
 
-    Not counted: running statistics of BatchNormalization, single numbers, and the scales and zero points of a quantized graph.
+    Not counted: running statistics of BatchNormalization, scalars, and the scales and zero points of a quantized graph.
     """
     constants = {i.name: math.prod(i.dims) for i in model.graph.initializer if i.data_type in WEIGHT_TYPES}
     counted: set[str] = set()
@@ -112,10 +114,10 @@ def count_parameters(model: onnx.ModelProto) -> int:
 
 
 def _layers(model: onnx.ModelProto, tensors: Mapping[str, TensorInfo]) -> tuple[LayerCost, ...]:
-    """The layers in the order of the graph, each told how long ago its input was touched."""
+    """The layers in graph order, each with the MACs since its input was last accessed."""
     layers: list[LayerCost] = []
     done = 0
-    touched: dict[str, int] = {}  # MACs done when the last layer to read or write a tensor began
+    touched: dict[str, int] = {}  # total MACs at the start of the last layer that read or wrote a tensor
     for node in model.graph.node:
         used = [name for name in node.input if name and not tensors[name].constant]
         if not _costs(node, tensors):
@@ -137,7 +139,7 @@ def _costs(node: onnx.NodeProto, tensors: Mapping[str, TensorInfo]) -> bool:
 
 
 def kind_of(op: str) -> Kind:
-    """Kind of an operator without weights; ``unknown`` for one that no list names."""
+    """Kind of an operator without weights; ``unknown`` if no list contains it."""
     if op in POOLS:
         return "pool"
     if op in MOVES:
@@ -177,7 +179,7 @@ def _layer(node: onnx.NodeProto, tensors: Mapping[str, TensorInfo]) -> LayerCost
 
 
 def _kept(shape: tuple[int, ...], order: Sequence[int] | None) -> int:
-    """Neighbours that a transposition leaves side by side."""
+    """Number of elements that stay adjacent in a transposition."""
     last = len(shape) - 1
     order = order or list(range(last, -1, -1))
     kept = 1
@@ -240,7 +242,7 @@ def _product(node: onnx.NodeProto, options: Mapping[str, Any], tensors: Mapping[
     first, output = tensors[node.input[0]], tensors[node.output[0]]
     inner = first.shape[-1] if node.op_type in FLOAT_PRODUCTS else factors(first.shape, second.shape, options)[0][-1]
     outer = output.shape[-1]
-    # a product with a constant is one gemm over all rows; one of two activations is as many as there are heads and windows
+    # a product with a constant is one GEMM over all rows; a product of two activations is one GEMM for each head and window
     groups = 1 if second.constant else math.prod(output.shape[:-2])
     rows = output.elements // max(1, outer * groups)
     return {
@@ -258,7 +260,7 @@ def _product(node: onnx.NodeProto, options: Mapping[str, Any], tensors: Mapping[
 
 
 def _einsum(node: onnx.NodeProto, options: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> dict[str, Any]:
-    """A product over the axes that the answer lacks, done once for each index that all three have."""
+    """An Einsum as a matrix product: it sums over the axes absent from the output, once for each index that all three tensors share."""
     first, second, out = options["equation"].replace(" ", "").replace("->", ",").split(",")
     size: dict[str, int] = {}
     for term, name in zip((first, second), node.input, strict=True):

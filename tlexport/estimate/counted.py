@@ -1,7 +1,7 @@
-"""Which nodes' work is counted: all of a graph's, or there is no figure.
+"""Checks that the work of every node can be counted; otherwise there is no estimate.
 
-A node is counted where its multiply-accumulates are, or where its work grows with the bytes that it reads and writes alone. Bodies of
-loops, trees and products that are not known here may take any time.
+A node can be counted if its multiply-accumulates are known, or if its work depends only on the bytes that it reads and writes. The
+time of loop bodies, trees and unknown products is unbounded.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tlexport.estimate.operator_shapes import Attributes
 from tlexport.estimate.shapes import BENCH_COMMAND, attributes
 from tlexport.onnx_model.structure import name_of
 
-# operators without a model of their own whose work is that of their bytes; a figure takes each for a copy, and widens the interval
+# operators without a cost model whose work is proportional to their bytes; each counts as a copy, and the interval gets wider
 _LINEAR = """
 Acos Acosh AffineGrid And ArgMax ArgMin Asin Asinh Atan Atanh Bernoulli BitCast BitShift BitwiseAnd BitwiseNot BitwiseOr
 BitwiseXor BlackmanWindow CastLike Ceil Celu CenterCropPad Col2Im Compress ConstantOfShape Cos Cosh CumProd CumSum
@@ -28,7 +28,7 @@ RandomNormalLike RandomUniform RandomUniformLike Range Reciprocal ReduceL1 Reduc
 ReduceSumSquare Resize ReverseSequence RotaryEmbedding Round Scatter ScatterElements ScatterND Selu Shrink Sign Sin Sinh Size
 SoftmaxCrossEntropyLoss Softsign Sum SwiGLU Tan TensorScatter ThresholdedRelu TopK Trilu Unique Upsample Xor
 """
-# and ONNX Runtime's own
+# the same, of ONNX Runtime's own domain
 _LINEAR_CONTRIBUTED = """
 BiasAdd BiasSplitGelu BitmaskDropout EmbedLayerNormalization MaxpoolWithMask MemcpyFromHost MemcpyToHost NhwcFusedConv QGelu
 QLinearWhere QuickGelu SimplifiedLayerNormalization SkipGroupNorm SkipSimplifiedLayerNormalization Upsample
@@ -38,17 +38,17 @@ LINEAR = {
     "com.microsoft": frozenset((*_LINEAR.split(), *_LINEAR_CONTRIBUTED.split())),
     "ai.onnx.ml": frozenset(("ArrayFeatureExtractor", "Binarizer", "Imputer", "LabelEncoder", "Normalizer", "OneHotEncoder", "Scaler")),
 }
-# a window that covers so many elements, and so many for each one that it is moved by, is work that its bytes do not show
+# limits on the elements of a pooling window, in all and per element of stride: beyond them, work is not proportional to bytes
 LARGE_WINDOW = 400
 
 
 def expect_counted(node: onnx.NodeProto, kind: str) -> None:
-    """Raises Unsupported for a node whose work is not known, and names it."""
+    """Raise Unsupported, naming the node, if the work of a node is unknown."""
     options = attributes(node)
     if kind == "pool" and _overlap(options) > LARGE_WINDOW:
         raise _not_counted(node, f"its window covers {math.prod(options['kernel_shape'])} elements")
     if kind == "unknown" and node.op_type not in LINEAR.get(node.domain, ()):
-        raise _not_counted(node, "its operator is not known here")
+        raise _not_counted(node, "its operator is unknown to tlexport")
 
 
 def _overlap(options: Attributes) -> float:
@@ -60,7 +60,7 @@ def _not_counted(node: onnx.NodeProto, why: str) -> Unsupported:
 
 
 def recurrence(options: Attributes, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
-    """Work of LSTM, GRU or RNN, whose two products are done at each step, in each direction.
+    """Work of LSTM, GRU or RNN: two matrix products for each step and direction.
 
     Args:
         options: its attributes.
@@ -68,7 +68,7 @@ def recurrence(options: Attributes, shapes: Mapping[str, tuple[int, ...]]) -> di
             ``r`` (direction, gates * hidden, hidden).
 
     Returns:
-        Fields of a layer: a product of its own for each step and direction.
+        Fields of a layer: one matrix product for each step and direction.
     """
     steps, batch = shapes["x"][:2] if not options.get("layout") else shapes["x"][1::-1]
     directions, outer, inner = shapes["w"]

@@ -1,4 +1,4 @@
-"""A graph as it was before its precision was lowered: the work that runtimes with fusions of their own see in it."""
+"""Restores the FP32 form of a graph of lower precision: the layers that a runtime with its own fusions works on."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ INTEGERS = (TensorProto.UINT8, TensorProto.INT8)
 
 
 def in_fp32(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Without Q/DQ pairs, casts between FP16 and FP32, and constants of either kind: the same layers, all in FP32.
+    """The same layers in FP32, without Q/DQ pairs and casts between FP16 and FP32; constants are converted.
 
-    An activation that only the range of a Q does goes with it: fused into its convolution it costs nothing. Left as it was, the graph would
-    hold more than it costs: ONNX Runtime's CPU provider takes what it has no FP16 kernel for apart, which no device that has one does.
-    Zeros that an INT8 graph for CPUs multiplies by stay: channels, and what the first convolution's filters are filled up with.
+    An activation that a Q implements by its range alone disappears with the Q: fused into its convolution, it costs nothing. The
+    original graph would be overestimated: ONNX Runtime's CPU provider decomposes operators without an FP16 kernel. Zero padding in
+    the weights of an INT8 graph for CPUs (channels, filters of the first convolution) stays.
 
     Args:
-        model: with fixed shapes; it is not changed. One in FP32 comes back as it is.
+        model: a graph with fixed shapes; it is not changed. An FP32 graph is returned unchanged.
     """
     graph = model.graph
     constants = {tensor.name: tensor for tensor in graph.initializer}
@@ -31,8 +31,10 @@ def in_fp32(model: onnx.ModelProto) -> onnx.ModelProto:
         return model
     inferred = onnx.shape_inference.infer_shapes(model).graph
     types = {value.name: value.type.tensor_type.elem_type for value in (*inferred.value_info, *inferred.input, *inferred.output)}
-    same: dict[str, str] = {}  # what a tensor is without what lowers its precision
-    pixels = {value.name for value in graph.input if types[value.name] in INTEGERS}  # and what is made of them: no Q gave them
+    same: dict[str, str] = {}  # tensor name -> name of its FP32 equivalent
+    pixels = {
+        value.name for value in graph.input if types[value.name] in INTEGERS
+    }  # constants and tensors computed from them: no Q produced them
     weights = {
         name: numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), name)
         if tensor.data_type == TensorProto.FLOAT16
@@ -55,7 +57,7 @@ def in_fp32(model: onnx.ModelProto) -> onnx.ModelProto:
             nodes.append(copy)
             if pixels & set(inputs):
                 pixels |= {name for name in node.output if types.get(name) in INTEGERS}
-    for value in graph.output:  # one that a cast or a DQ gives keeps its name
+    for value in graph.output:  # an output of a cast or a DQ keeps its name
         if value.name in same:
             nodes.append(helper.make_node("Identity", [same[value.name]], [value.name], name=f"{value.name}_same"))
     read = {name for node in nodes for name in node.input}
@@ -75,7 +77,7 @@ def _between_floats(node: onnx.NodeProto, types: Mapping[str, int]) -> bool:
 
 
 def _dequantized(node: onnx.NodeProto, constants: Mapping[str, TensorProto]) -> Array:
-    """A weight as DequantizeLinear gives it (ONNX standard), float32."""
+    """A dequantized weight, computed as by DequantizeLinear (ONNX standard), float32."""
     values, scale, *zero = (numpy_helper.to_array(constants[name]).astype(np.float32) for name in node.input if name)
     if scale.ndim:
         axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 1)

@@ -1,8 +1,8 @@
-"""From timed layers to a model of a device: for each kind of layer a line through its costs, and a smooth correction of it.
+"""Fits a latency model of a device to timed layers: for each kind of layer, a linear model of its costs with a smooth correction.
 
-The line (time = start + MACs, activation bytes and weight bytes, each at a rate of its own, none negative) is what extrapolates. The
-correction is a Gaussian process (Rasmussen and Williams 2006, algorithm 2.1) on the logarithm of what the line leaves over; it falls
-back to the line away from what was timed.
+The linear model (time = constant + MACs, activation bytes and weight bytes, each at a non-negative rate) extrapolates. The correction
+is a Gaussian process (Rasmussen and Williams 2006, algorithm 2.1) on the logarithm of the ratio between the measured time and the
+linear model; far from the timed layers it tends to 1.
 """
 
 from __future__ import annotations
@@ -23,42 +23,42 @@ from tlexport.hardware.device_model import LayerModel
 Numbers = npt.NDArray[np.float64]
 Lengths = tuple[Numbers, float, float]  # length scales, spread, noise
 
-MOST_ROWS = 450  # of one kind: the correction's cost grows with the cube of it
-LENGTH_ROWS = 160  # of them, those that the length scales are found with
-FEWEST_ROWS = 6  # of which a kind is told apart from its like
-OWN_LENGTHS = 30  # rows of which it has length scales of its own; those with fewer take their kind's
+MOST_ROWS = 450  # of one kind: the correction costs the cube of this number
+LENGTH_ROWS = 160  # number of rows for fitting the length scales
+FEWEST_ROWS = 6  # rows required for fitting a group separately from its kind
+OWN_LENGTHS = 30  # rows required for separate length scales; smaller groups use those of their kind
 WEIGHTED_KINDS = ("conv", "pointwise", "depthwise", "grouped", "se", "gemm")
-OUTLIER = 4.0  # spreads above the middle, beyond which a time was not the layer's alone; none is ever too short
-TICK_US = 1.0  # how coarse the profiler's clock is, and how uncertain what it adds
-LEAST_US = 0.3  # no layer is shorter: the profiler counts whole microseconds
-AROUND = (4.0, 60.0)  # bounds of the length scales, octaves, of what is the same for all layers of a network: shorter ones would let the
-# correction tell the timed networks apart, and learn how busy the machine was while each was timed
-CHEAP = ("", "Relu", "Clip")  # activations that a convolution applies at no cost to speak of
+OUTLIER = 4.0  # standard deviations above the median beyond which a time was disturbed; times are never too short
+TICK_US = 1.0  # resolution of the profiler's clock, and uncertainty of its overhead
+LEAST_US = 0.3  # shortest layer: the profiler counts whole microseconds
+AROUND = (4.0, 60.0)  # bounds of the length scales, octaves, of features that all layers of a network share: shorter ones would let the
+# correction distinguish the timed networks and learn the machine's load while each was timed
+CHEAP = ("", "Relu", "Clip")  # activations that a convolution applies at negligible cost
 
 
 @dataclass(frozen=True)
 class TimedLayer:
-    """A layer inside a network, and its time."""
+    """A timed layer inside a network."""
 
     group: str
-    costs: tuple[float, ...]  # what the line adds up
-    features: tuple[float, ...]  # what the correction looks at, base-2 logarithms
+    costs: tuple[float, ...]  # inputs of the linear model
+    features: tuple[float, ...]  # inputs of the correction, base-2 logarithms
     us: float
-    count: int = 1  # how often the network has it
+    count: int = 1  # number of equal layers in the network
 
 
 def group_of(layer: LayerCost) -> str:
-    """Layers that one model describes."""
+    """Name of the group of layers that share a model."""
     return f"{layer.kind}/{layer.op}"
 
 
 def costs_of(layer: LayerCost) -> tuple[float, ...]:
-    """The terms of the line: 1, 10^6 MACs, 10^6 bytes of activations, 10^6 bytes of weights."""
+    """The terms of the linear model: 1, 10^6 MACs, 10^6 bytes of activations, 10^6 bytes of weights."""
     return 1.0, layer.macs / 1e6, (layer.input_bytes + layer.output_bytes) / 1e6, layer.weight_bytes / 1e6
 
 
 def features_of(layer: LayerCost, cost: GraphCost) -> tuple[float, ...]:
-    """What decides how fast a layer of a kind is. The first two say what the whole network works on, and so what is still in the cache."""
+    """The features that determine the speed of a layer of a kind. The first two describe the network's working set, hence the cache."""
     around = (cost.weight_bytes, cost.peak_activation_bytes)
     since = float(np.log2(1 + layer.since / 1e5))
     if layer.kind in WEIGHTED_KINDS:
@@ -71,7 +71,7 @@ def features_of(layer: LayerCost, cost: GraphCost) -> tuple[float, ...]:
 
 
 def rows_of(cost: GraphCost, node_us: Mapping[str, float]) -> list[TimedLayer]:
-    """The timed layers of a network; those that repeat are one row, with their mean time: they say no more than one."""
+    """The timed layers of a network. Equal layers form one row with their mean time: repetitions add no information."""
     found: dict[tuple[str, tuple[float, ...], tuple[float, ...]], list[float]] = {}
     for layer in cost.layers:
         if layer.name in node_us:
@@ -81,23 +81,23 @@ def rows_of(cost: GraphCost, node_us: Mapping[str, float]) -> list[TimedLayer]:
 
 @dataclass(frozen=True)
 class KindModel:
-    """A fitted line and its correction."""
+    """A fitted linear model and its correction."""
 
     line: Numbers  # (cost,) µs for each unit of a cost
-    scales: Numbers  # (feature,) length over which times are alike
+    scales: Numbers  # (feature,) length scales of the correction
     spread: float  # standard deviation of the correction, in natural logarithms
-    noise: float  # of one timed layer, likewise
+    noise: float  # noise of one timed layer, likewise
     points: Numbers  # (row, feature)
     weights: Numbers  # (row,)
 
     @classmethod
     def from_record(cls, record: LayerModel) -> KindModel:
-        """As it was written."""
+        """From the record of a calibration file."""
         line, scales, weights = (np.array(values) for values in (record.line, record.scales, record.weights))
         return cls(line, scales, record.spread, record.noise, np.array(record.points), weights)
 
     def to_record(self) -> LayerModel:
-        """For the file; six digits are more than any timing has."""
+        """For the calibration file, rounded to six digits, beyond the precision of timings."""
         points = tuple(tuple(round(float(value), 4) for value in point) for point in self.points)
         line, scales, weights = (tuple(float(f"{value:.6g}") for value in v) for v in (self.line, self.scales, self.weights))
         return LayerModel.model_validate(
@@ -108,7 +108,7 @@ class KindModel:
         """Natural logarithm of the time of layers: (layer, cost), (layer, feature) -> (layer,).
 
         Raises:
-            InvalidFile: the model was fitted to other features, by another version.
+            InvalidFile: the model was fitted by another version, with other features.
         """
         if features.shape[1] != len(self.scales):
             raise InvalidFile("the calibration was made by another version of tlexport", "calibrate again: tlx profiles calibrate")
@@ -130,7 +130,7 @@ def fit_kind(rows: Sequence[TimedLayer], lengths: Lengths | None = None) -> Kind
     for last in (False, True):
         inverse = np.linalg.inv(_kernel(features, features, scales, spread) + np.diag(noise**2 + tick**2))
         weights = inverse @ left
-        # what each row is beyond what the others foretell (equation 5.12): the machine was busy with something else
+        # difference of each row from the prediction of the others (equation 5.12): large if the machine was busy
         beyond = weights / np.diag(inverse)
         kept = beyond - np.median(beyond) <= OUTLIER * spread_of(beyond)
         if last or kept.all():
@@ -140,12 +140,12 @@ def fit_kind(rows: Sequence[TimedLayer], lengths: Lengths | None = None) -> Kind
 
 
 def spread_of(values: Numbers) -> float:
-    """Standard deviation that outliers do not move: from the median of absolute deviations."""
+    """Robust standard deviation, from the median absolute deviation."""
     return 1.4826 * float(np.median(np.abs(values - np.median(values)))) + 1e-9
 
 
 def weighted_median(values: Numbers, weights: Numbers) -> float:
-    """The value below which half of the weight lies."""
+    """Weighted median."""
     order = np.argsort(values)
     passed = np.cumsum(weights[order])
     return float(values[order][np.searchsorted(passed, passed[-1] / 2)])
@@ -159,7 +159,7 @@ def _kernel(a: Numbers, b: Numbers, scales: Numbers, spread: float) -> Numbers:
 
 
 def _lengths(features: Numbers, left: Numbers, tick: Numbers) -> Lengths:
-    """Length scales, spread and noise that make the rows likeliest (scikit-learn's optimiser)."""
+    """Length scales, spread and noise with the largest likelihood (scikit-learn's optimiser)."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.gaussian_process import GaussianProcessRegressor
     from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
@@ -168,31 +168,31 @@ def _lengths(features: Numbers, left: Numbers, tick: Numbers) -> Lengths:
     bounds = [AROUND] * 2 + [(0.3, 60.0)] * (width - 2)
     kernel = ConstantKernel(0.1, (1e-3, 10)) * Matern([5.0] * width, bounds, nu=1.5) + WhiteKernel(0.005, (1e-4, 0.3))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # a feature that never changes has no length to converge to
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the length scale of a constant feature does not converge
         found = GaussianProcessRegressor(kernel, alpha=tick**2).fit(features, left).kernel_
     return np.asarray(found.k1.k2.length_scale), float(np.sqrt(found.k1.k1.constant_value)), float(np.sqrt(found.k2.noise_level))
 
 
 def thin(rows: Sequence[TimedLayer], most: int = MOST_ROWS) -> list[TimedLayer]:
-    """At most so many rows, spread over all of them."""
+    """At most ``most`` rows, chosen at random with a fixed seed."""
     if len(rows) <= most:
         return list(rows)
     return [rows[int(index)] for index in np.random.default_rng(0).permutation(len(rows))[:most]]
 
 
 def fit_layers(rows: Sequence[TimedLayer], known: Mapping[str, KindModel] | None = None) -> dict[str, KindModel]:
-    """A model for each group with enough rows, and one for each kind, for groups that were never timed.
+    """A model for each group with enough rows, and one for each kind, for groups without timings.
 
     Args:
         rows: timed layers.
-        known: models of an earlier fit, whose length scales are kept.
+        known: models of an earlier fit; their length scales are kept.
     """
     by_group: dict[str, list[TimedLayer]] = {}
     for row in rows:
         by_group.setdefault(row.group.partition("/")[0], []).append(row)
         by_group.setdefault(row.group, []).append(row)
     fitted: dict[str, KindModel] = {}
-    for group, found in sorted(by_group.items()):  # a kind comes before its groups
+    for group, found in sorted(by_group.items()):  # fit each kind before its groups
         like = (known or {}).get(group) or (fitted.get(group.partition("/")[0]) if len(found) < OWN_LENGTHS else None)
         if len(found) >= FEWEST_ROWS:
             fitted[group] = fit_kind(thin(found), (like.scales, like.spread, like.noise) if like else None)

@@ -84,9 +84,13 @@ class ExportPlan(Results[ExportStep]):
 
 
 @dataclass(frozen=True)
-class _Steps:
-    """What is done besides the export itself."""
+class _Request:
+    """How to carry out the export, and the steps besides it."""
 
+    data_root: Path | None
+    sign: Path | None
+    with_c: bool
+    train: bool  # whether a step may train
     dry_run: bool
     build_engine: bool
     quiet: bool
@@ -203,17 +207,13 @@ def export(
         )
         name, source, place = values.text("target", target), values.path_or_none("checkpoint", checkpoint), values.place("out", out)
         expect_usable([str(word) for word in (name, source, place) if word is not None])
-        more = {
-            "data_root": values.path_or_none("data", data),
-            "sign": values.path_or_none("sign", sign),
-            "with_c": with_c,
-            "consent": lambda training: not no_train,
-        }
-        return _run(name, source, place, constraints, more, _Steps(dry_run, build_engine, quiet), reporter(verbose, quiet))
+        root, key = values.path_or_none("data", data), values.path_or_none("sign", sign)
+        request = _Request(root, key, with_c, not no_train, dry_run, build_engine, quiet)
+        return _run(name, source, place, constraints, request, reporter(verbose, quiet))
 
 
 def _run(
-    name: str, source: Path | None, place: Path | None, constraints: Constraints, more: dict[str, Any], steps: _Steps, progress: Progress
+    name: str, source: Path | None, place: Path | None, constraints: Constraints, request: _Request, progress: Progress
 ) -> ExportResult | ExportPlan:
     """Resolve the target and the paths, then plan or export."""
     from tlexport.bundle.signature import read_private_key
@@ -224,7 +224,7 @@ def _run(
     target = resolve(name)
     if target.note:
         progress.note(target.note)
-    if steps.dry_run:
+    if request.dry_run:
         from tlexport.optimize.cost_on_target import plan
 
         planned = plan(target, constraints)
@@ -232,21 +232,22 @@ def _run(
         return ExportPlan(plain([step.to_json() for step in planned]), items=items)
     from tlexport.api.build_engine import build_engine, expect_buildable
 
-    if steps.build_engine:
+    if request.build_engine:
         expect_buildable(target, place)
     checkpoint = source or latest_checkpoint()
     expect_checkpoint(checkpoint)
-    if more["sign"] is not None:
-        read_private_key(more["sign"])
+    if request.sign is not None:
+        read_private_key(request.sign)
     # imports torch, which takes seconds: after the checks that need none
-    from tlexport.api.export import default_place
+    from tlexport.api.export import ExportSettings, default_place
     from tlexport.api.export import export as convert
 
     path = place or default_place(checkpoint, target)
-    exported = convert(checkpoint, target, constraints, path, progress=progress, **more)
-    if steps.build_engine:
+    settings = ExportSettings(request.data_root, request.sign, request.with_c, consent=lambda training: request.train)
+    exported = convert(checkpoint, target, constraints, path, settings=settings, progress=progress)
+    if request.build_engine:
         exported = replace(exported, engine=build_engine(path, progress))
-    for hint in () if steps.quiet else exported.hints():
+    for hint in () if request.quiet else exported.hints():
         message(f"hint: {hint}")
     return _result(exported)
 
