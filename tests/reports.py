@@ -160,7 +160,7 @@ def full(name: str) -> dict[str, Any]:
         "layers": {"slowest": [layer, layer | {"us": 60.25, "share": 0.125}], "count": 57, "total_us": 482.0, "runs": 20},
         "placement": {"CPUExecutionProvider": 57},
         "watch": {"throttled": False, "watts": 5.5, "temperatures_c": {name: 61.5}},
-        "inputs": f"made up: {name}",
+        "inputs": f"synthetic: {name}",
     }
 
 

@@ -171,7 +171,7 @@ def test_batches_stay_within_the_memory_they_are_allowed(tmp_path: Path) -> None
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
 def test_made_up_pixels_have_the_declared_shape_and_range(dtype: Any, classifier: Path) -> None:
     [feed], words = feeds_for(request(classifier, batch=3), (image_input(8, dtype),))
-    assert words == f"made up by the declared shapes: image {dtype} 3x8x8x3, random pixels 0..255"
+    assert words == f"synthetic, from the declared shapes: image {dtype} 3x8x8x3, random pixels 0..255"
     assert (feed["image"].shape, feed["image"].dtype) == ((3, 8, 8, 3), dtype)
     assert feed["image"].min() < 30
     assert 225 < feed["image"].max() <= 255

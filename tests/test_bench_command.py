@@ -42,8 +42,8 @@ def test_one_measurement_is_one_object_with_its_layers(model: Path, capfd: pytes
 def test_the_table_for_a_person_and_the_one_for_a_pull_request(model: Path, capfd: pytest.CaptureFixture[str]) -> None:
     shown = here(capfd, "bench", model, "--threads", "1", "--layers", *QUICK)
     assert shown.code == 0
-    assert max(len(line) for line in shown.out.splitlines() if str(model) not in line and "made up" not in line) <= 80
-    assert "Softmax" in shown.out and "made up by the declared shapes" in shown.out
+    assert max(len(line) for line in shown.out.splitlines() if str(model) not in line and "synthetic" not in line) <= 80
+    assert "Softmax" in shown.out and "synthetic, from the declared shapes" in shown.out
     table = here(capfd, "bench", model, "--threads", "1", "--markdown", *QUICK).out
     rows = [line for line in table.splitlines() if line.startswith("|")]
     assert len(rows) == 3

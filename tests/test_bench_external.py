@@ -34,7 +34,7 @@ def model(path: Path, inputs: str, body: str = "out = Relu(x)", output: str = "f
 def test_a_foreign_model_is_benched_at_the_shape_that_was_told(tmp_path: Path) -> None:
     path, notes = model(tmp_path / "net.onnx", "float[n,3,h,w] x"), Notes()
     [found] = bench(path, replace(QUICK, batch=2, shapes={"x": (1, 3, 8, 6)}), progress=notes)
-    assert found.inputs == "made up by the declared shapes: x float32 2x3x8x6, standard normal"
+    assert found.inputs == "synthetic, from the declared shapes: x float32 2x3x8x6, standard normal"
     assert (found.batch, found.what, found.precision, found.provider) == (2, str(path), "fp32", "CPUExecutionProvider")
     assert found.placement == {"CPUExecutionProvider": 1}
     assert found.stages is None

@@ -63,7 +63,7 @@ def test_what_nobody_knows_has_no_column(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_made_up_inputs_are_told(capsys: pytest.CaptureFixture[str]) -> None:
-    words = "made up by the declared shapes: x float32 1x3, standard normal"
+    words = "synthetic, from the declared shapes: x float32 1x3, standard normal"
     assert words in shown(capsys, [measured(inputs=words)])
 
 

@@ -297,7 +297,7 @@ def test_stages_layers_placement_and_the_machine_are_shown_where_they_are_known(
     assert not [heading for heading in headings if heading not in complete]
     assert "120" in complete and "25.0 %" in complete and "of 57 layers" in complete
     assert "68.2 %" in complete  # of 3, 0.5 and 0.9 ms: decoding
-    assert "a noisy machine" in complete and "made up: conv" in complete
+    assert "a noisy machine" in complete and "synthetic: conv" in complete
 
 
 def test_a_sweep_names_what_differs() -> None:

@@ -23,8 +23,8 @@ def describe_machine(device: str = "cpu", root: str = "/") -> Environment:
     """Describe this machine as it is now. Does not import the libraries whose versions it reads.
 
     Args:
-        device: ``"cpu"``, or ``"cuda:N"`` where a GPU runs the model.
-        root: root of the file system that tells whether this is a board, and how it is set.
+        device: ``"cpu"``, or ``"cuda:N"`` if a GPU runs the model.
+        root: root of the file system with the files that describe a board and its settings.
     """
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None  # Windows has none
     return Environment(
@@ -57,7 +57,7 @@ def default_threads() -> int:
 
 
 def _cpu() -> str:
-    """Name of the processor; on boards whose kernel does not tell it, of the board."""
+    """Name of the processor, or of the board if the kernel does not report the processor."""
     cpuinfo = _text("/proc/cpuinfo")
     for key in ("model name", "Model", "Hardware"):  # x86; Raspberry Pi; older ARM kernels
         if found := re.search(rf"^{key}\s*: *(.+)$", cpuinfo, re.MULTILINE):
@@ -66,13 +66,13 @@ def _cpu() -> str:
 
 
 def _governor() -> str | None:
-    """Frequency governor of the cores, such as ``"performance"``; all of them where they differ; None where the kernel has none."""
+    """Frequency governor of the cores, such as ``"performance"``; all of them if they differ; None if the kernel has none."""
     files = Path("/sys/devices/system/cpu").glob("cpu[0-9]*/cpufreq/scaling_governor")
     return ", ".join(sorted({_text(str(file)).strip() for file in files} - {""})) or None
 
 
 def _text(path: str) -> str:
-    """Content of a kernel's file, or nothing where it cannot be read."""
+    """Content of a kernel's file, or an empty text if it is unreadable."""
     try:
         return Path(path).read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -90,7 +90,7 @@ def _versions() -> dict[str, str]:
 
 
 def _gpu(index: int) -> str:
-    """Name of a CUDA device: from torch where that is loaded already, else from the driver's tool."""
+    """Name of a CUDA device: from torch if it is loaded, else from the driver's tool."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         return str(torch.cuda.get_device_name(index))

@@ -20,7 +20,7 @@ def measure_in_turn(requests: Sequence[BenchRequest]) -> list[Measurement]:
     """Measure models that are open at the same time in separate processes and run alternately in short turns.
 
     Args:
-        requests: of models with real images, all on one device; ``min_runs`` and ``min_seconds`` are of each.
+        requests: models with real images, all on one device; ``min_runs`` and ``min_seconds`` apply to each.
 
     Raises:
         TlxError: as for :func:`tlexport.bench.process.measure`.
@@ -44,7 +44,7 @@ def measure_in_turn(requests: Sequence[BenchRequest]) -> list[Measurement]:
 
 def _measurement(request: BenchRequest, answers: Sequence[Answer], environment: Environment) -> Measurement:
     last = answers[-1]
-    on_cpu = request.device == "cpu"  # what a GPU takes is not in a process's CPU time
+    on_cpu = request.device == "cpu"  # a process's CPU time does not contain GPU time
     return Measurement(
         what=request.what,
         artifact_sha256=request.artifact_sha256,

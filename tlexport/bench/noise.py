@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from tlexport.measurement import Measurement
 from tlexport.units import format_bytes
 
-# A quiet machine keeps p90 within a few percent of p50 (the five benches of benchmarks/bench_quality.py); twice that is no quiet one.
+# On a quiet machine, p90 is within a few percent of p50 (the five benches of benchmarks/bench_quality.py); the limit is twice that.
 SPREAD = 0.15  # p90 above p50
 DRIFT = 0.05  # median of the last quarter of the runs against that of the first
 FEWEST = 20  # minimum number of runs for either
@@ -30,8 +30,8 @@ def noise(measurement: Measurement) -> str:
     if not signs and not throttled:
         return ""
     causes = [*throttled, *_other_causes(measurement)] if signs else throttled
-    because = "; likely because " + " and ".join(causes) if causes else "; nothing that was watched explains it"
-    return (", ".join(signs) or "the runs are even, and may all be slow") + because
+    because = "; likely because " + " and ".join(causes) if causes else "; no cause was detected"
+    return (", ".join(signs) or "the runs are even, but may all be slow") + because
 
 
 def disturbance(measurement: Measurement) -> str:
@@ -41,7 +41,7 @@ def disturbance(measurement: Measurement) -> str:
     p50, p95 = measurement.percentile_ms(50), measurement.percentile_ms(95)
     signs = [f"some runs are slow (p95 is {p95 / p50:.2f} times p50)"] if p95 > (1 + SPREAD) * p50 else []
     if crowded := list(crowding(measurement.watch or {}, measurement.threads, measurement.environment.cores)):
-        return f"{signs[0] if signs else 'the runs are even, and may all be slow'}; likely because {crowded[0]}"
+        return f"{signs[0] if signs else 'the runs are even, but may all be slow'}; likely because {crowded[0]}"
     return signs[0] if signs else ""
 
 
@@ -55,7 +55,7 @@ def _signs(m: Measurement) -> Iterator[str]:
     quarter = len(runs) // 4
     change = statistics.median(runs[-quarter:]) / statistics.median(runs[:quarter]) - 1
     if abs(change) > DRIFT:
-        yield f"they got {abs(change):.0%} {'slower' if change > 0 else 'faster'} while it was measured"
+        yield f"they became {abs(change):.0%} {'slower' if change > 0 else 'faster'} during the measurement"
 
 
 def throttling(watch: Mapping[str, object]) -> list[str]:
@@ -89,12 +89,12 @@ def _other_causes(m: Measurement) -> Iterator[str]:
     if isinstance(clocks, dict):
         before, after = clocks.get("before"), clocks.get("after")
         if isinstance(before, int | float) and isinstance(after, int | float) and after < SLOWED * before:
-            yield f"the CPU's clock fell from {before:.0f} to {after:.0f} MHz"
+            yield f"the CPU clock fell from {before:.0f} to {after:.0f} MHz"
     clocks = watch.get("gpu_mhz")
     if isinstance(clocks, dict):
         low, high = clocks.get("lowest"), clocks.get("highest")
         if isinstance(low, int | float) and isinstance(high, int | float) and low < SLOWED * high:
-            yield f"the GPU's clock went between {low} and {high} MHz"
+            yield f"the GPU clock varied between {low} and {high} MHz"
 
 
 def _held_up(watch: Mapping[str, object]) -> Iterator[str]:

@@ -47,7 +47,7 @@ INPUT_BYTES = 8_000_000  # maximum size of the input data (at least one batch), 
 class BenchRequest(Record):
     """The model to measure and the settings."""
 
-    what: str = Field(description="what the user calls it")
+    what: str = Field(description="the user's name of the model")
     path: Path
     runtime: str = Field(description="a file name in tlexport/runtimes/")
     device: str = Field("cpu", description="'cpu', or 'cuda:N'")
@@ -57,14 +57,16 @@ class BenchRequest(Record):
     precision: Precision | Literal["engine", "other"]
     size_bytes: int = Field(ge=1)
     inputs: Path | None = Field(None, description=".npy, (image, ...) of the model's input dtype, used in turn; None: random, as declared")
-    shapes: dict[str, tuple[int, ...]] = Field({}, description="of made-up inputs that have free axes other than the first")
+    shapes: dict[str, tuple[int, ...]] = Field({}, description="shapes of synthetic inputs with free axes other than the first")
     axes: dict[str, int] = Field({}, description="lengths of the model's free axes other than 'batch', by name")
-    images: tuple[Path, ...] = Field((), description="image files for timing end to end; none: it is not")
+    images: tuple[Path, ...] = Field((), description="image files for timing end to end; empty: not timed")
     preprocess: Preprocess | None = Field(None, description="how image files enter the model")
-    external: bool = Field(False, description="an ONNX file that is no bundle's: its data may be in files beside it, and it gets limits")
+    external: bool = Field(
+        False, description="an ONNX file outside a bundle: its data may be in files beside it, and its memory and time are limited"
+    )
     profile: bool = Field(False, description="ask the runtime's profiler which node ran where")
-    layers: bool = Field(False, description="and how long each took")
-    min_runs: int = Field(100, ge=1, description="100 is the least that tells p99 from the maximum")
+    layers: bool = Field(False, description="also time each layer")
+    min_runs: int = Field(100, ge=1, description="with fewer than 100 runs, p99 equals the maximum")
     min_seconds: float = Field(1.0, ge=0)
     max_runs: int = Field(10_000, ge=1)
     warmup_seconds: float = Field(2.0, ge=0, description="longest warm-up")
@@ -242,7 +244,7 @@ def feeds_for(request: BenchRequest, specs: tuple[TensorSpec, ...]) -> tuple[lis
     if request.inputs is not None:
         return batches(request.inputs, request.batch, specs), "real images"
     feed, words = synthetic_inputs(request.what, specs, request.batch, request.shapes)
-    return [feed], f"made up by the declared shapes: {'; '.join(words)}"
+    return [feed], f"synthetic, from the declared shapes: {'; '.join(words)}"
 
 
 def batches(path: Path, batch: int, specs: tuple[TensorSpec, ...]) -> list[dict[str, Array]]:

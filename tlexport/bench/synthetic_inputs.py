@@ -22,7 +22,7 @@ def synthetic_inputs(
     """One batch of every input.
 
     Args:
-        what: what the user calls the model.
+        what: the user's name of the model.
         specs: its inputs.
         batch: length of a free first axis.
         shapes: shapes of the inputs that have other free axes.
@@ -49,8 +49,8 @@ def _shape(what: str, spec: TensorSpec, batch: int) -> tuple[int, ...]:
     if len(fixed) != len(lengths):
         example = "x".join(str(axis) if isinstance(axis, int) else "N" for axis in lengths)
         raise Unsupported(
-            f"no input can be made up for {what}: '{spec.name}' has free axes, {spec.shape}",
-            f"say how long they are: --shape {spec.name}={example}",
+            f"no input can be generated for {what}: '{spec.name}' has free axes, {spec.shape}",
+            f"give their lengths: --shape {spec.name}={example}",
         )
     return fixed
 

@@ -14,19 +14,19 @@ def measurement(
 
     Args:
         found: the measurement.
-        what: what the user calls the model.
-        artifact_sha256: of the ONNX file that the engine was built from.
-        precision: of that model.
-        size_bytes: of the engine.
+        what: the user's name of the model.
+        artifact_sha256: hash of the ONNX file that the engine was built from.
+        precision: precision of that model.
+        size_bytes: size of the engine.
         batch: images in one run.
-        environment: of the machine; the GPU and the TensorRT that trtexec names are filled in here.
+        environment: the machine; the GPU and TensorRT version from trtexec's log are filled in here.
 
     Raises:
         Unsupported: the peak memory of trtexec is not available, as on Windows.
     """
     figures = measured(found)
     if figures["peak_memory_bytes"] is None:
-        raise Unsupported("this system does not tell how much memory trtexec took", "measure on Linux")
+        raise Unsupported("this system does not report the memory use of trtexec", "measure on Linux")
     gpu = f"{found.log.device}, compute capability {found.log.compute_capability}"
     versions = environment.versions | {"tensorrt": str(found.log.tensorrt)}
     return Measurement.parse(

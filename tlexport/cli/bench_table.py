@@ -83,7 +83,7 @@ def circumstances(measurements: Sequence[Measurement]) -> list[str]:
         lines.append(f"nodes, all on that provider: {nodes}")
     if any(m.stages for m in measurements):
         lines.append("decode, resize, infer: medians of single images, starting from the file")
-    lines += sorted({m.inputs for m in measurements if m.inputs and m.inputs.startswith("made up")})
+    lines += sorted({m.inputs for m in measurements if m.inputs and m.inputs.startswith("synthetic")})
     if noisy := dict.fromkeys(m.precision for m in measurements if noise(m)):
         lines.append(f"noisy measurement: {', '.join(noisy)}")
     e = first.environment

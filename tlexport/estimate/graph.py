@@ -1,4 +1,4 @@
-"""From an ONNX file to the graph that ONNX Runtime would run: layers fused, shapes fixed."""
+"""Converts an ONNX file to the graph that ONNX Runtime would run, with fused layers and fixed shapes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tlexport.onnx_model.structure import reads_of, sorted_nodes
 from tlexport.onnx_model.tensors import take_in
 from tlexport.storage.files import temporary_folder
 
-MAX_BYTES = 1_500_000_000  # bytes of weights, beyond which protobuf cannot hold the graph in one message
+MAX_BYTES = 1_500_000_000  # bytes of weights; a larger graph does not fit into one protobuf message
 
 
 def read(path: Path, shapes: Mapping[str, Sequence[int]] | None = None) -> onnx.ModelProto:
@@ -28,15 +28,15 @@ def read(path: Path, shapes: Mapping[str, Sequence[int]] | None = None) -> onnx.
 
 
 def read_with(path: Path, shapes: Mapping[str, Sequence[int]], what: str) -> tuple[ExternalModel, onnx.ModelProto, int]:
-    """Read an ONNX file, whoever made it, and fix the shapes of its inputs.
+    """Read an external ONNX file and fix the shapes of its inputs.
 
     Args:
-        path: the file; its weights may be in others beside it.
-        shapes: shape of each input that has free axes other than the first; the first one is taken as one image.
-        what: what the user calls it.
+        path: the file; its weights may be in other files beside it.
+        shapes: shape of each input that has free axes besides the first; a free first axis is set to one image.
+        what: the user's name of the model.
 
     Returns:
-        What the file holds; the graph with fixed shapes, local functions inlined and all weights inside; and the length of the first axis.
+        The model as read; the graph with fixed shapes, local functions inlined and all weights inside; and the length of the first axis.
 
     Raises:
         InvalidFile: not a valid ONNX file.
@@ -65,7 +65,7 @@ def with_shapes(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]], whe
 
 
 def _fix(found: ExternalModel, shapes: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
-    """Write the settled shapes into the graph, and forget those of its activations."""
+    """Write the fixed input shapes into the graph, and remove the shapes of its activations."""
     settled, _ = settle_inputs(found, shapes, 1)
     for value in found.inputs():
         axes = value.type.tensor_type.shape
@@ -78,7 +78,7 @@ def _fix(found: ExternalModel, shapes: Mapping[str, Sequence[int]]) -> dict[str,
 
 
 def _sort(model: onnx.ModelProto, what: str) -> None:
-    """Put the nodes in an order in which they can run; a graph that is in one is left as it is."""
+    """Sort the nodes topologically; a sorted graph is unchanged."""
     nodes = list(model.graph.node)
     order = sorted_nodes(nodes, [reads_of(node) for node in nodes], what)
     if order != list(range(len(nodes))):
@@ -91,14 +91,14 @@ def fused(model: onnx.ModelProto, *, layout: bool, what: str = "the graph") -> o
     """The graph after ONNX Runtime's own optimizations.
 
     Args:
-        model: with fixed shapes; it is not changed.
-        layout: also those for this processor (blocked or channels-last convolutions): what would really run here. Without, the
-            fused layers are the same on every machine.
-        what: what the user calls the model.
+        model: a graph with fixed shapes; it is not changed.
+        layout: also apply the layouts for this processor (blocked or channels-last convolutions), as in a real run here. Without
+            them, the fused layers are the same on every machine.
+        what: the user's name of the model.
 
     Raises:
         InvalidFile: ONNX Runtime refuses the graph.
-        UsageError: the graph is too large to be handed over.
+        UsageError: the graph is too large for ONNX Runtime's interface.
     """
     plugins.runtime("onnxruntime")  # imports the library quietly
     import onnxruntime as ort

@@ -1,4 +1,4 @@
-"""A device's model: from the layers of a network to the time of a run, with an interval."""
+"""Predicts the time of a run from the layers of a network with a device's model, with an interval."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tlexport.measurement import Environment
 
 FOLDS = 5
 FEWEST_PROBES = 20
-COVERED = 0.8  # share of networks that the interval is to hold
+COVERED = 0.8  # coverage of the interval: share of networks
 
 
 @dataclass(frozen=True)
@@ -38,39 +38,39 @@ class Probe:
     """A timed network."""
 
     rows: tuple[TimedLayer, ...]
-    nodes: int  # that run, free ones included
+    nodes: int  # executed nodes, including those without cost
     whole_us: float
 
     @property
     def timed(self) -> int:
-        """Layers that the rows stand for."""
+        """Number of layers that the rows represent."""
         return sum(row.count for row in self.rows)
 
     def without(self, overhead_us: float) -> Probe:
-        """The probe with so much less for each layer."""
+        """The probe with the overhead subtracted from each layer."""
         return replace(self, rows=tuple(replace(row, us=max(LEAST_US, row.us - overhead_us)) for row in self.rows))
 
 
 @dataclass(frozen=True)
 class LayerTimePrediction:
-    """A network's time on a device."""
+    """Predicted time of a network on a device."""
 
     p50_ms: float
     low_ms: float
     high_ms: float
-    unknown: tuple[str, ...]  # operators that were never timed: taken for what moves as many bytes, and the interval widened
+    unknown: tuple[str, ...]  # operators without timings; they count as copies of the same bytes, and the interval is wider
 
 
 def probe_of(cost: GraphCost, nodes: int, node_us: Mapping[str, float], whole_us: float) -> Probe:
-    """A timed network, its layers turned into rows."""
+    """The rows of a timed network."""
     return Probe(tuple(rows_of(cost, node_us)), nodes, whole_us)
 
 
 def fit_device(probes: Sequence[Probe], precision: str, threads: int, environment: Environment) -> DeviceModel:
-    """Fit all kinds, and find by cross-validation how far off the whole is.
+    """Fit the models of all kinds, and find the error of whole networks by cross-validation.
 
     Raises:
-        StepFailed: too few probes to say anything.
+        StepFailed: too few probes.
     """
     if len(probes) < FEWEST_PROBES:
         raise StepFailed(f"only {len(probes)} probe networks were timed; {FEWEST_PROBES} are needed", "give it more time: --seconds 300")
@@ -100,25 +100,25 @@ def fit_device(probes: Sequence[Probe], precision: str, threads: int, environmen
 
 
 def profiler_us(probes: Sequence[Probe]) -> float:
-    """What the profiler adds to the time of each layer, µs: what the layers of the probes sum up to beyond whole runs without it."""
+    """Overhead of the profiler for each layer, µs: the excess of the summed layer times over whole runs without the profiler."""
     sums = np.array([sum(row.us * row.count for row in probe.rows) for probe in probes])
     whole, layers = np.array([probe.whole_us for probe in probes]), np.array([probe.timed for probe in probes])
     return max(0.0, weighted_median((sums - whole) / layers, layers / whole))
 
 
 def _whole(terms: Numbers, measured: Numbers) -> Numbers:
-    """Factors of the sum of layers, of each node and of each run; probes that were timed while the machine was busy are left out."""
+    """Factors of the sum of layers, of each node and of each run. Probes that were timed on a busy machine are excluded."""
     kept = np.ones(len(measured), bool)
     for _ in range(3):
         whole, _ = nnls(terms[kept] / measured[kept, None], np.ones(int(kept.sum())))
         left = np.log(measured / (terms @ whole))
         kept = left - np.median(left) <= OUTLIER * spread_of(left)
-    # least squares of relative errors come out low when times scatter upwards; the middle does not
+    # least squares of relative errors is biased low when times scatter upwards; the median is not
     return np.asarray(whole * np.exp(np.median(left[kept])), dtype=np.float64)
 
 
 def _left_out(probes: Sequence[Probe], kinds: Mapping[str, KindModel]) -> Numbers:
-    """The summed layers of each probe, µs, as a model says that has not seen it: (probe,)."""
+    """The summed layer times of each probe, µs, predicted by a model fitted without it: (probe,)."""
     sums = np.empty(len(probes))
     for fold in range(FOLDS):
         others = [row for index, probe in enumerate(probes) if index % FOLDS != fold for row in probe.rows]
@@ -144,18 +144,18 @@ def _sum(rows: Sequence[TimedLayer], kinds: Mapping[str, KindModel]) -> float:
 
 
 def _model_for(group: str, kinds: Mapping[str, KindModel]) -> KindModel | None:
-    """The model of a group, else that of its kind, else that of what moves bytes."""
+    """The model of a group, or of its kind, or of copies."""
     kind = group.partition("/")[0]
     return kinds.get(group) or kinds.get(kind) or (kinds.get("elementwise") if kind not in WEIGHTED_KINDS else kinds.get("conv"))
 
 
 def predict_from_layers(cost: GraphCost, nodes: int, model: DeviceModel) -> LayerTimePrediction:
-    """Time of a network on the device.
+    """Predict the time of a network on the device.
 
     Args:
-        cost: of the graph as the device's runtime fuses it.
-        nodes: that it has.
-        model: of the device.
+        cost: the cost of the graph as fused by the device's runtime.
+        nodes: its number of nodes.
+        model: the device's model.
     """
     kinds = {group: KindModel.from_record(record) for group, record in model.kinds.items()}
     rows = [TimedLayer(group_of(layer), costs_of(layer), features_of(layer, cost), 0.0) for layer in cost.layers]

@@ -1,4 +1,4 @@
-"""Peak activation memory of a graph: the tensors that are alive at the worst moment, in the best order of execution."""
+"""Peak activation memory of a graph: the largest sum of live tensors, in the best order of execution."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import onnx
 
 from tlexport.estimate.operator_shapes import TensorInfo
 
-STATES = 50_000  # sets of finished nodes looked at between two bottlenecks, before the order of the file is taken as it is
-VIEWS = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity")  # their output is their input's bytes, seen otherwise
+STATES = 50_000  # sets of finished nodes to search between two bottlenecks; beyond that, the file's order is used
+VIEWS = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity")  # their output reinterprets the bytes of their input
 
 
 @dataclass(frozen=True)
 class _Step:
-    """A node, as far as memory is concerned: the numbers of the tensors that it makes and takes."""
+    """A node with the indices of the tensors that it writes and reads."""
 
     makes: frozenset[int]
     takes: frozenset[int]
@@ -25,13 +25,12 @@ class _Step:
 def peak_bytes(model: onnx.ModelProto, tensors: Mapping[str, TensorInfo]) -> int:
     """Largest sum of live activations, bytes, over the best order in which the nodes can run.
 
-    A tensor lives from the node that makes it to the last one that takes it; inputs and outputs of the graph count; while a
-    node runs, what it takes and what it makes both live. Weights are not counted, and neither is a runtime's scratch memory.
+    A tensor is live from the node that writes it to the last node that reads it. Inputs and outputs of the graph count. While a
+    node runs, its inputs and outputs are both live. Weights and a runtime's scratch memory are not counted.
 
-    The least peak is found by searching sets of finished nodes, smallest peak first (Dijkstra's algorithm with the maximum in
-    place of the sum). Where one tensor alone is alive the graph is cut, which loses nothing: all that follows needs that
-    tensor. Where a stretch between two cuts has more than ``STATES`` such sets, the order of the file is taken for it, and
-    the figure is an upper bound.
+    The search explores sets of finished nodes, smallest peak first (Dijkstra's algorithm with the maximum in place of the sum).
+    The graph is cut wherever a single tensor is live; this is exact, because all later nodes depend on that tensor. A section
+    between two cuts with more than ``STATES`` such sets uses the order of the file, and the result is an upper bound.
     """
     steps, sizes, kept = _steps(model, tensors)
     last = {t: index for index, step in enumerate(steps) for t in (*step.makes, *step.takes)} | dict.fromkeys(kept, len(steps))
@@ -69,7 +68,7 @@ def _steps(model: onnx.ModelProto, tensors: Mapping[str, TensorInfo]) -> tuple[l
 
 
 def _cuts(steps: Sequence[_Step], last: Mapping[int, int]) -> list[tuple[int, frozenset[int]]]:
-    """Where the graph can be cut: the number of steps before the cut, and what is alive there; the last one is the end."""
+    """The cuts of the graph: the number of steps before each cut, and the live tensors there. The last cut is the end."""
     alive: set[int] = set()
     cuts = []
     for index, step in enumerate(steps):
@@ -80,7 +79,7 @@ def _cuts(steps: Sequence[_Step], last: Mapping[int, int]) -> list[tuple[int, fr
 
 
 def _stretch(steps: Sequence[_Step], entering: frozenset[int], leaving: frozenset[int], sizes: Sequence[int]) -> int:
-    """The least peak over the orders of a stretch, bytes."""
+    """The smallest peak over all orders of a section, bytes."""
     takers: dict[int, int] = dict.fromkeys((*entering, *(t for step in steps for t in step.makes)), 0)
     for index, step in enumerate(steps):
         for t in step.takes:
@@ -90,7 +89,7 @@ def _stretch(steps: Sequence[_Step], entering: frozenset[int], leaving: frozense
     made = [sum(sizes[t] for t in step.makes) for step in steps]
 
     def after(done: int, index: int, live: int) -> int:
-        """Live bytes once a node more has run."""
+        """Live bytes after one more node has run."""
         now = done | 1 << index
         gone = sum(sizes[t] for t in steps[index].takes | steps[index].makes if t not in leaving and takers[t] & ~now == 0)
         return live + made[index] - gone

@@ -1,4 +1,4 @@
-"""Output shapes of operators, ONNX Runtime's own included, which ONNX's shape inference does not know."""
+"""Output shapes of operators that ONNX's shape inference does not cover, such as those of ONNX Runtime's own domain."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Attributes = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """What is known of a tensor before anything runs."""
+    """Type and shape of a tensor."""
 
     shape: Shape
     dtype: int  # onnx.TensorProto.FLOAT, ...
@@ -40,7 +40,7 @@ Given = Sequence[TensorInfo | None]
 
 
 def need(given: Given, index: int) -> TensorInfo:
-    """The input at a place, which has to be there. Raises InvalidFile."""
+    """The required input at an index. Raises InvalidFile if it is missing."""
     tensor = given[index] if index < len(given) else None
     if tensor is None:
         raise InvalidFile(f"a node has no input {index}, which its operator needs")
@@ -48,7 +48,7 @@ def need(given: Given, index: int) -> TensorInfo:
 
 
 def like_first(given: Given, options: Attributes) -> TensorInfo:
-    """The rule of an operator that keeps the shape and type of its first input. Raises InvalidFile: there is no input."""
+    """The rule of an operator that keeps the shape and type of its first input. Raises InvalidFile if there is no input."""
     first = need(given, 0)
     return TensorInfo(first.shape, first.dtype)
 
@@ -121,7 +121,7 @@ def _gemm(given: Given, options: Attributes) -> TensorInfo:
 
 
 def factors(a: Shape, b: Shape, options: Attributes) -> tuple[Shape, Shape]:
-    """Shapes of the two factors of a matrix product, (batch..., row, column), after the transpositions that are fused into it.
+    """Shapes of the two factors of a matrix product, (batch..., row, column), after its fused transpositions.
 
     ``transBatchA`` moves the first axis behind the other batch axes, before ``transA`` swaps the last two (FusedMatMul).
     """
@@ -157,7 +157,7 @@ def _reorder_input(given: Given, options: Attributes) -> TensorInfo:
     return TensorInfo((x.shape[0], x.shape[-1], *x.shape[1:-1]) if options.get("channels_last") else x.shape, x.dtype)
 
 
-# operator -> its rule; an input that is left out is None
+# operator -> its rule; an omitted input is None
 RULES: dict[str, Callable[[Given, Attributes], TensorInfo]] = {
     "Conv": lambda given, options: _conv(need(given, 0), need(given, 1), options, need(given, 0).dtype),
     "FusedConv": lambda given, options: _conv(need(given, 0), need(given, 1), options, need(given, 0).dtype),

@@ -13,7 +13,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 OPSET = 17
-MACS = 0.9e9  # of a probe, about; the deepest classifiers repeat their layers, so that nothing larger has to be seen
+MACS = 0.9e9  # approximate limit for a probe; deep classifiers repeat their layers, so larger probes add nothing
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Builder:
         self.nodes: list[onnx.NodeProto] = []
         self.weights: list[onnx.TensorProto] = []
         self.macs = 0
-        self.limit = MACS  # where blocks stop being added
+        self.limit = MACS  # no blocks are added beyond this
         self.noise = draw.standard_normal(1 << 16).astype(np.float32)
         self.input = Value("image", (1, channels, size, size))
 
@@ -60,13 +60,13 @@ class Builder:
         return name
 
     def noisy(self, shape: Sequence[int], scale: float) -> str:
-        """A weight of repeated noise: what it holds does not change how long it takes, and drawing it afresh would."""
+        """A weight of repeated noise. Its values do not affect the latency, and drawing new ones for each weight would take long."""
         count = math.prod(shape)
         noise = self.noise * np.float32(scale)
         return self.constant(np.tile(noise, -(-count // len(noise)))[:count].reshape(shape))
 
     def conv(self, x: Value, out: int, kernel: int | tuple[int, int] = 1, stride: int = 1, groups: int = 1, act: str = "") -> Value:
-        """Convolution with bias and "same" padding, and what follows it."""
+        """Convolution with bias and "same" padding, followed by an activation."""
         high, wide = (kernel, kernel) if isinstance(kernel, int) else kernel
         fan_in = x.channels // groups * high * wide
         inputs: list[Value | str] = [x, self.noisy((out, x.channels // groups, high, wide), math.sqrt(2 / fan_in)), self.noisy((out,), 0.1)]
@@ -77,7 +77,7 @@ class Builder:
         return self.act(self.node("Conv", inputs, (1, out, *sizes), **options), act)
 
     def act(self, x: Value, kind: str) -> Value:
-        """An activation, written as torch's exporter writes it."""
+        """An activation, in the form that torch's exporter writes."""
         if kind == "relu":
             return self.node("Relu", [x], x.shape)
         if kind == "relu6":
@@ -94,7 +94,7 @@ class Builder:
         return self.node(operators[kind], [x], x.shape, **options) if kind else x
 
     def scalar(self, value: float) -> str:
-        """A constant number."""
+        """A scalar constant."""
         return self.constant(np.array(value, np.float32))
 
     def add(self, a: Value, b: Value) -> Value:
@@ -102,7 +102,7 @@ class Builder:
         return self.node("Add", [a, b], a.shape)
 
     def concat(self, parts: Sequence[Value]) -> Value:
-        """Side by side in channels."""
+        """Concatenation along the channels."""
         shape = (1, sum(part.channels for part in parts), *parts[0].shape[2:])
         return self.node("Concat", parts, shape, axis=1)
 
@@ -119,25 +119,25 @@ class Builder:
         return self.node("Mul", [x, self.conv(inner, x.channels, act=gate)], x.shape)
 
     def transpose(self, x: Value, order: Sequence[int]) -> Value:
-        """Axes in another order."""
+        """Transposition."""
         return self.node("Transpose", [x], [x.shape[axis] for axis in order], perm=list(order))
 
     def reshape(self, x: Value, shape: Sequence[int]) -> Value:
-        """The same numbers under another shape."""
+        """Reshape."""
         return self.node("Reshape", [x, self.constant(np.array(shape, np.int64))], shape)
 
     def take(self, x: Value, index: int, axis: int) -> Value:
-        """One place of an axis, which goes."""
+        """One index of an axis; the axis is removed."""
         shape = (*x.shape[:axis], *x.shape[axis + 1 :])
         return self.node("Gather", [x, self.constant(np.array(index, np.int64))], shape, axis=axis)
 
     def matmul(self, a: Value, b: Value) -> Value:
-        """Product of two activations."""
+        """Matrix product of two activations."""
         self.macs += math.prod(a.shape) * b.shape[-1]
         return self.node("MatMul", [a, b], (*a.shape[:-1], b.shape[-1]))
 
     def linear(self, x: Value, out: int) -> Value:
-        """Product with a weight, and a bias."""
+        """Matrix product with a weight, plus a bias."""
         inner = x.shape[-1]
         self.macs += math.prod(x.shape) * out
         weight, bias = self.noisy((inner, out), 1 / math.sqrt(inner)), self.noisy((out,), 0.1)
@@ -153,7 +153,7 @@ class Builder:
         return self.node("LayerNormalization", [x, ones, zeros], x.shape, axis=-1, epsilon=1e-5)
 
     def batch_norm(self, x: Value) -> Value:
-        """Batch normalisation that no convolution before it can take in."""
+        """Batch normalisation that cannot be folded into a preceding convolution."""
         ones, zeros = (self.constant(np.full(x.channels, value, np.float32)) for value in (1.0, 0.0))
         return self.node("BatchNormalization", [x, ones, zeros, zeros, ones], x.shape)
 

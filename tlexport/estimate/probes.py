@@ -1,8 +1,8 @@
-"""Probe networks: small random networks of the shapes that classifiers are made of, written straight as ONNX.
+"""Probe networks: small random networks with layers like those of classifiers, written directly as ONNX.
 
-A layer alone is not timed as it is inside a network: there its input has just been written by the layer before, and its weights
-may or may not have stayed in the cache. So a device is calibrated on layers inside networks. None of these networks is anybody's:
-kinds of block, widths, kernels, strides and depths are drawn.
+The time of a layer differs between a run alone and a run inside a network, where the layer before has just written its input and its
+weights may be in the cache. A device is therefore calibrated on layers inside networks. No probe is a published network: kinds of
+block, widths, kernels, strides and depths are random.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import onnx
 from tlexport.estimate.blocks import FAMILIES
 from tlexport.estimate.cost import cost_of
 
-MOST_MACS = 3e9  # what came out larger is drawn again: in its place several others are timed
+MOST_MACS = 3e9  # a larger probe is drawn again: several smaller ones can be timed instead
 MOST_WEIGHTS = 3e8  # bytes; far more than any processor's cache
 
 

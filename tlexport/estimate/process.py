@@ -1,6 +1,6 @@
-"""Counting what a model file costs, in a process of its own: ONNX's and ONNX Runtime's C++ code may crash or hang on a file from others.
+"""Counts the cost of a model file in a separate process: ONNX's and ONNX Runtime's C++ code may crash or hang on an external file.
 
-The question goes to the child as JSON on its standard input; the answer comes back as JSON on its standard output. The child is
+The request is JSON on the child's standard input; the answer is JSON on its standard output. The child is
 ``python -m tlexport.estimate.process``.
 """
 
@@ -30,7 +30,7 @@ LONGEST = 100.0  # seconds
 
 
 class Question(Record):
-    """Which model."""
+    """The request: a model and its shapes."""
 
     path: Path
     what: str
@@ -39,7 +39,7 @@ class Question(Record):
 
 @dataclass(frozen=True)
 class Counted:
-    """What is known of a model file."""
+    """The counted cost of a model file."""
 
     costs: Costs
     precision: Precision
@@ -52,7 +52,7 @@ _ANSWER: TypeAdapter[Counted | Failure] = TypeAdapter(Counted | Failure)
 
 
 def count(path: Path, shapes: dict[str, tuple[int, ...]]) -> Counted:
-    """Count what a model costs, in a fresh process.
+    """Count the cost of a model in a new process.
 
     Raises:
         InvalidFile: not a valid ONNX file.
@@ -90,12 +90,12 @@ def counted(question: Question) -> Counted:
 
 
 def main() -> int:
-    """The child: count what standard input asks for. Returns the exit code."""
+    """The child: read a request from standard input and answer it. Returns the exit code."""
     lifeline.end_with_parent()
     lines: SimpleQueue[str | None] = SimpleQueue()
     lifeline.follow(sys.stdin, lines.put, int(os.environ.get(PARENT, os.getppid())))
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as answers:
-        os.dup2(2, 1)  # whatever a library prints goes to standard error
+        os.dup2(2, 1)  # output of libraries goes to standard error
         question = Question.model_validate_json(lines.get() or "")
         limit_memory()
         try:

@@ -1,4 +1,4 @@
-"""Whether an estimate keeps within limits, and which boards come first. Pure: records in, answers with reasons out."""
+"""Compares estimates with limits, and ranks boards. Pure functions on records."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ Likelihood = Literal["yes", "probably", "probably not", "no"]
 
 @dataclass(frozen=True)
 class BudgetFit:
-    """Whether a model keeps within limits on a board, and what it breaks."""
+    """Whether a model meets limits on a board, and the limits that it exceeds."""
 
     likelihood: Likelihood
-    broken: tuple[str, ...]  # each limit that it breaks, or may well break, in words with both figures
+    broken: tuple[str, ...]  # each limit that it exceeds or probably exceeds, in words with both figures
 
     @property
     def counts(self) -> bool:
-        """Whether it may be said that the model meets the limits: more likely than not."""
+        """Whether the model probably meets the limits."""
         return self.likelihood in ("yes", "probably")
 
 
 def fit_to_budget(estimate: Estimate, limits: Limits) -> BudgetFit:
-    """Hold an estimate against limits.
+    """Compare an estimate with limits.
 
-    Size and memory of the tensors are exact: they decide alone where they are over. Latency has an interval: the model meets its
-    limit where the whole interval does, probably where the estimate does, probably not where only the lower end does.
+    Size and tensor memory are exact, so exceeding either is decisive. Latency has an interval: the model meets its limit if the whole
+    interval does, probably meets it if the estimate does, and probably exceeds it if only the lower bound meets it.
     """
     exact = too_large("size", estimate.size_bytes, limits.size_bytes) + too_large(TENSORS, estimate.memory_bytes, limits.memory_bytes)
     likelihood: Likelihood = "no" if exact else _within(estimate, limits.latency_p95_ms)
@@ -45,6 +45,6 @@ def _within(estimate: Estimate, limit: float | None) -> Likelihood:
 
 
 def by_peak_rate(profile: Profile) -> tuple[bool, float, str]:
-    """What boards are sorted by: peak rate in FP32, lowest first; a profile that does not know it comes after those that do."""
+    """Sort key of boards: peak FP32 rate, lowest first; profiles without one are last."""
     peak = profile.hardware.fp32_tflops
     return peak is None, peak.value if peak else 0.0, profile.target

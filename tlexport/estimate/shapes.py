@@ -1,4 +1,4 @@
-"""Shapes and types of every tensor of a graph, those of ONNX Runtime's own operators included."""
+"""Shapes and types of every tensor of a graph, including those of ONNX Runtime's own operators."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from tlexport.onnx_model.names import printable
 from tlexport.onnx_model.structure import AGAIN, bodies_of, name_of
 from tlexport.onnx_model.tensors import BITS, type_name
 
-MAX_SHAPE_ELEMENTS = 1024  # numbers; no shape is longer
+MAX_SHAPE_ELEMENTS = 1024  # elements; no shape tensor is longer
 MOST_ELEMENTS = 2**40
-BENCH_COMMAND = "tlx bench WHAT"  # in a hint; who has the model's name puts it in
+BENCH_COMMAND = "tlx bench WHAT"  # in a hint; the caller replaces WHAT
 NUMBERS_ONLY = "export the model with tensors of numbers alone"
 SMALLER_SHAPES = "export the model with smaller shapes"
 INTEGERS = (onnx.TensorProto.INT64, onnx.TensorProto.INT32, onnx.TensorProto.BOOL)
@@ -28,7 +28,7 @@ INTEGERS = (onnx.TensorProto.INT64, onnx.TensorProto.INT32, onnx.TensorProto.BOO
 
 @contextmanager
 def of_node(node: onnx.NodeProto) -> Iterator[None]:
-    """Attribute what goes wrong with a node's attributes or shapes to the node: a runtime may accept what its operator does not allow."""
+    """Attribute errors in a node's attributes or shapes to the node. A runtime may accept values that the operator does not allow."""
     try:
         yield
     except (KeyError, IndexError, ValueError, TypeError, AttributeError, ArithmeticError, AssertionError) as error:
@@ -37,16 +37,16 @@ def of_node(node: onnx.NodeProto) -> Iterator[None]:
 
 
 def attributes(node: onnx.NodeProto) -> dict[str, Any]:
-    """Attributes of a node by name; texts are decoded."""
+    """Attributes of a node by name; strings are decoded."""
     values = {a.name: helper.get_attribute_value(a) for a in node.attribute}
     return {name: value.decode() if isinstance(value, bytes) else value for name, value in values.items()}
 
 
 def infer(model: onnx.ModelProto) -> dict[str, TensorInfo]:
-    """Every tensor of a graph whose inputs have fixed shapes.
+    """Shapes and types of every tensor of a graph whose inputs have fixed shapes.
 
-    Standard operators are asked one by one (``onnx.shape_inference.infer_node_outputs``); ONNX Runtime's own follow the rules
-    below, after its docs/ContribOperators.md. A node of an operator that neither knows gives what its first input is.
+    Standard operators are inferred one by one (``onnx.shape_inference.infer_node_outputs``); ONNX Runtime's own follow
+    ``operator_shapes``, after its docs/ContribOperators.md. The output of an unknown operator is taken to be like its first input.
 
     Raises:
         InvalidFile: a node contradicts its inputs.
@@ -68,7 +68,7 @@ def infer(model: onnx.ModelProto) -> dict[str, TensorInfo]:
         if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
             data[node.output[0]] = node.attribute[0].t
         if any(True for _ in bodies_of(node)):
-            why = "the graph inside it runs as often as its data says"
+            why = "the number of runs of its inner graph depends on the data"
             raise Unsupported(f"there is no estimate: the work of {name_of(node)} is not counted: {why}", f"measure it: {BENCH_COMMAND}")
         standard = node.domain in ("", "ai.onnx") and onnx.defs.has(node.op_type)
         with of_node(node):
@@ -82,7 +82,7 @@ def infer(model: onnx.ModelProto) -> dict[str, TensorInfo]:
 
 
 def _expect_countable(tensor: TensorInfo, called: str) -> None:
-    """Raises Unsupported for elements without a size, and for more of them than any machine holds."""
+    """Raise Unsupported for elements without a fixed size, and for more of them than fit into memory."""
     if tensor.dtype not in BITS:
         raise Unsupported(f"there is no estimate: {called} is of type {type_name(tensor.dtype)}, whose size is not known", NUMBERS_ONLY)
     if tensor.elements > MOST_ELEMENTS or any(axis < 0 for axis in tensor.shape):

@@ -1,4 +1,4 @@
-"""How long each layer of a graph takes, inside the graph: ONNX Runtime's own profiler, and the clock without it."""
+"""Times each layer of a graph inside the graph, with ONNX Runtime's profiler, and whole runs without it."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from tlexport.errors import StepFailed
 from tlexport.estimate.graph import fused
 from tlexport.storage.files import temporary_folder
 
-VISITS = 3  # the least disturbed of them counts: what else a machine does only ever adds time
-RUNS = 3  # least number of runs in a visit: more probes say more than more runs of one
+VISITS = 3  # the fastest of them counts: disturbances only add time
+RUNS = 3  # minimum runs in a visit: more probes give more information than more runs of one
 SECONDS = 0.04  # of a visit, at least
 MOST_RUNS = 100  # in a visit
 
 
 def runnable(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The graph as this machine would run it, each node with a name of its own, so that its time can be assigned to it."""
+    """The graph as this machine would run it, with a unique name for each node, so that times can be assigned to nodes."""
     graph = fused(model, layout=True)
     for index, node in enumerate(graph.graph.node):
         node.name = f"{index}"
@@ -33,14 +33,14 @@ def time_nodes(graph: onnx.ModelProto, threads: int) -> tuple[dict[str, float], 
     """Time every node of a :func:`runnable` graph.
 
     Returns:
-        Time of each node that ran, by name, µs; and that of a whole run without the profiler, µs. Both are medians or the like.
+        Time of each executed node by name, µs, and time of a whole run without the profiler, µs. Both are robust averages.
 
     Raises:
         StepFailed: ONNX Runtime cannot run it.
     """
     feeds = _feeds(graph)
     with temporary_folder("tlx-calibrate-") as folder:
-        # one after the other: the threads of an idle session keep a core busy for a while
+        # sequentially: the threads of an idle session spin for a while
         session = _session(graph, threads, folder / "profile")
         profiled = [len(_visit(session, feeds)) for _ in range(VISITS)]
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
@@ -57,14 +57,14 @@ def _session(model: onnx.ModelProto, threads: int, profile: Path | None) -> Any:
     options.log_severity_level = 4
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL  # it is optimized already
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL  # the graph is already optimized
     if profile is not None:
         options.enable_profiling = True
         options.profile_file_prefix = str(profile)
     try:
         return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"], enable_fallback=0)
     except RuntimeError as error:
-        raise StepFailed(f"ONNX Runtime cannot open the graph that it made itself: {str(error)[:300]}") from None
+        raise StepFailed(f"ONNX Runtime cannot open its own optimized graph: {str(error)[:300]}") from None
 
 
 def _feeds(model: onnx.ModelProto) -> dict[str, Any]:
@@ -79,7 +79,7 @@ def _feeds(model: onnx.ModelProto) -> dict[str, Any]:
 
 
 def _visit(session: Any, feeds: dict[str, Any]) -> list[int]:
-    """Durations of single runs, ns, after one for warming up."""
+    """Durations of single runs, ns, after one warm-up run."""
     session.run(None, feeds)
     samples: list[int] = []
     begin = perf_counter()
@@ -91,11 +91,11 @@ def _visit(session: Any, feeds: dict[str, Any]) -> list[int]:
 
 
 def _node_us(events: list[dict[str, Any]], runs: list[int]) -> dict[str, float]:
-    """Time of each node in the visit that was least disturbed; the mean of its middle runs, since single times are whole microseconds.
+    """Time of each node in its fastest visit: the mean of the middle runs, since single times are whole microseconds.
 
     Args:
-        events: of the profiler: each node has one for each run, the warm-up of each visit included.
-        runs: of each visit, without its warm-up.
+        events: the profiler's events: for each node one per run, including the warm-up of each visit.
+        runs: runs of each visit, without its warm-up.
     """
     found: dict[str, list[int]] = {}
     for event in events:

@@ -20,7 +20,7 @@ from tlexport.storage.untrusted import LARGEST_TOML, read_text, read_toml
 
 Table = dict[str, Any]
 Where = tuple[int | str, ...]
-Find = Callable[[str, Path], tuple[Path, str | None]]  # (what `extends` says, the file that says it) -> the file, and its mode
+Find = Callable[[str, Path], tuple[Path, str | None]]  # (value of `extends`, the file that contains it) -> the extended file, and its mode
 LONGEST_CHAIN = 16  # files that extend one another
 FACT = ("value", "source", "status")
 OF_ONE_FILE = ("calibration", "sharpened")  # measured on one machine in one power mode, so never inherited
@@ -51,7 +51,7 @@ class ProfileFile:
         return {name: str(table.get("title", name)) if isinstance(table, dict) else name for name, table in tables.items()}
 
     def expect_mode(self, mode: str) -> None:
-        """Raises UsageError, with the known modes, if it has no such mode."""
+        """Raise UsageError, with the known modes, for an unknown mode."""
         name, modes = self.path.stem, list(self.modes())
         if not modes:
             raise UsageError(f"the profile {name} has no power modes, and so no {mode!r}", f"name it alone: {name}")
@@ -62,19 +62,19 @@ class ProfileFile:
         """The profile, with the figures of one of its modes.
 
         Raises:
-            UsageError: it has no such mode.
-            InvalidFile: names everything that is wrong, with file and line.
+            UsageError: unknown mode.
+            InvalidFile: the profile is invalid; the message lists every error with file and line.
         """
         if mode is not None:
             self.expect_mode(mode)
         return self._checked([mode])[0]
 
     def check(self) -> tuple[Profile, ...]:
-        """The profile without and in each of its modes. Raises InvalidFile with all errors."""
+        """Check the profile without a mode and in each mode. Raises InvalidFile with all errors."""
         return self._checked([None, *(name for name in self.modes() if re.fullmatch(NAME, name))])
 
     def _whole(self) -> Table:
-        """All keys: those of the file, else of what it extends; power modes among them."""
+        """All keys, including power modes: those of the file, then those of the extended file."""
         inherited: Table = {}
         if self.parent is not None:
             inherited = self.parent._whole()
@@ -86,12 +86,12 @@ class ProfileFile:
         return merged(inherited, {key: value for key, value in self.written.items() if key not in ("extends", "omit")})
 
     def _omitted(self) -> list[tuple[int, list[str]]]:
-        """What `omit` names: its place in the list, and the key path."""
+        """Each entry of `omit`: its index in the list, and its key path."""
         paths = self.written.get("omit")
         return [(place, path.split(".")) for place, path in enumerate(paths if isinstance(paths, list) else []) if isinstance(path, str)]
 
     def _checked(self, modes: Sequence[str | None]) -> tuple[Profile, ...]:
-        """Hold the files as they are written, and what they make together, against the schema."""
+        """Check each file and the combined keys against the schema."""
         whole, profiles = self._whole(), []
         wrong = [_Wrong(file.path, mistake) for file in self.chain() for mistake in file._mistakes()]
         for mode in modes:
@@ -101,10 +101,10 @@ class ProfileFile:
                 continue
             for mistake in checked:
                 if mode and not mistake.where and _Wrong(self.path, mistake) in wrong:
-                    continue  # wrong without the mode already
+                    continue  # also wrong without the mode
                 inside = ("modes", mode, *mistake.where) if mode else mistake.where
                 file = self._holding(inside)
-                if mode and file is None and mistake.where:  # not a figure of the mode: said of the profile itself
+                if mode and file is None and mistake.where:  # not a key of the mode: reported for the profile itself
                     inside, file = mistake.where, self._holding(mistake.where)
                 wrong.append(_Wrong(file or self.path, Mistake(inside, mistake.text)))
         if wrong:
@@ -112,7 +112,7 @@ class ProfileFile:
         return tuple(profiles)
 
     def _mistakes(self) -> Iterator[Mistake]:
-        """What is wrong with this file as it is written."""
+        """The errors in this file alone."""
         checked = as_written().check(self.written)
         if isinstance(checked, tuple):
             yield from checked
@@ -138,15 +138,15 @@ class ProfileFile:
 
 
 def read_profile_file(path: Path, find: Find, below: tuple[Path, ...] = ()) -> ProfileFile:
-    """Read a profile's file and all that it extends.
+    """Read a profile's file and the files that it extends.
 
     Args:
         path: the file.
         find: resolves ``extends`` of a file to a file and a mode. Raises UsageError for an unknown name.
-        below: the files that led here, each of which extends the next.
+        below: the files that lead to this one; each extends the next.
 
     Raises:
-        InvalidFile: a file cannot be read; ``extends`` names nothing, or goes in a circle (with the chain).
+        InvalidFile: a file cannot be read, or ``extends`` has no target or is circular (with the chain).
     """
     written = read_toml(path)
     extends = written.get("extends")
@@ -172,7 +172,7 @@ def read_profile_file(path: Path, find: Find, below: tuple[Path, ...] = ()) -> P
 
 
 def merged(inherited: Table, own: Table) -> Table:
-    """Keys of both; ``own`` overrides. Tables are merged; a fact is replaced as a whole, so that a figure never keeps another's source."""
+    """Keys of both; ``own`` takes precedence. Tables are merged; a fact is replaced as a whole, with its source."""
     whole = dict(inherited)
     for key, value in own.items():
         above = whole.get(key)
@@ -182,7 +182,7 @@ def merged(inherited: Table, own: Table) -> Table:
 
 
 def _in_mode(whole: Table, mode: str) -> Table:
-    """The keys with those of a mode in their place, and without the modes."""
+    """The keys with those of a mode applied, and without the modes."""
     modes = whole.get("modes")
     overlay = modes.get(mode) if isinstance(modes, dict) else None
     keys = dict(overlay) if isinstance(overlay, dict) else {}
@@ -201,7 +201,7 @@ def _without(table: Table, path: Sequence[str]) -> Table:
 
 
 def _missing(table: Table, path: Sequence[str]) -> str | None:
-    """None if there is something at a path; else the nearest to it, as a clause of a message, or nothing."""
+    """None if a path exists; otherwise the nearest path as a clause of a message, or an empty text."""
     key, *inner = path
     if key not in table:
         return nearest(key, list(table))

@@ -21,14 +21,14 @@ FILE = "profile.schema.json"  # beside the profiles, for `#:schema ./profile.sch
 
 @cache
 def _partial(record: type[R]) -> type[R]:
-    """The record with every key optional, also in the tables inside it. A fact stays whole: a figure without its source is none."""
+    """The record with every key optional, including nested tables. A fact stays complete: a figure requires its source."""
     fields: dict[str, Any] = {}
     for name, field in record.model_fields.items():
         inside = _loosened(field.annotation)
         constrained = Annotated[(inside, *field.metadata)] if field.metadata else inside
         fields[name] = (constrained | None, Field(None, description=field.description))
     partial = create_model(record.__name__, __base__=Record, __module__=__name__, **fields)
-    partial.__doc__ = record.__doc__  # what the JSON Schema says of the table
+    partial.__doc__ = record.__doc__  # description of the table in the JSON Schema
     return partial  # type: ignore[return-value]
 
 
@@ -42,7 +42,7 @@ def _loosened(annotation: Any) -> Any:
 
 @cache
 def as_written() -> type[Record]:
-    """The record of one profile's file as it is written, before what it extends is added."""
+    """The record of one profile's file, before the keys of the extended profile are added."""
     differing: dict[str, Any] = {
         "title": (str | None, Field(None, description="title of the mode, such as '15 W'; default: its name")),
         "hardware": (_partial(Hardware) | None, Field(None, description="figures that differ in this mode")),
@@ -60,7 +60,7 @@ def as_written() -> type[Record]:
 
 
 def json_schema() -> dict[str, Any]:
-    """The JSON Schema (draft 7) of a profile's file. Editors that know Taplo (Even Better TOML) complete and check with it."""
+    """The JSON Schema (draft 7) of a profile's file. Editors with Taplo (Even Better TOML) use it for completion and checks."""
     schema = as_written().model_json_schema()
     facts = {f"#/$defs/{name}": kind for name, kind in schema["$defs"].items() if name.startswith("Fact")}
     schema["$defs"] = {name: kind for name, kind in schema["$defs"].items() if not name.startswith("Fact")}
@@ -83,7 +83,7 @@ def _needed_tables() -> list[tuple[str, list[str]]]:
     tables = []
     for name, field in Profile.model_fields.items():
         if get_origin(field.annotation) is tuple:
-            continue  # a list of tables, each of which says by itself what it needs
+            continue  # a list of tables; each has its own required keys
         for record in (field.annotation, *get_args(field.annotation)):
             if isinstance(record, type) and issubclass(record, Record) and not issubclass(record, Fact) and _needed(record):
                 tables.append((name, _needed(record)))
@@ -91,16 +91,16 @@ def _needed_tables() -> list[tuple[str, list[str]]]:
 
 
 def _for_toml(node: Any, facts: Mapping[str, Any]) -> Any:
-    """A part of pydantic's schema as an editor wants it.
+    """A part of pydantic's schema, adapted for editors.
 
-    Without what TOML has not (null), without titles that only repeat the key, with facts written out (their names in pydantic's
-    schema are a page long), and as draft 7 wants it: nothing beside a ``$ref``.
+    Drops null, which TOML lacks, and titles that repeat the key. Expands facts, whose names in pydantic's schema are a page long.
+    Follows draft 7, which allows no keys beside ``$ref``.
     """
     if isinstance(node, list):
         return [_for_toml(inner, facts) for inner in node]
     if not isinstance(node, dict):
         return node
-    if "properties" in node:  # whose own keys are names, and "title" is one of them
+    if "properties" in node:  # its keys are names, and "title" is one of them
         node = node | {"properties": {name: _for_toml(inner, facts) for name, inner in node["properties"].items()}}
     if "patternProperties" in node:
         node = node | {"additionalProperties": False}

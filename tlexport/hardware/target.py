@@ -1,4 +1,4 @@
-"""Target: the profile of a name after ``--target``, and whether this machine is that device."""
+"""Resolves ``--target`` to a profile, and detects whether this machine is that device."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def profile_path(name: str) -> Path:
             $TLX_PROFILES, then among those that tlexport ships.
 
     Raises:
-        UsageError: no such profile (with the nearest name), or $TLX_PROFILES names no folder.
+        UsageError: no such profile (with the nearest name), or a folder in $TLX_PROFILES does not exist.
     """
     return _paths(name)[0]
 
@@ -58,7 +58,7 @@ def load_file(name: str) -> ProfileFile:
 
     Raises:
         UsageError: no such profile.
-        InvalidFile: a file cannot be read, calls itself by another name than its file does, or extends what is not there.
+        InvalidFile: a file cannot be read, its ``name`` is not that of the file, or the profile that it extends does not exist.
     """
     path = profile_path(name)
     file = read_profile_file(path, _extended)
@@ -76,7 +76,7 @@ def load_profile(name: str) -> Profile:
 
     Raises:
         UsageError: no such profile, or no such mode of it.
-        InvalidFile: the file is not a valid profile, or calls itself by another name than its file does.
+        InvalidFile: the file is not a valid profile, or its ``name`` is not that of the file.
     """
     name, mode = split_mode(name)
     return load_file(name).profile(mode)
@@ -92,21 +92,21 @@ def resolve(name: str, root: Path = Path("/"), machine: str = "") -> Target:
     """Find the profile of a target, and whether this machine is that device.
 
     Args:
-        name: a profile's name, the path of a ``.toml`` file, or ``jetson``: the Jetson this runs on, and where it runs on
-            none, or on one without a profile, ``jetson-orin-nano``, which the note then says. Each may be followed by
-            ``:MODE``, one of the profile's power modes. Where this machine is that device and has another TensorRT or L4T than
-            the profile was written for, the note says so; the profile is followed all the same.
+        name: a profile's name, the path of a ``.toml`` file, or ``jetson``. ``jetson`` means this Jetson; on another machine, or a
+            Jetson without a profile, it means ``jetson-orin-nano``, with a note. Each may be followed by ``:MODE``, one of the
+            profile's power modes. If this machine is that device but has another TensorRT or L4T version than the profile, the
+            profile is used, with a note.
         root: root of the file system that describes this machine.
         machine: this machine's architecture; default what ``platform.machine()`` says.
 
     Raises:
-        UsageError: no such profile or mode, or several fit this Jetson equally well.
-        InvalidFile: a profile's file is not valid.
+        UsageError: no such profile or mode, or several profiles fit this Jetson equally well.
+        InvalidFile: a profile's file is invalid.
     """
     here = this_machine(root, machine)
     name, mode = split_mode(name)
     note = ""
-    if name == JETSON and JETSON not in _found():  # a user's own profile of that name comes first
+    if name == JETSON and JETSON not in _found():  # a user's own profile of that name takes precedence
         name, note = _this_jetson(here)
     file = load_file(name)
     profile, hidden = file.profile(mode), _paths(name)[1:]
@@ -134,7 +134,7 @@ def shipped_here(root: Path = Path("/"), machine: str = "") -> str:
         machine: this machine's architecture; default what ``platform.machine()`` says.
 
     Raises:
-        UsageError: there is none, or several say as much.
+        UsageError: no profile fits, or several fit equally well.
     """
     here = this_machine(root, machine)
     profiles = [load_profile(str(path)) for path in sorted(_shipped().glob("[!.]*.toml"))]
@@ -161,7 +161,7 @@ def _paths(name: str) -> list[Path]:
 def _extended(text: str, by: Path) -> tuple[Path, str | None]:
     """The file, and the mode, that ``extends`` names in a file.
 
-    A path is taken from that file's folder. A file that extends its own name means the one whose place it takes.
+    A path is relative to that file's folder. A file that extends its own name extends the profile that it replaces.
     """
     name, mode = split_mode(text)
     if name.endswith(".toml"):
@@ -176,7 +176,7 @@ def _extended(text: str, by: Path) -> tuple[Path, str | None]:
 
 def _shipped() -> Path:
     package = Path(__file__).parents[1]
-    inside = package / "profiles"  # in a wheel; in a checkout they lie beside the package
+    inside = package / "profiles"  # in a wheel; in a checkout they are beside the package
     return inside if inside.is_dir() else package.parent / "profiles"
 
 
@@ -198,7 +198,7 @@ def _found() -> dict[str, list[Path]]:
 
 def _this_jetson(here: Machine) -> tuple[str, str]:
     """Name of the profile for ``jetson`` on this machine, and the note about it."""
-    if "Jetson" not in (here.board or "") and "nvidia,tegra" not in here.compatible:  # the TX2 calls itself quill
+    if "Jetson" not in (here.board or "") and "nvidia,tegra" not in here.compatible:  # the TX2's board name is quill
         return DEFAULT_JETSON, f"'{JETSON}' stands for {DEFAULT_JETSON}, because this machine is not a Jetson"
     matches = {name: load_profile(name).match for name in profile_names()}
     fit = {name: here.fit(match) for name, match in matches.items() if match.device_tree and here.fits(match)}

@@ -15,7 +15,7 @@ from tlexport.record import Record
 
 
 def expect_name(name: str, more: str = "") -> None:
-    """Raises UsageError for what cannot be the name of a profile; ``more`` is told behind the hint."""
+    """Raise UsageError for an invalid profile name; ``more`` is appended to the hint."""
     if not re.fullmatch(NAME, name):
         raise UsageError(
             f"{name!r} is not a valid name for a profile", f"use lower-case letters, digits, '-' and '.', such as line-3{more}"
@@ -23,7 +23,7 @@ def expect_name(name: str, more: str = "") -> None:
 
 
 def load_parent(name: str, option: str) -> Profile:
-    """The profile that a new one is to extend, which a name finds wherever the new one lies. Raises UsageError for a path."""
+    """The profile that a new one extends. Must be a name, which is found from any folder. Raises UsageError for a path."""
     if name.endswith(".toml") or "/" in name:
         raise UsageError(f"{option} takes the name of a profile, and {name!r} is a path", "copy that file instead")
     return load_profile(name)
@@ -36,9 +36,9 @@ def profile_text(name: str, parent: Profile, folder: Path) -> str:
     source is filled in.
 
     Args:
-        name: of the new profile.
-        parent: what it extends; in one of its power modes, where that is how the device is used.
-        folder: where the file will lie.
+        name: name of the new profile.
+        parent: the profile that it extends, in the power mode that the device is used in.
+        folder: the folder of the new file.
     """
     lines = [
         f"##:schema ./{FILE}",
@@ -71,7 +71,7 @@ def profile_text(name: str, parent: Profile, folder: Path) -> str:
 
 
 def _commented(record: Record) -> Iterator[str]:
-    """A comment for each figure that is directly in a record. Without the # it lacks nothing but its source."""
+    """A comment for each figure of a record. Without the #, it is valid once its source is filled in."""
     for key in type(record).model_fields:
         fact = getattr(record, key)
         if isinstance(fact, Fact):
@@ -79,5 +79,5 @@ def _commented(record: Record) -> Iterator[str]:
 
 
 def _toml(value: object) -> str:
-    """A text, number or list of them: for these JSON's notation is TOML's, save for one character."""
+    """A text, number or list in TOML. JSON's notation is the same for these, except for one character."""
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -1,4 +1,4 @@
-"""The one way in for an ONNX model that tlexport did not write: parsed, held against the rules of ONNX, its inputs settled."""
+"""The only entry point for external ONNX models: parses the file, validates it against the ONNX specification, fixes the input shapes."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ Declared = Mapping[str, Sequence[Axis] | None]
 
 @dataclass(frozen=True)
 class ExternalModel:
-    """A model that is valid as far as its file tells."""
+    """A validated external model."""
 
     path: Path
     model: onnx.ModelProto
-    files: tuple[Path, ...]  # that hold its weights, beside it
-    what: str  # what the user calls it
+    files: tuple[Path, ...]  # files beside it that hold its weights
+    what: str  # the user's name of the model
 
     @property
     def size_bytes(self) -> int:
-        """Of all its files."""
+        """Total size of its files."""
         return sum(file.stat().st_size for file in (self.path, *self.files))
 
     @property
     def sha256(self) -> str:
-        """Of the file; where others hold its weights, of them all, one after the other."""
+        """SHA-256 of the file, followed by the files that hold its weights."""
         digest = hashlib.sha256()
         for file in (self.path, *self.files):
             with file.open("rb") as stream:
@@ -50,7 +50,7 @@ class ExternalModel:
         return digest.hexdigest()
 
     def inputs(self) -> tuple[onnx.ValueInfoProto, ...]:
-        """What has to be fed: the inputs without a default value."""
+        """The inputs without a default value; a run must provide them."""
         graph = self.model.graph
         defaults = {tensor.name for tensor in graph.initializer} | {tensor.values.name for tensor in graph.sparse_initializer}
         return tuple(value for value in graph.input if value.name not in defaults)
@@ -82,20 +82,20 @@ class ExternalModel:
 
 
 def kind_of(value: onnx.ValueInfoProto) -> str:
-    """What a value is, in words: ``a tensor``, ``an optional``, ..."""
+    """Kind of a value with its article: ``a tensor``, ``an optional``, ..."""
     kind = (value.type.WhichOneof("value") or "value_of no type").removesuffix("_type").replace("_", " ")
     return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
 
 
 def read_external(path: Path, what: str | None = None) -> ExternalModel:
-    """Read a model file, and hold it against the rules of ONNX.
+    """Read and validate a model file.
 
     Args:
         path: the file.
-        what: what the user calls it; None: by its path.
+        what: the user's name of the model; None: its path.
 
     Raises:
-        InvalidFile: missing, not a regular file, too large, not ONNX, or not a valid model; names the node or the tensor.
+        InvalidFile: missing, not a regular file, too large, not ONNX, or not a valid model; the message names the node or tensor.
     """
     may_refer_to_files(path)
     model = read_onnx(path)
@@ -110,7 +110,7 @@ def settle_inputs(found: ExternalModel, shapes: Shapes, batch: int) -> tuple[dic
     """The shape of every input of a model, and the lengths of its named axes; see :func:`settle`.
 
     Raises:
-        UsageError: also where ``shapes`` names an input that the model does not have.
+        UsageError: as for :func:`settle`, or ``shapes`` has an input that the model lacks.
         Unsupported: an input is not a tensor, or too large.
     """
     declared = found.declared()
@@ -125,7 +125,7 @@ def settle_inputs(found: ExternalModel, shapes: Shapes, batch: int) -> tuple[dic
         total += bytes_of(math.prod(shape), types[name]) if types[name] in BITS else 0
         if total > MOST_BYTES:
             raise Unsupported(
-                f"the input '{printable(name)}' of {found.what} has the shape {_text(shape)}; inputs of up to {MOST_BYTES} bytes are made",
+                f"the input '{printable(name)}' of {found.what} has the shape {_text(shape)}; inputs have a limit of {MOST_BYTES} bytes",
                 "export the model with a smaller shape",
             )
     return settled, axes
@@ -140,17 +140,17 @@ def settle(what: str, declared: Declared, shapes: Shapes, batch: int) -> tuple[d
     """The shape of every input, and the lengths of the free axes that have names.
 
     Args:
-        what: what the user calls the model.
-        declared: axes of each input; None where the model declares no shape.
-        shapes: whole shapes of inputs, as the user gave them; a first axis of 1 that is free in the model stands for the batch.
+        what: the user's name of the model.
+        declared: axes of each input; None if the model declares no shape.
+        shapes: complete shapes of inputs from the user; a first axis of 1 that is free in the model means the batch.
         batch: length of a free first axis.
 
     Raises:
-        UsageError: a shape is missing, or is not one that the input can have; two inputs disagree on an axis.
+        UsageError: a shape is missing or does not fit its input, or two inputs disagree on an axis.
     """
     axes: dict[str, int] = {}
     settled = {}
-    for name in sorted(declared, key=lambda name: name not in shapes):  # what the user gave for an axis holds for all inputs
+    for name in sorted(declared, key=lambda name: name not in shapes):  # the user's length of a named axis applies to all inputs
         axis_list, given = declared[name], shapes.get(name)
         shown = printable(name)
         if axis_list is None and given is None:
@@ -183,7 +183,7 @@ def settle(what: str, declared: Declared, shapes: Shapes, batch: int) -> tuple[d
 
 
 def _length(axis: Axis, place: int, given: Sequence[int] | None, batch: int, axes: Mapping[str, int]) -> int | None:
-    """Of one axis; None where nothing fixes it."""
+    """Length of an axis; None if it is unknown."""
     free = not isinstance(axis, int)
     if given is not None and not (free and place == 0 and given[0] == 1):
         return given[place]
@@ -195,7 +195,7 @@ def _length(axis: Axis, place: int, given: Sequence[int] | None, batch: int, axe
 
 
 def _hint(declared: Declared, shapes: Shapes, batch: int, only: str | None = None) -> str:
-    """Options to type as they stand, one for each input that needs a shape, with usual lengths for its free axes."""
+    """Complete options, one for each input that needs a shape, with typical lengths for its free axes."""
     options = []
     for name, axes in declared.items():
         needs = axes is None or any(not isinstance(axis, int) for axis in axes[1:])
@@ -206,7 +206,7 @@ def _hint(declared: Declared, shapes: Shapes, batch: int, only: str | None = Non
 
 
 def _typed(text: str) -> str:
-    """An argument as a shell takes it."""
+    """An argument, quoted for the shell."""
     if text.isprintable():
         return shlex.quote(text)
     return "$'" + text.encode("unicode_escape").decode().replace("'", "\\'") + "'"

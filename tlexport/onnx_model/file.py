@@ -1,4 +1,4 @@
-"""An ONNX file as a stranger may have made it: examined before any runtime opens it."""
+"""Checks an untrusted ONNX file before a runtime opens it."""
 
 from __future__ import annotations
 
@@ -19,32 +19,32 @@ LARGEST = 2**31 - 1  # bytes of a protobuf message, and so of an ONNX file
 
 
 def is_onnx_name(path: Path) -> bool:
-    """Whether a file is an ONNX model by its suffix, in capitals too."""
+    """Whether a file has the suffix of an ONNX model, in any case."""
     return path.suffix.lower() == SUFFIX
 
 
 def check_onnx_file(path: Path) -> None:
-    """Refuse what is not a file, and models that read their weights from other files.
+    """Refuse a path that is not a regular file, and a model that reads its weights from other files.
 
-    Those names would be followed wherever they lead, and the file's hash would not cover the weights.
+    A runtime would open those files at any path, and the file's hash would not cover the weights.
 
     Raises:
         InvalidFile: missing, empty, unreadable, not ONNX, or with external data.
     """
     if not may_refer_to_files(path):
         return
-    # imported late: onnx takes 0.1 s, and memory that a measurement would count
+    # a late import: onnx takes 0.1 s, and memory that a measurement would count
     from tlexport.onnx_model.tensors import tensors_in
 
     if any(is_external(tensor) for tensor in tensors_in(read_onnx(path))):
         raise InvalidFile(
-            f"{path} keeps its weights in other files (ONNX external data); one file that holds everything was expected",
+            f"{path} keeps its weights in other files (ONNX external data); a single file was expected",
             "join them in Python: onnx.save(onnx.load('model.onnx'), 'joined.onnx')",
         )
 
 
 def may_refer_to_files(path: Path) -> bool:
-    """Whether the bytes of a file hold the key of every reference to another file. Loads no library.
+    """Whether the file's bytes contain the key that every reference to external data has. Loads no library.
 
     Raises:
         InvalidFile: missing, not a regular file, empty, too large for ONNX, or unreadable.
@@ -72,7 +72,7 @@ def may_refer_to_files(path: Path) -> bool:
 
 
 def read_onnx(path: Path) -> onnx.ModelProto:
-    """The message in a file, without data of other files.
+    """The model in a file, without external data.
 
     Raises:
         InvalidFile: unreadable, or not a protobuf message of a model.

@@ -1,4 +1,4 @@
-"""What all that works on ONNX graphs does with them: copies, constants and readers, unread constants dropped, shared channels found."""
+"""Operations on ONNX graphs: copies, constants, readers, removal of unread constants, and groups of shared channels."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def constants(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
 
 
 def shapes_of(graph: onnx.GraphProto) -> dict[str, list[int]]:
-    """Name -> shape of each activation whose type the graph holds; 0 for an axis that is free."""
+    """Name -> shape of each activation with a type in the graph; 0 for a free axis."""
     values = (*graph.value_info, *graph.input, *graph.output)
     return {value.name: [axis.dim_value for axis in value.type.tensor_type.shape.dim] for value in values}
 
 
 def readers_of(graph: onnx.GraphProto) -> dict[str, list[onnx.NodeProto]]:
-    """The nodes that read each tensor, by its name; a node that reads it twice is there twice."""
+    """The nodes that read each tensor, by its name; a node that reads it twice occurs twice."""
     found: dict[str, list[onnx.NodeProto]] = {}
     for node in graph.node:
         for name in node.input:
@@ -37,24 +37,24 @@ def readers_of(graph: onnx.GraphProto) -> dict[str, list[onnx.NodeProto]]:
 
 @dataclass
 class Channels:
-    """Activations with the same channels, since each is computed from another channel by channel; what gives them and takes them."""
+    """Activations that share channels, because each is computed channel by channel from another, with their producers and consumers."""
 
     names: set[str] = field(default_factory=set)
-    makers: list[onnx.NodeProto] = field(default_factory=list)  # weighted nodes that give one of them
-    readers: list[onnx.NodeProto] = field(default_factory=list)  # weighted nodes that take one of them
+    makers: list[onnx.NodeProto] = field(default_factory=list)  # weighted nodes that write one of them
+    readers: list[onnx.NodeProto] = field(default_factory=list)  # weighted nodes that read one of them
     depthwise: list[onnx.NodeProto] = field(default_factory=list)  # convolutions between two of them
-    fixed: bool = False  # something else gives or takes one of them
+    fixed: bool = False  # another kind of node writes or reads one of them
 
 
 class ChannelGroups:
-    """The activations of a graph, by which others they share their channels with."""
+    """The groups of activations in a graph that share channels."""
 
     def __init__(self, graph: onnx.GraphProto) -> None:
         self._of: dict[str, Channels] = {}
         self.fix(value.name for value in (*graph.input, *graph.output))
 
     def join(self, *names: str) -> Channels:
-        """The group of these activations, which are one from now on."""
+        """Merge the groups of these activations, and return the merged group."""
         joined = Channels()
         for name in names:
             found = self._of.get(name) or Channels({name})
@@ -69,17 +69,17 @@ class ChannelGroups:
         return joined
 
     def fix(self, names: Iterable[str]) -> None:
-        """Something that is not followed gives or takes these activations."""
+        """Mark the groups of these activations as open: an unsupported node writes or reads them."""
         for name in names:
             self.join(name).fixed = True
 
     def all(self) -> list[Channels]:
-        """Each group once."""
+        """All groups, each once."""
         return list({id(found): found for found in self._of.values()}.values())
 
 
 def without_unused(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Without initializers that no node reads."""
+    """Remove initializers that no node reads."""
     model = copy_of(model)
     read = {name for node in model.graph.node for name in node.input}
     kept = [tensor for tensor in model.graph.initializer if tensor.name in read]

@@ -42,7 +42,7 @@ def precision_of(model: onnx.ModelProto, where: str) -> GraphPrecision:
 
     Args:
         model: the graph, in float or quantized.
-        where: what the user calls it, for the error message.
+        where: the user's name of the model, for the error message.
 
     Raises:
         Unsupported: weights of another type, such as BFLOAT16.

@@ -1,4 +1,4 @@
-"""Why ONNX Runtime refuses a model, in words for the user."""
+"""Translates ONNX Runtime's reasons for refusing a model into messages for the user."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ AGAIN = "export the model again, or check it: onnx.checker in Python"
 
 
 def refusal(text: str, version: str) -> tuple[str, str]:
-    """What was found and expected, and what to do.
+    """The reason (found and expected values) and a hint.
 
     Args:
         text: ONNX Runtime's message, without its C++ source line.
-        version: of ONNX Runtime.
+        version: ONNX Runtime's version.
     """
     runtime = f"ONNX Runtime {version}"
     update = "pip install --upgrade onnxruntime"

@@ -1,7 +1,7 @@
-"""How the parts of an ONNX model fit together: names, the order of nodes, what each operator needs, functions that call each other.
+"""Validates the structure of an ONNX model: names, order of nodes, inputs and attributes of operators, recursion of functions.
 
-Runtimes differ in what they refuse, and some tools hang or crash on what none of them would run. So an external model is held against
-these rules before any tool sees it.
+Runtimes differ in what they refuse, and some tools hang or crash on invalid models. An external model is therefore validated before
+any tool reads it.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from tlexport.errors import InvalidFile
 from tlexport.onnx_model.names import printable
 
 AGAIN = "export the model again"
-MOST_NODES = 1_000_000  # of a model whose functions are inlined: a few functions that call each other twice make more than any memory holds
-MAX_CALL_DEPTH = 100  # calls of functions in each other
+MOST_NODES = 1_000_000  # after inlining: a few functions that each call another twice can exceed any memory
+MAX_CALL_DEPTH = 100  # depth of nested function calls
 STANDARD_DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "ai.onnx.preview.training")
-REMARKS = ("doc_string", "producer_name", "producer_version")  # texts that no tool computes with
+REMARKS = ("doc_string", "producer_name", "producer_version")  # texts that no tool interprets
 _Nodes = Sequence[onnx.NodeProto]
 
 
 def name_of(node: onnx.NodeProto) -> str:
-    """What messages call a node."""
+    """Description of a node in messages."""
     outputs = [name for name in node.output if name]
     where = f"'{printable(node.name)}'" if node.name else f"that gives '{printable(outputs[0])}'" if outputs else "without a name"
     return f"the node {where} ({printable(node.op_type) or 'without an operator'})"
@@ -38,7 +38,7 @@ def bodies_of(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
 
 
 def reads_of(node: onnx.NodeProto) -> set[str]:
-    """The names that a node reads, those that its bodies read of enclosing graphs included."""
+    """The names that a node reads, including those that its bodies read from enclosing graphs."""
     names = {name for name in node.input if name}
     for body in bodies_of(node):
         given = {value.name for value in body.input} | {tensor.name for tensor in body.initializer}
@@ -59,14 +59,14 @@ def check_texts(message: Any, where: str) -> None:
 
 
 def check_structure(model: onnx.ModelProto, where: str) -> None:
-    """Hold a model against the rules of onnx.proto.
+    """Validate a model against the rules of onnx.proto.
 
     Args:
-        model: with texts that :func:`check_texts` has accepted.
-        where: what the user calls it.
+        model: a model that :func:`check_texts` has accepted.
+        where: the user's name of the model.
 
     Raises:
-        InvalidFile: names the node or the tensor.
+        InvalidFile: the model breaks a rule; the message names the node or tensor.
     """
     if not model.graph.node:
         raise InvalidFile(f"{where} is not an ONNX model: it has no nodes", AGAIN)
@@ -87,7 +87,7 @@ def check_structure(model: onnx.ModelProto, where: str) -> None:
 
 
 def _check_calls(nodes: _Nodes, functions: Mapping[tuple[str, str], onnx.FunctionProto], where: str) -> None:
-    """Refuse functions that call themselves, and those that would be inlined to more nodes than MOST_NODES."""
+    """Refuse recursive functions, and functions with more than MOST_NODES nodes after inlining."""
     sizes: dict[tuple[str, str], int] = {}
     open_calls: list[tuple[str, str]] = []
 
@@ -115,7 +115,7 @@ def _check_calls(nodes: _Nodes, functions: Mapping[tuple[str, str], onnx.Functio
 
 
 class _Checked:
-    """One pass over a graph with everything in it."""
+    """One pass over a graph and its nested graphs."""
 
     def __init__(self, where: str, versions: Mapping[str, int], functions: Mapping[tuple[str, str], onnx.FunctionProto]) -> None:
         self._where, self._versions, self._functions = where, versions, functions
@@ -139,7 +139,7 @@ class _Checked:
         return (read | {value.name for value in graph.output}) - made
 
     def nodes(self, nodes: _Nodes, given: frozenset[str], outer: frozenset[str] = frozenset()) -> tuple[set[str], set[str]]:
-        """Check nodes; returns all names that they may read here, and those that they do read."""
+        """Check nodes; returns the names that are visible to them, and the names that they read."""
         made = set(given)
         for node in nodes:
             self._node(node)
@@ -158,7 +158,7 @@ class _Checked:
         return made, set().union(*reads)
 
     def _node(self, node: onnx.NodeProto) -> None:
-        """What the operator needs."""
+        """Check a node against its operator's schema."""
         if not node.op_type:
             raise self._refuse(f"{name_of(node)} has no operator")
         if twice := _repeated([attribute.name for attribute in node.attribute]):
@@ -170,7 +170,7 @@ class _Checked:
         try:
             schema = onnx.defs.get_schema(node.op_type, max(1, min(version, 2**31 - 1)), domain)
         except onnx.defs.SchemaError:
-            return  # the runtime names the operators that it does not know
+            return  # the runtime reports unknown operators
         for count, kind, least, most in (
             (len(node.input), "inputs", schema.min_input, schema.max_input),
             (len(node.output), "outputs", schema.min_output, schema.max_output),
@@ -209,15 +209,15 @@ def _repeated(names: Iterable[str]) -> str | None:
 
 
 def sorted_nodes(nodes: _Nodes, reads: Sequence[set[str]], where: str) -> list[int]:
-    """An order in which each node comes after those whose outputs it reads; the file's own order where that is one.
+    """Topological order of nodes; the order of the file if that is topological.
 
     Args:
-        nodes: of one graph.
-        reads: the names that each reads, its bodies included.
-        where: what the user calls the model.
+        nodes: the nodes of one graph.
+        reads: the names that each node reads, including its bodies.
+        where: the user's name of the model.
 
     Raises:
-        InvalidFile: there is none: some nodes form a cycle, which is named.
+        InvalidFile: the nodes form a cycle; the message names it.
     """
     makers = {name: index for index, node in enumerate(nodes) for name in node.output if name}
     waiting = [sorted({makers[name] for name in names if name in makers}, reverse=True) for names in reads]

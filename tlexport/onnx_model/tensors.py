@@ -1,4 +1,4 @@
-"""The tensors inside an ONNX message: their sizes, and the files that they keep their data in."""
+"""Tensors in an ONNX model: sizes, validation of their data, external data files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from onnx import TensorProto
 from tlexport.errors import InvalidFile
 from tlexport.onnx_model.names import is_external, printable
 
-# bits of one element, as raw data holds it (onnx.proto)
+# bits per element in raw data (onnx.proto)
 BITS = {
     **dict.fromkeys((TensorProto.DOUBLE, TensorProto.INT64, TensorProto.UINT64, TensorProto.COMPLEX64), 64),
     **dict.fromkeys((TensorProto.FLOAT, TensorProto.INT32, TensorProto.UINT32), 32),
@@ -24,8 +24,8 @@ BITS = {
     TensorProto.COMPLEX128: 128,
 }
 AGAIN = "export the model again"
-MOST_AXES = 64  # of a tensor, as in NumPy
-# where a tensor without raw data keeps its elements
+MOST_AXES = 64  # axes of a tensor, the limit of NumPy
+# field that holds the elements of a tensor without raw data
 _FIELDS = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data")
 
 
@@ -36,7 +36,7 @@ def type_name(dtype: int) -> str:
 
 
 def bytes_of(elements: int, dtype: int) -> int:
-    """Size of so many elements, bytes; 4-bit types are packed. Raises InvalidFile for a type without a fixed size."""
+    """Size of ``count`` elements, bytes; 4-bit types are packed. Raises InvalidFile for a type without a fixed size."""
     if dtype not in BITS:
         raise InvalidFile(f"an element of type {type_name(dtype)} has no fixed size")
     return -(-elements * BITS[dtype] // 8)
@@ -54,12 +54,12 @@ def tensors_in(message: Any) -> Iterator[onnx.TensorProto]:
 
 
 def check_tensors(model: onnx.ModelProto, path: Path, what: str) -> tuple[Path, ...]:
-    """Hold every tensor against the data that it declares; nothing of that data is read.
+    """Compare every tensor's declared shape and type with the size of its data. Does not read external data.
 
     Args:
         model: the parsed file.
-        path: the file: data in other files lies beside it.
-        what: what the user calls it.
+        path: the file; external data files are beside it.
+        what: the user's name of the model.
 
     Returns:
         The files beside ``path`` that hold data.
@@ -87,7 +87,7 @@ def check_tensors(model: onnx.ModelProto, path: Path, what: str) -> tuple[Path, 
 
 
 def _expect_elements(tensor: onnx.TensorProto, what: str) -> None:
-    """The same for data in a field of its own; 4-bit elements lie there in bytes, complex ones in pairs."""
+    """The same check for data in a typed field, which holds 4-bit elements as bytes and complex ones as pairs."""
     elements, bits = math.prod(tensor.dims), BITS[tensor.data_type]
     found = sum(len(getattr(tensor, field)) for field in _FIELDS)
     pairs = 2 if tensor.data_type in (TensorProto.COMPLEX64, TensorProto.COMPLEX128) else 1

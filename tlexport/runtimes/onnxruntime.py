@@ -64,7 +64,7 @@ def open_model(path: Path, options: RunOptions) -> OnnxRunner:
 
     Raises:
         InvalidFile: missing, not ONNX, broken, or with external data.
-        Unsupported: the device, or a part of the model on it, is not available here; the batch cannot be fixed.
+        Unsupported: the device is unavailable or cannot run a part of the model, or the batch cannot be fixed.
         UsageError: ``options.device`` is not a device name; fewer than one thread or image.
     """
     return open_with(path, options, *_provider(options.device))
@@ -99,7 +99,7 @@ def open_with(path: Path, options: RunOptions, provider: str, settings: dict[str
             if spec.shape[:1] != (options.batch,):
                 raise Unsupported(
                     f"cannot fix the batch of {path} to {options.batch}: its input '{spec.name}' has the shape {_text(spec.shape)}",
-                    "ask for the batch the model has, or export it again with a free first axis named 'batch'",
+                    "use the model's batch, or export it again with a free first axis named 'batch'",
                 )
     return runner
 

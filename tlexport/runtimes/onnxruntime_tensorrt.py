@@ -32,13 +32,15 @@ def open_model(path: Path, options: RunOptions) -> OnnxRunner:
 
     Raises:
         InvalidFile: missing, not ONNX, broken, or with external data.
-        Unsupported: no GPU was asked for; TensorRT's libraries are not here; or it does not take every node.
+        Unsupported: the device is not a GPU, TensorRT's libraries are missing, or TensorRT cannot run every node.
     """
     found = re.fullmatch(r"cuda:([0-9]+)", options.device)
     if found is None:
-        raise Unsupported(f"{PROVIDER} runs on NVIDIA GPUs, and {options.device} was asked for", "leave out --device, or --device cuda")
+        raise Unsupported(
+            f"{PROVIDER} runs on NVIDIA GPUs, but the requested device is {options.device}", "leave out --device, or --device cuda"
+        )
     if options.simulate_quantization:
-        raise Unsupported(f"{path} was to be computed with its Q/DQ pairs as written, and {PROVIDER} fuses them", "leave out --provider")
+        raise Unsupported(f"simulated quantization was requested for {path}, but {PROVIDER} fuses Q/DQ pairs", "leave out --provider")
     return open_with(path, options, PROVIDER, {"device_id": found[1], **_allowed(path)})
 
 

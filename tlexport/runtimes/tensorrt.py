@@ -33,19 +33,19 @@ def open_model(path: Path, options: RunOptions) -> TensorrtRunner:
 
     Raises:
         MissingDependency: TensorRT's Python bindings, or the CUDA runtime, are not installed.
-        Unsupported: there is no such GPU; the engine is another version's, or for other batches; ``simulate_quantization``.
+        Unsupported: no such GPU; the engine is for another version or other batches; ``simulate_quantization``.
         InvalidFile: not an engine.
-        UsageError: ``options.device`` is not a GPU; CPU threads were asked for.
+        UsageError: ``options.device`` is not a GPU, or CPU threads were requested.
     """
     match = re.fullmatch(r"cuda:([0-9]+)", options.device)
     if not match:
-        raise UsageError(f"TensorRT runs engines on NVIDIA GPUs alone, and {options.device!r} is none", "devices: cuda:0, cuda:1, ...")
+        raise UsageError(f"TensorRT runs engines on NVIDIA GPUs only; {options.device!r} is not one", "devices: cuda:0, cuda:1, ...")
     if options.threads is not None:
-        raise UsageError("TensorRT computes on the GPU, so that a number of CPU threads means nothing to it", "leave --threads out")
+        raise UsageError("TensorRT computes on the GPU; --threads applies to the CPU", "leave --threads out")
     if options.simulate_quantization:
         raise Unsupported(
-            f"{path} is an engine, whose quantized layers are fused already; they cannot be computed as they are written",
-            "open the ONNX file that it was built from, on the CPU",
+            f"{path} is an engine with fused quantized layers; quantization cannot be simulated in it",
+            "open the ONNX file that it was built from, with --device cpu",
         )
     with as_ours(), contextlib.ExitStack() as opened:
         session = opened.enter_context(engine.open_engine(path, int(match[1])))
@@ -77,7 +77,7 @@ class TensorrtRunner:
         """Compute all outputs.
 
         Raises:
-            Unsupported: an input is missing, or of a dtype or shape that the engine was not built for.
+            Unsupported: an input is missing, or its dtype or shape does not fit the engine.
             StepFailed: TensorRT could not compute it.
         """
         with as_ours():

@@ -25,7 +25,7 @@ class TorchRunner:
         self.device = torch.device(options.device)
         if self.device.type == "cuda" and (self.device.index or 0) >= torch.cuda.device_count():
             raise Unsupported(
-                f"--device {options.device}: torch finds {torch.cuda.device_count()} CUDA GPUs here", "see what is here with: tlx doctor"
+                f"--device {options.device}: torch finds {torch.cuda.device_count()} CUDA GPUs here", "list the devices with: tlx doctor"
             )
         self.classifier = Classifier(network, preprocess).eval().to(self.device)
         self.inputs = (image_input(preprocess.size, "uint8"),)
@@ -49,7 +49,7 @@ class TorchRunner:
 
 
 def auto_device() -> str:
-    """The first CUDA GPU where torch finds one, else the CPU."""
+    """The first CUDA GPU if torch finds one, else the CPU."""
     return "cuda:0" if torch.cuda.is_available() else "cpu"
 
 
