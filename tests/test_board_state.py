@@ -105,7 +105,7 @@ def test_one_reading_is_no_energy(tmp_path: Path) -> None:
     meter.read(1.0)
     result = meter.result()
     assert (result["energy_mj"], result["watts"], result["rail"]) == (None, None, None)
-    assert "less than two readings" in str(result["power_reason"])
+    assert "shorter than two readings" in str(result["power_reason"])
 
 
 def test_a_sensor_that_fails_meanwhile_is_left_out_of_that_moment(tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ def test_packages_add_up_and_their_parts_do_not(tmp_path: Path) -> None:
 def test_a_counter_that_may_not_be_read_is_said_to_be(tmp_path: Path) -> None:
     rapl(tmp_path, 0, "")  # as an unreadable one: no number
     meter = Meter(str(tmp_path))
-    assert "root alone" in str(meter.result()["power_reason"])
+    assert "only root may read" in str(meter.result()["power_reason"])
     assert f"/{RAPL}/energy_uj" in str(meter.result()["power_reason"])
 
 

@@ -223,7 +223,7 @@ def test_engines_are_kept_outside_of_bundles(tmp_path: Path, monkeypatch: pytest
     assert path == tmp_path / "tlexport/engines" / ("ab" * 16) / "model.int8.engine"
     assert path.parent.stat().st_mode & 0o777 == 0o700
     path.parent.chmod(0o777)
-    with pytest.raises(DeviceError, match="others than you") as caught:
+    with pytest.raises(DeviceError, match="other users may write") as caught:
         place("ab" * 32, "model.int8.onnx")
     assert "TLX_ENGINES=" in caught.value.hint
     monkeypatch.setenv("TLX_ENGINES", str(tmp_path / "mine"))

@@ -106,7 +106,7 @@ def test_an_engine_whose_header_names_another_tensorrt_is_stale(engine: Path) ->
     assert "10.7.0.23" in why_stale(engine, KEY)
     engine.write_bytes(b"not an engine at all, not at all")
     write_key(engine, KEY)
-    assert "no TensorRT engine" in why_stale(engine, KEY)
+    assert "not a TensorRT engine" in why_stale(engine, KEY)
 
 
 def test_tensorrt_before_8_6_writes_no_version_and_is_gone_by_the_record_alone(engine: Path) -> None:
@@ -131,7 +131,7 @@ def test_the_version_is_read_from_the_header(tmp_path_factory: pytest.TempPathFa
 def test_a_header_cut_short_is_told_from_no_header(tmp_path: Path, length: int) -> None:
     path = tmp_path / "cut.engine"
     path.write_bytes(fake.plan((10, 3, 0, 30), b"")[:length])
-    with pytest.raises(InvalidFile, match="cut short" if length else "no TensorRT engine") as error:
+    with pytest.raises(InvalidFile, match="truncated" if length else "not a TensorRT engine") as error:
         read_plan_version(path)
     assert str(path) in error.value.message
     assert "run.py build" in error.value.hint
@@ -140,7 +140,7 @@ def test_a_header_cut_short_is_told_from_no_header(tmp_path: Path, length: int) 
 @pytest.mark.parametrize(
     ("data", "kind", "words"),
     [
-        (b"\x08\x0aPK" + bytes(60), InvalidFile, "no TensorRT engine"),
+        (b"\x08\x0aPK" + bytes(60), InvalidFile, "not a TensorRT engine"),
         (b"ptrt" + bytes(60), Unsupported, "before 8.6"),
         (b"ftrt" + struct.pack("<I", 213) + bytes(60), Unsupported, "213"),
         (fake.plan((8, 5, 2, 2), b""), Unsupported, "before 8.6"),

@@ -297,7 +297,7 @@ def test_another_python_of_the_board(sent: Path, sshd: ssh_server.Sshd, board: s
 def test_nobody_listens(sent: Path, board: ssh_server.Board, capfd: pytest.CaptureFixture[str]) -> None:
     ended = here(capfd, "bench", sent, *board.options(Port="1"), *QUICK)
     assert (ended.code, ended.out) == (1, "")
-    assert "exit code is 255" in ended.err and "Connection refused" in ended.err
+    assert "exit code 255" in ended.err and "Connection refused" in ended.err
     assert f"{board.host} true" in ended.err  # how to run it alone
 
 

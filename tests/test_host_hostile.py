@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(ssh_server.MISSING is not None, reason=str(ssh_s
 ABOUT = {"folder": "/tmp/tlx-x", "python": "3.8.10", "numpy": True, "machine": "aarch64", "files": {}}
 BEGIN = "tlx-begin"
 GREETINGS: dict[str, tuple[str | bytes, str]] = {
-    "no JSON": (f"{BEGIN}\nhello\n", "the greeting of .* is not understood: it is no JSON"),
+    "no JSON": (f"{BEGIN}\nhello\n", "the greeting of .* is not understood: not JSON"),
     "nothing": (f"{BEGIN}\n", "is not understood"),
     "a list": (f"{BEGIN}\n[]\n", "its 'folder' is 'None'"),
     "deep": (f"{BEGIN}\n{'[' * 100_000}\n", "is not understood"),
@@ -27,17 +27,17 @@ GREETINGS: dict[str, tuple[str | bytes, str]] = {
     "no text": (BEGIN.encode() + b"\n\xff\xfe\n", "is not understood"),
     "a long line": (f"{BEGIN}\n{'x' * 1_500_000}", "is not understood"),
     "no end": ("y" * 1_500_000, "greets with more than 1,000,000 bytes"),
-    "an escape": (f"{BEGIN}\n{json.dumps(ABOUT | {'folder': chr(27) + '[2J'})}\n", "names no folder"),
-    "a folder above": (f"{BEGIN}\n{json.dumps(ABOUT | {'folder': '/tmp/../etc'})}\n", "names no folder"),
+    "an escape": (f"{BEGIN}\n{json.dumps(ABOUT | {'folder': chr(27) + '[2J'})}\n", "has no valid folder"),
+    "a folder above": (f"{BEGIN}\n{json.dumps(ABOUT | {'folder': '/tmp/../etc'})}\n", "has no valid folder"),
     **{f"without {key}": (f"{BEGIN}\n{json.dumps({**ABOUT, key: None})}\n", f"its '{key}' is 'None'") for key in ABOUT},
     "files of numbers": (f"{BEGIN}\n{json.dumps(ABOUT | {'files': {'proc/cpuinfo': 3}})}\n", "its 'files' is"),
-    "the same to everything": (f"{BEGIN}\n{json.dumps(ABOUT)}\n", "answered what is not understood"),
+    "the same to everything": (f"{BEGIN}\n{json.dumps(ABOUT)}\n", "gave an unknown answer"),
 }
 ANSWERS: dict[str, tuple[dict[str, Any], str]] = {
-    "no JSON": ({"out": "[" * 50_000}, "answered what is not understood"),
-    "NaN": ({"out": '{"checks": [NaN]}'}, "answered what is not understood"),
-    "no checks": ({"out": "{}"}, "answered what is not understood"),
-    "a number": ({"out": '{"checks": 3}'}, "answered what is not understood"),
+    "no JSON": ({"out": "[" * 50_000}, "gave an unknown answer"),
+    "NaN": ({"out": '{"checks": [NaN]}'}, "gave an unknown answer"),
+    "no checks": ({"out": "{}"}, "gave an unknown answer"),
+    "a number": ({"out": '{"checks": 3}'}, "gave an unknown answer"),
     "too much": ({"out": "x" * 300_000}, "answered with more than 100,000 bytes"),
     "much on stderr": ({"err": "e" * 3_000_000, "code": 1}, "ended with exit code 1"),
     "many lines on stderr": ({"err": "line\n" * 100_000, "code": 9}, "ended with exit code 9"),

@@ -8,7 +8,7 @@ if TYPE_CHECKING or sys.version_info < (3, 7):  # where a module has no __getatt
 else:
 
     def __getattr__(name: str) -> object:
-        """``Model``, imported when it is asked for: what a board says of itself is asked where numpy is not wanted."""
+        """``Model``, imported on first access, because the description of a board must not require numpy."""
         if name == "Model":
             from .model import Model
 

@@ -116,12 +116,12 @@ def by_events(session: "Any", latencies: "Sequence[int]", copies: bool) -> "Dict
     """Time an engine with CUDA events, and select the clock of the reported latency.
 
     Args:
-        session: an engine that is open; it runs as often again as it did.
-        latencies: of its runs from host memory to host memory, ns.
-        copies: False: the latency is the GPU's own, without the copies.
+        session: an open engine; it runs once more for each latency.
+        latencies: durations of its runs from host memory to host memory, ns.
+        copies: False: the latency is that of the GPU, without the copies.
 
     Returns:
-        ``gpu_ms``, medians in milliseconds; ``mode``; and ``latencies_ns`` where they are others.
+        ``gpu_ms``, medians in milliseconds; ``mode``; and ``latencies_ns`` if the GPU's times replace those of the host.
     """
     times = [session.time_run() for _ in latencies]
     parts = {"compute": "compute_ms", "to_device": "to_device_ms", "to_host": "to_host_ms"}

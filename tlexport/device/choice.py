@@ -44,7 +44,7 @@ def choose(bundle: "Bundle", runtime: str = "auto", device: str = "auto") -> Cho
         onnx_session.split_device(where)
         reason = f"the bundle is for {target}" if runtime == "auto" else "asked for"
         if runtime != "auto" and bundle.for_tensorrt:
-            reason += f"; the bundle is for TensorRT on {target}, of which times here say nothing"
+            reason += f"; the bundle is for TensorRT on {target}; times measured here do not apply to it"
         return Choice("onnxruntime", where, reason)
     if device == "cpu":
         raise Unsupported("TensorRT runs on NVIDIA GPUs, not on the CPU", "leave out --device, or: --runtime onnxruntime --device cpu")

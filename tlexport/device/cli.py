@@ -15,7 +15,7 @@ from .terminal import printable, say
 if TYPE_CHECKING:
     from typing import Any, List, NoReturn, Optional, Sequence
 
-INTERRUPTED = 130  # exit code after Ctrl-C, as shells have it
+INTERRUPTED = 130  # exit code after Ctrl-C, as in shells
 COMMANDS = {
     "info": "show the bundle, the software of this device, and which runtime would run the bundle",
     "setup": "prepare a new device: build the engine if the bundle has one, verify, then bench",
@@ -148,15 +148,15 @@ def _size(text: str) -> "List[int]":
 
 
 def nearest(word: str, known: "List[str]") -> str:
-    """A clause such as ``"; did you mean '--json'?"``, or nothing when no known word is near."""
+    """A clause such as ``"; did you mean '--json'?"``, or an empty text if no known word is similar."""
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def _write(text: str) -> None:
-    """To standard output as UTF-8: where the locale says ASCII, a class may still have another name."""
+    """Write to standard output as UTF-8, because class names may contain characters that the locale's encoding lacks."""
     stream = getattr(sys.stdout, "buffer", None)
-    if stream is None:  # replaced by something that takes text alone
+    if stream is None:  # a replacement that accepts only text
         sys.stdout.write(text + "\n")
         return
     sys.stdout.flush()

@@ -86,7 +86,7 @@ def build(bundle: "Bundle", options: "Any") -> Result:
 
     if not bundle.for_tensorrt and options.runtime == "auto":
         raise Unsupported(
-            f"there is nothing to build: the bundle is for {bundle.data['target']}, where ONNX Runtime runs the model as it is",
+            f"there is nothing to build: the bundle is for {bundle.data['target']}, where ONNX Runtime runs the model directly",
             "python3 run.py predict photo.jpg",
         )
     choice = choices.choose(bundle, options.runtime, options.device)
@@ -173,7 +173,7 @@ def _classify(model: Model, files: "List[str]", raw: "Optional[List[int]]") -> "
         try:
             predictions += ask(batch)
         except InvalidFile:
-            for name in batch:  # which of them it is
+            for name in batch:  # the index of the image
                 try:
                     predictions += ask([name])
                 except InvalidFile as error:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     Results = Tuple[List[str], Iterable[Array], Iterable[Array]]  # names, computed arrays and expected arrays, in the same order
 
 LABELS = "labels.txt"
-REGION = 256  # side, pixels, of the upper left part of each decoded golden image that a bundle holds: it stays small
+REGION = 256  # side, pixels, of the upper left part that a bundle stores of each decoded golden image, to stay small
 DECODE, RESIZE, BOTH, OUTPUTS = "decode", "resize", "decode and resize", "golden"
 OK = "ok"
 NO_OTHER = "no other files"
@@ -37,7 +37,7 @@ NO_OTHER = "no other files"
 _REMEDIES = {
     "wrong file": "copy the bundle again",
     "wrong decoder": "install Pillow; a JPEG decoded by another library may differ by a few levels of 255",
-    "wrong resize": "install another version of Pillow, or none: the runner then resizes by itself",
+    "wrong resize": "install another version of Pillow, or remove it: the runner then resizes with numpy",
     "wrong runtime": "update the runtime, or ask for another: --runtime, --device; then report it with the output of: python3 run.py info",
 }
 _STRAY = "stray file"  # a verdict
@@ -196,8 +196,8 @@ def check_model(bundle: "Bundle", model: "Dict[str, Any]", open_session: "Callab
     Args:
         bundle: the bundle.
         model: the model's record in the manifest.
-        open_session: opens the model of a record; what it raises as InvalidFile is the file's fault, as where its tensors are not the
-            manifest's; anything else is passed on.
+        open_session: opens the model of a record. InvalidFile means a faulty file, for example tensors that differ from the manifest;
+            other errors are passed on.
     """
     title, artifact = f"{OUTPUTS} {model['artifact']['precision']}", model["artifact"]
     try:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, repr=False)
 class BoardEstimate(Result):
-    """What is expected of a model on one board; None where there is nothing to estimate by."""
+    """What is expected of a model on one board; None if it cannot be estimated."""
 
     target: str
     p50_ms: float | None  # median latency
@@ -97,7 +97,7 @@ def estimate(
 
     Raises:
         OverBudget: limits are given and no board keeps them; ``error.result`` is the :class:`EstimateResult`.
-        Unsupported: there is nothing to estimate by for any of the boards.
+        Unsupported: the latency cannot be estimated for any of the boards.
         TlxError: see :mod:`tlexport.errors`.
     """
     values.flags(all=all)

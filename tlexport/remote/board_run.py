@@ -32,7 +32,7 @@ IMAGES = "images"  # folder beside that of the bundle
 ERRORS: dict[int, type[TlxError]] = {
     kind.exit_code: kind for kind in (StepFailed, InvalidFile, MissingDependency, Unsupported, VerificationFailed, OverBudget)
 }
-KILLED = 137  # exit code of what was ended with SIGKILL: 128 + 9
+KILLED = 137  # exit code of a process ended by SIGKILL: 128 + 9
 
 
 class Board:
@@ -72,7 +72,7 @@ class Board:
             )
         if ended.code:
             raise StepFailed(
-                f"{self.host.name} did not take the files (exit code {ended.code}): {' '.join(ended.err[-1:])}", "is its disk full?"
+                f"{self.host.name} did not accept the files (exit code {ended.code}): {' '.join(ended.err[-1:])}", "is its disk full?"
             )
 
     def ask(self, verb: str, *arguments: str, also: tuple[int, ...] = ()) -> Any:
@@ -104,7 +104,7 @@ class Board:
     def odd(self, verb: str, found: object) -> StepFailed:
         """The error for an answer that this version cannot read."""
         return StepFailed(
-            f"{self.host.name}: {RUNNER} {verb} answered what is not understood: {str(found)[:200]!r}",
+            f"{self.host.name}: {RUNNER} {verb} gave an unknown answer: {str(found)[:200]!r}",
             "export the bundle again with this version of tlx",
         )
 
@@ -123,11 +123,11 @@ class Board:
     def _error(self, verb: str, ended: CommandResult) -> TlxError:
         starts = [index for index, line in enumerate(ended.err) if line.startswith("error: ")]
         if not starts or ended.code not in ERRORS:
-            hint = "the board may have run out of memory" if ended.code == KILLED else f"look there: ssh {self.host.name}"
-            said = "\n".join(ended.err[-5:]) or "it said nothing"
+            hint = "the board may have run out of memory" if ended.code == KILLED else f"check the board: ssh {self.host.name}"
+            said = "\n".join(ended.err[-5:]) or "no output"
             return StepFailed(f"{self.host.name}: {RUNNER} {verb} ended with exit code {ended.code}: {said}", hint)
         text = "\n".join(ended.err[starts[-1] :]).removeprefix("error: ")
-        for there, here in self._sent.items():  # files have their names of this machine in errors
+        for there, here in self._sent.items():  # in errors, files have their names on this machine
             text = text.replace(f"{self._connection.folder}/{there}", str(here)).replace(f"../{there}", str(here))
         message, _, hint = text.partition("\nhint: ")
         return ERRORS[ended.code](f"{self.host.name}: {message}", hint)

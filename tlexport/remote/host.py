@@ -18,9 +18,11 @@ class Host:
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"(?!-)[^\s\"'`$\\;&|<>(){}*?!#\x00-\x1f\x7f]+", self.name) or "@-" in self.name:
-            raise UsageError(f"{self.name!r} is not a host", "write user@board, a name from ~/.ssh/config, or ssh://user@board:port")
+            raise UsageError(f"{self.name!r} is not a host name", "write user@board, a name from ~/.ssh/config, or ssh://user@board:port")
         if not self.python or self.python.startswith("-"):
-            raise UsageError(f"{self.python!r} is not a Python", "give the path of one on the board: --host-python venv/bin/python")
+            raise UsageError(
+                f"{self.python!r} is not the path of a Python", "give the path of one on the board: --host-python venv/bin/python"
+            )
 
 
 @dataclass(frozen=True)

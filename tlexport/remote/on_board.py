@@ -1,9 +1,9 @@
-"""The program that runs on a board: holds a temporary folder, receives files, and starts the runner of a bundle.
+"""The program that runs on a board: keeps a temporary folder, receives files, and starts the runner of a bundle.
 
 It is passed as text to ``python3 -c``, so nothing has to be installed. Standard library and Python 3.6 syntax only; older versions
 can parse it and report their version.
 
-    keep             make a folder, say what this board is, and wait; when the other side is gone, end what runs and remove the folder
+    keep             create a folder, describe the board, wait; at the end of the connection, end the runner, remove the folder
     receive FOLDER   unpack the tar archive on standard input
     run FOLDER       start ``run.py`` of the bundle in FOLDER, with the arguments that are a JSON list on standard input
 """
@@ -21,10 +21,10 @@ import tempfile
 import time
 from pathlib import Path
 
-BEGIN = "tlx-begin"  # what stands before this line on standard output comes from start-up files of the shell
+BEGIN = "tlx-begin"  # output before this line comes from start-up files of the shell
 BUNDLE = "bundle"
-RUNNING = "running"  # file with the process group of what runs
-# what tells which machine this is; the same files as tlexport/hardware/machine.py reads
+RUNNING = "running"  # file with the process group of the runner
+# files that identify the machine, the same as in tlexport/hardware/machine.py
 FACTS = ("proc/cpuinfo", "proc/device-tree/model", "proc/device-tree/compatible", "proc/driver/nvidia/version")
 
 
@@ -85,13 +85,13 @@ def end(folder: Path) -> None:
     """End the runner and its children, first with SIGTERM."""
     try:
         group = int((folder / RUNNING).read_text())
-    except (OSError, ValueError):  # nothing runs
+    except (OSError, ValueError):  # nothing is running
         return
     for number in (signal.SIGTERM, signal.SIGKILL):
         for _ in range(20):
             try:
                 os.killpg(group, number)
-            except OSError:  # it is gone
+            except OSError:  # it has ended
                 return
             time.sleep(0.1)
 
@@ -113,9 +113,9 @@ def run(folder: Path) -> int:
     words = json.loads(sys.stdin.readline())
     print(BEGIN)
     sys.stdout.flush()
-    temporary = folder / "temporary"  # what libraries leave in theirs goes with the folder: ONNX Runtime has a file there
+    temporary = folder / "temporary"  # temporary files of libraries, such as ONNX Runtime, are removed with the folder
     temporary.mkdir(exist_ok=True)
-    engines = folder / "engines"  # outside the bundle, and they go with the folder too
+    engines = folder / "engines"  # outside the bundle, and removed with the folder
     engines.mkdir(mode=0o700, exist_ok=True)
     environment = dict(os.environ, PYTHONIOENCODING="utf-8", TMPDIR=str(temporary), TLX_ENGINES=str(engines))
     command = [sys.executable, "run.py", *words]
@@ -123,7 +123,7 @@ def run(folder: Path) -> int:
     running = folder / RUNNING
     try:
         running.write_text(str(child.pid))
-    except OSError:  # the folder has been removed: the other side is gone
+    except OSError:  # the folder has been removed: the connection ended
         os.killpg(child.pid, signal.SIGKILL)
     code = child.wait()
     if running.exists():

@@ -29,7 +29,7 @@ from tlexport.remote.streams import pipe, read_lines
 from tlexport.storage.untrusted import parse_json
 
 OLDEST = (3, 6)  # oldest Python that the runner supports
-LONGEST_FOLDER = 60  # characters: the name of a socket may have about 100 (sun_path in unix(7)), and ssh adds to it while it makes one
+LONGEST_FOLDER = 60  # characters: the path of a socket may have about 100 (sun_path in unix(7)), and ssh extends it during creation
 CLEANING = 20.0  # seconds for the board to remove its folder
 ASKING = 0.5  # seconds between two requests to end
 LAST_WORDS = 5  # lines of ssh output in an error
@@ -149,7 +149,7 @@ class Connection:
             watcher.join()
         process.wait()
         if too_much.is_set() or os.fstat(out.fileno()).st_size > LARGEST_ANSWER:
-            raise StepFailed(f"{self.host.name} answered with more than {LARGEST_ANSWER:,} bytes", f"look there: {self._by_hand()}")
+            raise StepFailed(f"{self.host.name} answered with more than {LARGEST_ANSWER:,} bytes", f"check the board: {self._by_hand()}")
         return list(lines)
 
     def _start_keeper(self) -> subprocess.Popen[bytes]:
@@ -178,7 +178,7 @@ class Connection:
             else:
                 self._leave()
         except subprocess.TimeoutExpired:
-            self._heard(f"{self.host.name} did not say that its temporary folder is gone: {self.folder}")
+            self._heard(f"{self.host.name} did not confirm the removal of its temporary folder: {self.folder}")
         finally:
             keeper.kill()
             keeper.wait()
@@ -187,8 +187,8 @@ class Connection:
             pipe(keeper.stderr).close()
 
     def _leave(self) -> None:
-        """End an ssh that is not yet there. One that is about to ask for a password misses a signal, and asks; killed while it asks, it
-        would leave the terminal without echo."""
+        """End an ssh that is still connecting. Before a password prompt it may miss a signal; killed during the prompt, it would leave
+        the terminal without echo."""
         for _ in range(round(CLEANING / ASKING)):
             self._keeper.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -203,23 +203,23 @@ class Connection:
             if line.rstrip() == on_board.BEGIN.encode():
                 return self._understood(stream.readline(LARGEST_GREETING))
         if left <= 0:
-            raise StepFailed(f"{self.host.name} greets with more than {LARGEST_GREETING:,} bytes", f"look there: {self._by_hand()}")
+            raise StepFailed(f"{self.host.name} greets with more than {LARGEST_GREETING:,} bytes", f"check the board: {self._by_hand()}")
         code, name = self._keeper.wait(), self.host.name
         self._listener.join(1)
         if code in NOT_FOUND:
             raise MissingDependency(
                 f"{name} cannot start {self.host.python}: {self._last_words()}",
-                "install it there, sudo apt install python3 python3-numpy; or say where it is: --host-python PATH",
+                "install it there, sudo apt install python3 python3-numpy; or give its path: --host-python PATH",
             )
-        if code == 255:  # ssh's own exit code for whatever kept it from running the command
-            raise StepFailed(f"ssh did not get to {name} (its exit code is 255): {self._last_words()}", f"try it alone: {self._by_hand()}")
-        raise StepFailed(f"{name} could not be prepared (exit code {code}): {self._last_words()}", f"look there: {self._by_hand()}")
+        if code == 255:  # ssh's own exit code for any failure before the command runs
+            raise StepFailed(f"ssh could not connect to {name} (exit code 255): {self._last_words()}", f"try ssh alone: {self._by_hand()}")
+        raise StepFailed(f"{name} could not be prepared (exit code {code}): {self._last_words()}", f"check the board: {self._by_hand()}")
 
     def _understood(self, line: bytes) -> dict[str, Any]:
-        """What on_board.about tells, with its types checked. Raises StepFailed for anything else."""
-        look = f"what answers there is not what was started; look there: {self._by_hand()}"
+        """The greeting of on_board.about, with checked types. Raises StepFailed for any other content."""
+        look = f"another program answered; check the board: {self._by_hand()}"
         try:
-            about = parse_json(line, "it is no JSON")
+            about = parse_json(line, "not JSON")
         except InvalidFile as error:
             raise StepFailed(f"the greeting of {self.host.name} is not understood: {error.message}", look) from None
         for key, kind in ABOUT.items():
@@ -228,7 +228,7 @@ class Connection:
             if not isinstance(found, kind) or not all(isinstance(text, str) for text in texts):
                 raise StepFailed(f"the greeting of {self.host.name} is not understood: its {key!r} is {str(found)[:60]!r}", look)
         if not re.fullmatch(r"/[\x20-\x7e]{1,200}", about["folder"]) or ".." in about["folder"].split("/"):
-            raise StepFailed(f"the greeting of {self.host.name} names no folder: {about['folder'][:60]!r}", look)
+            raise StepFailed(f"the greeting of {self.host.name} has no valid folder: {about['folder'][:60]!r}", look)
         return dict(about)
 
     def _check_python(self) -> None:
@@ -256,12 +256,12 @@ class Connection:
         words = self._last_words(lines)
         raise StepFailed(
             f"the connection to {self.host.name} was lost (ssh ended with exit code {self._keeper.returncode or code}): {words}",
-            "nothing was kept of what was begun; run the same command again",
+            "partial results were removed; run the same command again",
         )
 
     def _last_words(self, more: list[str] | None = None) -> str:
         lines = list(dict.fromkeys(line for line in [*self._words, *(more or ())] if line))
-        return "\n".join(lines[-LAST_WORDS:]) or "it said nothing"
+        return "\n".join(lines[-LAST_WORDS:]) or "no output"
 
     def _options(self) -> list[str]:
         return [word for option in self.host.options for word in ("-o", option)]

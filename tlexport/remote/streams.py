@@ -9,15 +9,15 @@ LONGEST_LINE = 4096  # bytes
 
 
 def pipe(stream: IO[bytes] | None) -> IO[bytes]:
-    """A pipe that was asked for."""
+    """A stream of a process that was started with a pipe."""
     if stream is None:
-        raise ValueError("no pipe was asked for")
+        raise ValueError("the process has no pipe")
     return stream
 
 
 def read_lines(stream: IO[bytes]) -> Iterator[str]:
-    """The lines of a stream as text; of one that is far too long the beginning, so that the memory is bounded."""
-    begun = False  # a line whose beginning was given already
+    """The lines of a stream as text; overlong lines are truncated, so that the memory is bounded."""
+    begun = False  # the rest of a truncated line
     while raw := stream.readline(LONGEST_LINE):
         if not begun:
             yield _plain(raw)
@@ -25,5 +25,5 @@ def read_lines(stream: IO[bytes]) -> Iterator[str]:
 
 
 def _plain(raw: bytes) -> str:
-    """A line as text that may be shown: a board's output must not steer the terminal."""
+    """A line as printable text: a board's output must not control the terminal."""
     return "".join(letter if letter.isprintable() else " " for letter in raw.decode("utf-8", errors="replace").rstrip("\r\n"))

@@ -2,7 +2,7 @@
 
 It works on any Linux; missing values are None. Paths and contents of the files are from NVIDIA's
 developer guides of Jetson Linux, rbonghi/jetson_stats (jtop/core) and the documentation of the Linux kernel (cpufreq, devfreq,
-thermal). Nothing is set here, and no file is written.
+thermal). This module only reads.
 """
 
 import re
@@ -62,7 +62,7 @@ TENSORRT = (
 )
 # the GPU among the devices with a clock of their own: gp10b is the TX2's, gv11b Xavier's, ga10b Orin's; gpu-gpc-0 Thor's
 _GPU = re.compile(r"gpu|g[pvab]1[01]b")
-# the memory's clock: Thor, then Orin and Xavier, then Nano and TX2; all but the first can be read by root alone
+# the memory's clock: Thor, then Orin and Xavier, then Nano and TX2; only root can read all but the first
 _EMC = ("sys/class/devfreq/bwmgr/cur_freq", "sys/kernel/debug/bpmp/debug/clk/emc/rate", "sys/kernel/debug/clk/emc/clk_rate")
 
 
@@ -73,12 +73,12 @@ def describe_board(root: str = "/") -> "Dict[str, Any]":
         root: root of the file system that describes it.
 
     Returns:
-        ``module`` (in the device tree's words), ``part`` (of an NVIDIA module), ``soc``; what :func:`software` tells;
-        ``power_mode`` (its name) and ``power_mode_id``; ``clocks_locked`` (as ``jetson_clocks`` does: CPU and GPU cannot go below
-        their highest clock); ``governor`` of the CPU; ``cpu_mhz``, ``cpu_max_mhz``, ``gpu_mhz``, ``gpu_max_mhz``, ``emc_mhz``;
-        ``temperatures_c`` by zone; ``throttled`` (on a Raspberry Pi, what holds now or did since it started); ``memory_bytes``,
-        ``free_memory_bytes`` (what a new process can have), ``swap_bytes``, ``free_swap_bytes`` (on disk and in zram). None for
-        what is not readable.
+        ``module`` (from the device tree), ``part`` (of an NVIDIA module), ``soc``; the keys of :func:`software`;
+        ``power_mode`` (its name) and ``power_mode_id``; ``clocks_locked`` (as by ``jetson_clocks``: CPU and GPU stay at their
+        highest clock); ``governor`` of the CPU; ``cpu_mhz``, ``cpu_max_mhz``, ``gpu_mhz``, ``gpu_max_mhz``, ``emc_mhz``;
+        ``temperatures_c`` by zone; ``throttled`` (on a Raspberry Pi, current reasons and those since its start); ``memory_bytes``,
+        ``free_memory_bytes`` (available to a new process), ``swap_bytes``, ``free_swap_bytes`` (on disk and in zram). Unreadable
+        values are None.
     """
     mode, mode_id = power_mode(root)
     memory = memory_of(root)
@@ -96,7 +96,7 @@ def describe_board(root: str = "/") -> "Dict[str, Any]":
 
 
 def identity(root: str = "/") -> "Dict[str, Optional[str]]":
-    """``module``, ``part`` and ``soc``: what the device tree says. None where there is none."""
+    """``module``, ``part`` and ``soc`` from the device tree; None if it lacks them."""
     names = (sysfs.read_text(root, "proc/device-tree/compatible") or "").split("\0")
     chips = [name.partition(",")[2] for name in names if re.match(r"nvidia,tegra\d+$", name)]
     parts = re.findall(r"p\d{4}-\d{4}", " ".join(names))
@@ -110,10 +110,10 @@ def identity(root: str = "/") -> "Dict[str, Optional[str]]":
 
 
 def software(root: str = "/") -> "Dict[str, Optional[str]]":
-    """``l4t``, ``jetpack``, ``cuda`` and ``tensorrt``, and for the second and the last where that is from (``..._source``).
+    """``l4t``, ``jetpack``, ``cuda`` and ``tensorrt``; for JetPack and TensorRT also the source of the version (``..._source``).
 
-    What dpkg's record of installed packages says comes first. JetPack's package need not be installed; then its number follows
-    from L4T's. TensorRT's follows from L4T's only where there is no record of packages at all.
+    dpkg's record of installed packages takes precedence. If JetPack's package is not installed, its version follows from L4T's.
+    TensorRT's follows from L4T's only if there is no record of packages.
     """
     packages = _packages(root)
     release = re.search(r"R(\d+) \(release\), REVISION: (\d+(?:\.\d+)*)", sysfs.read_text(root, NV_RELEASE) or "")
@@ -136,7 +136,7 @@ def version_tuple(written: str) -> "Tuple[int, ...]":
 
 
 def _packages(root: str) -> "Dict[str, str]":
-    """Version of each installed package that NVIDIA numbers its software by, without the packaging's own revision."""
+    """Version of each installed package that identifies NVIDIA's software, without the revision of the packaging."""
     found = {}
     for entry in re.split(r"\n\n+", sysfs.read_text(root, PACKAGES) or ""):
         name = re.match(r"Package: (nvidia-jetpack|nvidia-l4t-core|cuda-cudart-\d+-\d+|libnvinfer\d+)\n", entry)
@@ -144,7 +144,7 @@ def _packages(root: str) -> "Dict[str, str]":
         if name and number and re.search(r"^Status: .* installed$", entry, re.MULTILINE):
             found[name.group(1)] = number.group(1)
     if not found and sysfs.read_text(root, PACKAGES):
-        found[""] = ""  # there is a record, and none of them is in it
+        found[""] = ""  # the record exists but contains none of them
     return found
 
 
@@ -158,10 +158,10 @@ def _tensorrt_of(l4t: "Optional[str]") -> "Optional[str]":
 
 
 def power_mode(root: str = "/") -> "Tuple[Optional[str], Optional[int]]":
-    """Name and number of the power mode that nvpmodel has set; its default where it keeps no record of a choice.
+    """Name and number of nvpmodel's power mode; the default mode if no choice is recorded.
 
-    The record is ``pmode:0002``; the modes stand in the configuration as ``< POWER_MODEL ID=2 NAME=MAXN_SUPER >``, the default
-    as ``< PM_CONFIG DEFAULT=1 >``. Where neither can be read, ``nvpmodel -q`` is asked.
+    The record is ``pmode:0002``; the configuration lists the modes as ``< POWER_MODEL ID=2 NAME=MAXN_SUPER >`` and the default as
+    ``< PM_CONFIG DEFAULT=1 >``. If neither is readable, ``nvpmodel -q`` is run.
     """
     modes = sysfs.read_text(root, POWER_MODES) or ""
     chosen = re.search(r"pmode:(\d+)", sysfs.read_text(root, POWER_STATUS) or "") or re.search(r"< *PM_CONFIG +DEFAULT=(\d+)", modes)
@@ -173,7 +173,7 @@ def power_mode(root: str = "/") -> "Tuple[Optional[str], Optional[int]]":
 
 
 def parse_power_mode(answer: str) -> "Tuple[Optional[str], Optional[int]]":
-    """Name and number in what ``nvpmodel -q`` prints: a line ``NV Power Mode: NAME``, and the number on the next one."""
+    """Name and number in the output of ``nvpmodel -q``: a line ``NV Power Mode: NAME``, and the number on the next line."""
     found = re.search(r"^NV Power Mode: *(\S+)\s+(\d+)\s*$", answer, re.MULTILINE)
     return (found.group(1), int(found.group(2))) if found else (None, None)
 
@@ -182,19 +182,19 @@ def _asked_mode() -> "Tuple[Optional[str], Optional[int]]":
     command = ["nvpmodel", "-q"]
     try:
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, universal_newlines=True, timeout=5)
-    except (OSError, subprocess.SubprocessError):  # it exists on a Jetson alone
+    except (OSError, subprocess.SubprocessError):  # it exists only on a Jetson
         return None, None
     return parse_power_mode(done.stdout)
 
 
 def gpu_clock(root: str = "/") -> "Optional[str]":
-    """The folder with the GPU's clock, below ``root``; None where the kernel has none."""
+    """The folder with the GPU's clock, below ``root``; None if the kernel has none."""
     found = [path for path in sysfs.find(root, "sys/class/devfreq/*") if _GPU.search(path.rpartition("/")[2])]
     return found[0] if found else None  # Thor has gpu-gpc-0, which computes, and gpu-nvd-0, which does video
 
 
 def clocks(root: str = "/") -> "Dict[str, Any]":
-    """The clocks now and at most, MHz, the CPU's governor, and whether they are locked; see :func:`describe_board`."""
+    """Current and maximum clocks, MHz, the CPU's governor, and whether the clocks are locked; see :func:`describe_board`."""
     ranges = _ranges(root)
     policies = [path for path in ranges if path != gpu_clock(root)]
     now = [sysfs.read_number(root, path + "/scaling_cur_freq") or 0 for path in policies]
@@ -214,7 +214,7 @@ def clocks(root: str = "/") -> "Dict[str, Any]":
 
 
 def locked_clocks(root: str = "/") -> "Dict[str, int]":
-    """Files of the present clock of whatever cannot be slower than it can be fast -> that clock, in the unit of the file."""
+    """Locked clocks (lowest equals highest): file of the current clock -> the locked clock, in the unit of the file."""
     gpu, locked = gpu_clock(root), {}
     for path, (low, high) in _ranges(root).items():
         if low == high:
@@ -223,7 +223,7 @@ def locked_clocks(root: str = "/") -> "Dict[str, int]":
 
 
 def _ranges(root: str) -> "Dict[str, Tuple[int, int]]":
-    """Lowest and highest clock that are allowed now: of each of the CPU's clock domains, kHz, and of the GPU, Hz."""
+    """Lowest and highest allowed clock: of each of the CPU's clock domains, kHz, and of the GPU, Hz."""
     found = {}
     gpu = gpu_clock(root)
     domains = [(path, "/scaling_{}_freq") for path in sysfs.find(root, "sys/devices/system/cpu/cpufreq/policy*")]
@@ -241,7 +241,7 @@ def _mhz(hertz: int) -> float:
 def temperatures(root: str = "/") -> "Dict[str, float]":
     """Degrees Celsius by thermal zone.
 
-    Left out are zones that are switched off (they fail, or read far below zero) and PMIC-Die, which says 100 °C always.
+    Omits disabled zones (they fail, or read far below zero) and PMIC-Die, which always reads 100 °C.
     """
     found: Dict[str, float] = {}
     for zone in sysfs.find(root, "sys/class/thermal/thermal_zone*"):
@@ -252,11 +252,11 @@ def temperatures(root: str = "/") -> "Dict[str, float]":
 
 
 def memory_of(root: str = "/") -> "Dict[str, int]":
-    """The entries of /proc/meminfo, bytes; empty where it cannot be read."""
+    """The entries of /proc/meminfo, bytes; empty if it is unreadable."""
     lines = re.findall(r"^(\w+): +(\d+) kB$", sysfs.read_text(root, "proc/meminfo") or "", re.MULTILINE)
     return {name: int(kib) * 1024 for name, kib in lines}
 
 
 def zram(root: str = "/") -> "List[str]":
-    """Swap that lies in memory itself: its devices, such as ``/dev/zram0``."""
+    """Whether a swap device is in memory, such as ``/dev/zram0``."""
     return re.findall(r"^(/dev/zram\d+)\s", sysfs.read_text(root, "proc/swaps") or "", re.MULTILINE)

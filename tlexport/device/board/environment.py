@@ -1,4 +1,4 @@
-"""The machine that measures, read from its operating system without any library."""
+"""Describes the measuring machine from its operating system, without any library."""
 
 import os
 import platform
@@ -14,8 +14,8 @@ def describe_environment(versions: "Dict[str, str]", accelerator: "Optional[str]
     """The record ``environment`` of a measurement.
 
     Args:
-        versions: of the libraries that take part.
-        accelerator: name of the GPU that runs the model; None: the CPU does.
+        versions: versions of the libraries used.
+        accelerator: name of the GPU that runs the model; None: the CPU runs it.
     """
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None  # Windows has none
     return {
@@ -38,13 +38,13 @@ def usable_cores() -> int:
 
 
 def default_threads() -> int:
-    """Threads that a model runs with when no number was asked for: one for each physical core that is usable."""
+    """Default number of threads of a model: one for each usable physical core."""
     siblings = {read_kernel_file(str(file)) for file in Path("/sys/devices/system/cpu").glob("cpu[0-9]*/topology/thread_siblings_list")}
     return min(len(siblings - {""}) or usable_cores(), usable_cores())
 
 
 def cpu() -> str:
-    """Name of the processor; on boards whose kernel does not tell it, of the board."""
+    """Name of the processor, or of the board if the kernel does not report the processor."""
     cpuinfo = read_kernel_file("/proc/cpuinfo")
     for key in ("model name", "Model", "Hardware"):  # x86; Raspberry Pi; older ARM kernels
         found = re.search(rf"^{key}\s*: *(.+)$", cpuinfo, re.MULTILINE)
@@ -54,13 +54,13 @@ def cpu() -> str:
 
 
 def governor() -> "Optional[str]":
-    """Frequency governor of the cores, such as ``"performance"``; all of them where they differ; None where the kernel has none."""
+    """Frequency governor of the cores, such as ``"performance"``; all of them if they differ; None if the kernel has none."""
     files = Path("/sys/devices/system/cpu").glob("cpu[0-9]*/cpufreq/scaling_governor")
     return ", ".join(sorted({read_kernel_file(str(file)).strip() for file in files} - {""})) or None
 
 
 def read_kernel_file(path: str) -> str:
-    """Content of a kernel's file, or nothing where it cannot be read."""
+    """Content of a kernel's file, or an empty text if it is unreadable."""
     try:
         return Path(path).read_bytes().decode("utf-8", errors="replace")
     except OSError:
@@ -70,8 +70,8 @@ def read_kernel_file(path: str) -> str:
 def peak_memory_bytes() -> int:
     """Largest resident size of this process since it started its program.
 
-    On Linux that is VmHWM of /proc/self/status. Its ``getrusage`` would not do: ``ru_maxrss`` survives ``exec`` and so begins
-    with the size of the process that started this one.
+    On Linux, reads VmHWM of /proc/self/status. ``ru_maxrss`` of ``getrusage`` survives ``exec``, so it starts with the size of the
+    parent process.
     """
     found = re.search(r"^VmHWM:\s*(\d+) kB$", read_kernel_file("/proc/self/status"), re.MULTILINE)
     if found:

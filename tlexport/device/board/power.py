@@ -1,4 +1,4 @@
-"""What a board draws, from its own sensors. Python 3.6 syntax: this file is copied into bundles unchanged.
+"""Power of a board, from its sensors. Python 3.6 syntax: this file is copied into bundles unchanged.
 
 Jetson modules carry INA3221 monitors: up to JetPack 4 as iio devices (milliwatts), since then as hwmon devices (millivolts and
 milliamperes); Thor has an INA238 at the board's input as well (microwatts). PCs count the energy of each processor package (RAPL,
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from typing import Dict, List, Optional, Tuple
 
 BOARD_INPUT = "board input (INA238)"
-TOTALS = (BOARD_INPUT, "VDD_IN", "POM_5V_IN")  # a rail that the others are fed from, the most comprehensive first
-# it is measured at 5 V on the AGX Orin, so it is taken to hang on VIN_SYS_5V0 and to be counted there; no document was found that says so
+TOTALS = (BOARD_INPUT, "VDD_IN", "POM_5V_IN")  # rails that feed the others, the most comprehensive first
+# measured at 5 V on the AGX Orin, so it is assumed to be fed by VIN_SYS_5V0 and counted there; no document confirms it
 _INCLUDED = ("VDDQ_VDD2_1V8AO",)
 _RAPL = "sys/class/powercap/intel-rapl:*"
 
 
 class Rail(NamedTuple):
-    """One sensor: the product of what its files say, times ``to_mw``, is the power in milliwatts."""
+    """One sensor: the product of the values in its files, times ``to_mw``, is the power in milliwatts."""
 
     name: str
     files: "Tuple[str, ...]"
@@ -39,7 +39,7 @@ class Rail(NamedTuple):
 
 
 class Counter(NamedTuple):
-    """A count of energy in microjoules, which starts again after ``most``."""
+    """An energy counter in microjoules, which wraps around at ``most``."""
 
     name: str
     path: str
@@ -47,7 +47,7 @@ class Counter(NamedTuple):
 
 
 def rails(root: str = "/") -> "List[Rail]":
-    """The sensors of a board. A label NC is of a channel that is not connected; channel 7 holds a sum of other channels."""
+    """The sensors of a board. The label NC marks an unconnected channel; channel 7 is a sum of other channels."""
     found = []
     for chip in sysfs.find(root, "sys/class/hwmon/hwmon*"):
         kind = sysfs.read_text(root, chip + "/name")
@@ -72,7 +72,7 @@ def counters(root: str = "/") -> "Tuple[List[Counter], str]":
         name, most = sysfs.read_text(root, zone + "/name") or "", sysfs.read_number(root, zone + "/max_energy_range_uj")
         if name.startswith("package") and most:
             if sysfs.read_number(root, zone + "/energy_uj") is None:
-                why = "/{}/energy_uj may be read by root alone".format(zone)
+                why = "only root may read /{}/energy_uj".format(zone)
             else:
                 found.append(Counter(name, zone + "/energy_uj", most))
     return found, why
@@ -94,7 +94,7 @@ class Meter:
         self._seconds: Dict[str, float] = {}
 
     def read(self, now: float) -> None:
-        """Read all sensors. ``now``: seconds of any clock that does not jump."""
+        """Read all sensors. ``now``: seconds of a monotonic clock."""
         for rail in self._rails:
             power = rail.milliwatts(self._root)
             if power is not None:
@@ -105,7 +105,7 @@ class Meter:
             count = sysfs.read_number(self._root, counter.path)
             if count is not None:
                 when, last = self._last.get(counter.name, (now, count))
-                # the kernel's text: the range is what the counter holds before it starts again from 0
+                # the range is the value at which the counter wraps around to 0
                 self._add(counter.name, now - when, (count - last if count >= last else count + counter.most - last) / 1e3)
                 self._last[counter.name] = now, count
 
@@ -114,12 +114,12 @@ class Meter:
         self._seconds[name] = self._seconds.get(name, 0) + seconds
 
     def result(self) -> "Dict[str, object]":
-        """What :meth:`~.board_state.Watch.report` says of power."""
+        """The power figures of :meth:`~.board.state.Watch.report`."""
         watts = {name: self._mj[name] / 1e3 / seconds for name, seconds in self._seconds.items() if seconds > 0}
         if not watts:
             why = self._why or "no power sensor (INA3221, INA238 or RAPL) was found"
             if self._last:
-                why = "it took less than two readings of the power"
+                why = "the measurement was shorter than two readings of the power"
             return {"energy_mj": None, "watts": None, "rail": None, "rails_w": None, "power_reason": why}
         whole = next(([name] for name in TOTALS if name in watts), [name for name in watts if name not in _INCLUDED])
         return {

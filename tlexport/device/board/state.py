@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 # CUDA, cuBLAS and cuDNN in a TensorRT process on a Jetson Nano, before the first model: the log in wang-xinyu/tensorrtx#1145
 CUDA_BYTES = 700 * 10**6
-# the file as read, the parser's weights, the builder's, and the engine that is being written
+# the file, the parser's weights, the builder's weights, and the new engine
 COPIES = 4
 # programs that draw a desktop, as /proc names them (15 characters at most)
 _DESKTOP = re.compile(r"^(Xorg|Xwayland|gnome-shell|compiz|unity-panel-ser|lxsession|lxpanel|labwc|wayfire)$")
@@ -28,8 +28,8 @@ _DESKTOP = re.compile(r"^(Xorg|Xwayland|gnome-shell|compiz|unity-panel-ser|lxses
 def needed_for_build(workspace_bytes: int, onnx_bytes: int) -> int:
     """Approximate memory in bytes for building an engine, to refuse a build that would be killed.
 
-    It is CUDA's own (:data:`CUDA_BYTES`, measured on a Nano), the whole workspace, since the builder may try a tactic that uses
-    all of it, and :data:`COPIES` of the weights. Only TensorRT can determine the exact need of a tactic.
+    The sum of CUDA's memory (:data:`CUDA_BYTES`, measured on a Nano), the whole workspace, because the builder may try a tactic
+    that uses all of it, and :data:`COPIES` copies of the weights. Only TensorRT can determine the exact need of a tactic.
 
     Args:
         workspace_bytes: the builder's workspace limit.
@@ -45,7 +45,7 @@ def preflight(needed_bytes: int, root: str = "/") -> "Optional[int]":
 
     Args:
         needed_bytes: see :func:`needed_for_build`.
-        root: root of the file system that tells of the memory.
+        root: root of the file system with /proc.
 
     Returns:
         Bytes available to a new process; None if unknown, in which case nothing was checked.
@@ -73,14 +73,14 @@ def _remedies(root: str, missing: int) -> "List[str]":
     found = []
     if any(_DESKTOP.match(sysfs.read_text(root, path) or "") for path in sysfs.find(root, "proc/[0-9]*/comm")):
         found.append("stop the desktop until the next start: sudo systemctl isolate multi-user.target")
-    gb = -(-(missing + 10**9) // 10**9)  # one more than is missing
+    gb = -(-(missing + 10**9) // 10**9)  # 1 GB more than is missing
     found.append(
         "add swap: sudo fallocate -l {0}G /swapfile && sudo chmod 600 /swapfile && sudo mkswap /swapfile && sudo swapon /swapfile".format(
             gb
         )
     )
     if board.zram(root):
-        found.append("with swap on a disk, turn off zram, which takes memory itself: sudo systemctl disable nvzramconfig, and restart")
+        found.append("with swap on a disk, turn off zram, which uses memory: sudo systemctl disable nvzramconfig, and restart")
     found.append("give the builder less: a smaller workspace_mb in the profile, and export again")
     return found
 
@@ -156,9 +156,9 @@ class Watch:
 
         Returns:
             ``seconds``, ``readings``; ``temperatures_c`` with ``before``, ``after`` and ``max`` by zone, or None; ``throttled``
-            (None where nothing tells) and ``throttling``, the signs of it; ``gpu_mhz`` with ``lowest`` and ``highest`` while it was
-            on, or None; ``energy_mj``, ``watts`` (mean), ``rail`` (what these were measured at), ``rails_w`` by rail, all None where
-            there is no sensor, with ``power_reason``.
+            (None if unknown) and ``throttling``, its signs; ``gpu_mhz`` with ``lowest`` and ``highest`` while it was on, or None;
+            ``energy_mj``, ``watts`` (mean), ``rail`` (where these were measured), ``rails_w`` by rail, all None without a sensor,
+            with ``power_reason``.
         """
         throttled, signs = self._throttling.result()
         degrees = {"before": self._before, "after": self._after, "max": self._highest} if self._highest else None

@@ -8,18 +8,18 @@ from . import sysfs
 if TYPE_CHECKING:
     from typing import Dict, List, Optional, Tuple
 
-# what vcgencmd get_throttled says, bit by bit (raspberrypi.com/documentation/computers/os.html); 16 higher: it did since the start
+# bits of vcgencmd get_throttled (raspberrypi.com/documentation/computers/os.html); 16 bits higher: since the start
 PI_BITS = {0: "under-voltage", 1: "ARM clock capped", 2: "throttled", 3: "soft temperature limit"}
 _PI = ("sys/devices/platform/soc/soc:firmware/get_throttled", "sys/devices/platform/*/*:firmware/get_throttled")
-# events that hardware counts: over-current and under-voltage on Orin and Thor (drivers/hwmon of Jetson Linux, soctherm_oc), heat on Intel
+# hardware event counters: over-current and under-voltage on Orin and Thor (drivers/hwmon of Jetson Linux, soctherm_oc), heat on Intel
 _COUNTERS = (
     ("sys/class/hwmon/hwmon*/oc*_event_cnt", "over-current or under-voltage"),
     ("sys/devices/system/cpu/cpu0/thermal_throttle/package_throttle_count", "heat"),
     ("sys/devices/system/cpu/cpu*/thermal_throttle/core_throttle_count", "heat"),
 )
-# cooling that slows something down, unlike a fan: Orin's *-throttle-alert, Xavier's and Nano's *-balanced and *_heavy, the kernel's own
+# cooling devices that reduce a clock: Orin's *-throttle-alert, Xavier's and Nano's *-balanced and *_heavy, the kernel's own
 _COOLING = re.compile(r"throttle|balanced|heavy|^thermal-cpufreq|^cpufreq|^devfreq|^thermal-devfreq|powerclamp")
-MARGIN = 0.95  # of a locked clock: Orin's GPU reports the clock that it measures, which is a little off
+MARGIN = 0.95  # tolerance of a locked clock: Orin's GPU reports a measured clock, which is slightly off
 
 
 def pi_value(root: str = "/") -> "Optional[int]":
@@ -47,7 +47,7 @@ class Throttling:
 
     Args:
         root: root of the file system.
-        locked: files of clocks that are locked -> what they are locked at, in the unit of the file.
+        locked: files of locked clocks -> the locked clock, in the unit of the file.
     """
 
     def __init__(self, root: str, locked: "Dict[str, int]") -> None:
@@ -59,7 +59,7 @@ class Throttling:
                 count = sysfs.read_number(root, path)
                 if count is not None:
                     self._counters[path] = count, cause
-        # a PC's processor counts for itself; to ask each of its cores for its clock would disturb it
+        # a PC's processor counts these events itself; reading the clock of each core would disturb it
         self._locked = {} if any("thermal_throttle" in path for path in self._counters) else locked
         kinds = ((path, sysfs.read_text(root, path + "/type") or "") for path in sysfs.find(root, "sys/class/thermal/cooling_device*"))
         self._cooling = {path + "/cur_state": kind for path, kind in kinds if _COOLING.search(kind)}
@@ -78,7 +78,7 @@ class Throttling:
                 self._seen["cooling by " + kind] = None
         for path, full in self._locked.items():
             clock = sysfs.read_number(self._root, path)
-            if clock and clock < MARGIN * full:  # 0: switched off, with nothing to do
+            if clock and clock < MARGIN * full:  # 0: the GPU is idle and switched off
                 self._seen["/{} below its locked clock".format(path)] = None
 
     def result(self) -> "Tuple[Optional[bool], List[str]]":

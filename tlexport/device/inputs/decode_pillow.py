@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 # Only these: some of Pillow's formats start other programs (EPS runs Ghostscript). An MPO is a JPEG followed by more pictures.
 FORMATS = ("JPEG", "MPO", "PNG", "GIF", "BMP", "DIB", "PPM", "WEBP", "TIFF")
-# its readers of formats can be told apart before they read from Pillow 8 on; before, after they have read the header
+# from Pillow 8 on, formats can be restricted before reading; earlier versions report the format after reading the header
 _CHOOSES = int(PIL.__version__.split(".")[0]) >= 8
 
 _TRANSPOSE = getattr(Image, "Transpose", Image)  # Pillow before 9.1 has these names on the module itself
 
 _BAND = 2**20  # pixels composited onto the background at a time
-_ORIENTATION = 0x0112  # EXIF tag; its values 2..8 say how to turn the stored rows and columns to the scene's
+_ORIENTATION = 0x0112  # EXIF tag; its values 2..8 define how to rotate and mirror the stored rows and columns
 _UPRIGHT = {
     2: _TRANSPOSE.FLIP_LEFT_RIGHT,
     3: _TRANSPOSE.ROTATE_180,
@@ -67,8 +67,8 @@ if _core is not None and hasattr(_core, "set_block_size"):
 class _Quiet:
     """Hide Pillow's warnings (invalid metadata, large images) while at least one thread decodes.
 
-    ``warnings.catch_warnings`` alone must not overlap between threads: it changes the process's one list of filters, and
-    the last to leave would put back what another had put in. Hence the count: the first thread in saves, the last restores.
+    ``warnings.catch_warnings`` must not overlap between threads: it changes the process's global list of filters, and the last
+    thread to leave would restore another thread's filters. Therefore the first thread saves the list, and the last restores it.
     """
 
     def __init__(self) -> None:
@@ -141,7 +141,7 @@ def _header(data: bytes, at_least: int) -> "Image.Image":
     try:
         image = Image.open(io.BytesIO(data), **options)
     except OSError as error:
-        if "cannot identify" not in str(error):  # its own class of error is newer than Pillow 5
+        if "cannot identify" not in str(error):  # its specific error class is newer than Pillow 5
             raise
         raise BadImage(UNKNOWN if formats == FORMATS else f"damaged: its {formats[0]} structure cannot be read") from None
     if image.format not in formats:
@@ -164,7 +164,7 @@ def _open(data: bytes, at_least: int) -> "Image.Image":
 def _orientation(image: "Image.Image") -> int:
     """EXIF orientation of the loaded pixels, 1..8; 1 if the EXIF block is damaged."""
     if image.format in ("TIFF", "HEIF"):
-        return 1  # turned while loading; some versions of Pillow leave the tag behind, and HEIC's own properties replace the tag
+        return 1  # already rotated while loading; some versions of Pillow keep the tag, and HEIC's own properties replace it
     try:
         value = (image.getexif() if hasattr(image, "getexif") else _old_exif(image)).get(_ORIENTATION)
     except _DAMAGED:
@@ -173,15 +173,15 @@ def _orientation(image: "Image.Image") -> int:
 
 
 def _old_exif(image: "Any") -> "Dict[int, Any]":
-    """The EXIF tags by Pillow before 6, which reads those of JPEG files alone."""
+    """The EXIF tags in Pillow before 6, which reads them only from JPEG files."""
     return (image._getexif() if hasattr(image, "_getexif") else None) or {}
 
 
 def _from_16_bit(image: "Image.Image") -> "Image.Image":
-    """16-bit grey to L, or to LA where one grey value is declared transparent."""
+    """16-bit grey to L, or to LA if one grey value is declared transparent."""
     values = np.asarray(image).astype(np.int32)
     if values.min() < 0 or values.max() > 65535:
-        raise BadImage(f"grey values from {values.min()} to {values.max()}: only 0 to 65535 have a meaning here")
+        raise BadImage(f"grey values from {values.min()} to {values.max()}: only 0 to 65535 are valid")
     grey = Image.fromarray(((values + 128) // 257).astype(np.uint8))  # round(value * 255 / 65535)
     if "transparency" in image.info:
         alpha = np.where(values == image.info["transparency"], 0, 255).astype(np.uint8)
@@ -221,7 +221,7 @@ def decode(data: bytes, background: "tuple[int, int, int]", at_least: int) -> "I
 
 
 def decoded_pixels(data: bytes, at_least: int) -> int:
-    """Number of pixels that :func:`decode` will allocate, from the header; 0 for a file that it will refuse."""
+    """Number of pixels that :func:`decode` will allocate, read from the header; 0 for a file that it refuses."""
     try:
         with _quiet, _damage_reported():
             image = _header(data, at_least)

@@ -1,8 +1,8 @@
 """The reference implementation of the image contract, from a file to the input pixels of the graph.
 
-Training, evaluation, export and the device all call this file, so they agree to the pixel; the contract in words, with the
-formulas, is docs/image-contract.md. It is copied into bundles as it is: Python 3.6 syntax and numpy. Pillow decodes and resizes
-where it is here; else OpenCV decodes, and numpy resizes to the same bits; with neither, raw pixels can be given.
+Training, evaluation, export and the device all call this file, so their pixels are identical. docs/image-contract.md specifies the
+contract with its formulas. The file is copied into bundles unchanged: Python 3.6 syntax and numpy. Pillow decodes and resizes if it
+is installed; otherwise OpenCV decodes, and numpy resizes to the same bits. Without both, callers can provide raw pixels.
 """
 
 import importlib.util
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from PIL import Image
 
-MAX_BYTES = 2**30  # of a file; more than any file of so many pixels has
+MAX_BYTES = 2**30  # of a file; larger than any file with MAX_PIXELS
 MAX_RESIZED_PIXELS = 2**26  # after resizing, before cropping: bounds the memory; a strip of 1024 : 1 at 256 pixels
 
 
@@ -42,11 +42,11 @@ def decode(source: "str | Path | BinaryIO", background: "tuple[int, int, int]", 
     Args:
         source: a path, or a binary file object (read to its end).
         background: RGB 0..255 that shows through transparent pixels.
-        at_least: 0, or for training images alone: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size as long as both sides keep
-            so many pixels. Much faster; the pixels are no longer exactly the contract's. Pillow alone does it.
+        at_least: 0; or, for training images only, the smallest side in pixels to which a JPEG may be reduced by decoding at 1/2,
+            1/4 or 1/8 of its size. Much faster, but the pixels differ from the contract. Only Pillow supports it.
 
     Returns:
-        A Pillow image of mode RGB, or by OpenCV uint8 (height, width, channel): the first frame, EXIF orientation applied.
+        A Pillow image of mode RGB, or from OpenCV uint8 (height, width, channel): the first frame, EXIF orientation applied.
 
     Raises:
         BadImage: the file cannot be read, is empty, not an image, damaged, truncated, or too large.
@@ -63,7 +63,7 @@ def decode(source: "str | Path | BinaryIO", background: "tuple[int, int, int]", 
 
         return decode_opencv.decode(data, background)
     raise MissingDependency(
-        "image files are decoded by Pillow or OpenCV, and neither is here",
+        "decoding image files requires Pillow or OpenCV, and neither is installed",
         "pip install Pillow (Debian, JetPack: apt install python3-pil); or give raw RGB pixels: --raw WIDTHxHEIGHT, Model.predict_raw",
     )
 
@@ -84,7 +84,7 @@ def read_file(path: Path) -> bytes:
     """The bytes of an image file. Raises BadImage: not a regular file, or too large; and OSError."""
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):  # a FIFO would block; a device may be endless
-        raise BadImage("not a regular file; standard input is read where - is named")
+        raise BadImage("not a regular file; use - for standard input")
     if status.st_size > MAX_BYTES:
         raise BadImage(f"too large: {status.st_size} bytes, at most {MAX_BYTES} are read")
     return path.read_bytes()
@@ -100,14 +100,14 @@ def resized_size(width: int, height: int, resize: int) -> "tuple[int, int]":
 def resize_and_crop(image: "Image.Image | npt.NDArray[np.uint8]", resize: int, size: int, interpolation: str) -> "npt.NDArray[np.uint8]":
     """Resize the shorter side and cut the centre.
 
-    Equal to the pixel to torchvision's Resize and CenterCrop on Pillow images, as long as Pillow filters along x first. From
-    Pillow 13 on it begins with y where an image more than twice as tall as wide shrinks; here the order is always x, then y, so
-    that every version of Pillow, and the device's, gives the same pixels.
+    Identical to torchvision's Resize and CenterCrop on Pillow images if Pillow filters along x first. From Pillow 13 on, Pillow
+    filters along y first when it shrinks an image more than twice as tall as wide. Here the order is always x, then y, so that
+    every version of Pillow gives the same pixels.
 
     Args:
-        image: Pillow image of mode RGB, which Pillow resizes; or uint8 (height, width, channel), which numpy does.
+        image: Pillow image of mode RGB, resized by Pillow; or uint8 (height, width, channel), resized by numpy.
         resize: shorter side after resizing, pixels.
-        size: side of the square that is cut out, pixels; not more than ``resize``.
+        size: side of the central square, pixels; at most ``resize``.
         interpolation: "bilinear" or "bicubic", both antialiased.
 
     Returns:
@@ -125,13 +125,13 @@ def resize_and_crop(image: "Image.Image | npt.NDArray[np.uint8]", resize: int, s
     width, height = resized_size(full_width, full_height, resize)
     if width * height > MAX_RESIZED_PIXELS:
         raise BadImage(f"too narrow: {full_width} x {full_height} pixels would become {width} x {height}")
-    # round() takes a half to the even neighbour, as torchvision does
+    # round() rounds half to even, as in torchvision
     left, top = round((width - size) / 2), round((height - size) / 2)
     if isinstance(image, np.ndarray):
         return in_numpy.square(image, (width, height), (left, top), size, interpolation)
-    filter_ = {"bilinear": 2, "bicubic": 3}[interpolation]  # Pillow's numbers; their names have moved between its versions
+    filter_ = {"bilinear": 2, "bicubic": 3}[interpolation]  # Pillow's values; the names differ between its versions
     along_x = image.resize((width, full_height), filter_)
-    columns = along_x.crop((left, 0, left + size, full_height))  # before filtering along y: the same pixels, for less work
+    columns = along_x.crop((left, 0, left + size, full_height))  # crop before filtering along y: the same pixels with less work
     along_y = columns.resize((size, height), filter_)
     return np.array(along_y.crop((0, top, size, top + size)))
 
@@ -141,15 +141,15 @@ def prepare(source: "str | Path | BinaryIO", preprocess: "Mapping[str, Any]", at
 
     Args:
         source: a path, or a binary file object.
-        preprocess: the record ``preprocess`` as plain data; ``size``, ``resize``, ``interpolation`` and ``background`` are
-            read. The normalisation by ``mean`` and ``std`` is inside the graph.
+        preprocess: the record ``preprocess`` as plain data; reads ``size``, ``resize``, ``interpolation`` and
+            ``background``. The normalisation by ``mean`` and ``std`` is part of the graph.
         at_least: as for :func:`decode`.
 
     Returns:
         uint8 array (height, width, channel) = (size, size, 3), RGB 0..255.
 
     Raises:
-        BadImage: the file cannot be used, with the reason.
+        BadImage: the file is unusable; the message gives the reason.
         MissingDependency: neither Pillow nor OpenCV is installed.
     """
     image = decode(source, tuple(preprocess["background"]), at_least)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from typing import List, Sequence
 
-# The usual names of the formats of image.py. The special ones need a decoder that is not everywhere: such files are listed, so that
-# each one that cannot be read is reported with the reason, not left out in silence.
+# The usual names of the formats of image.py. Special formats need a decoder that may be missing; their files are listed nevertheless,
+# so that each unreadable file is reported with the reason.
 SPECIAL = (".avif", ".heic", ".heif", ".hif")
 EXTENSIONS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo", ".png", ".apng", ".gif", ".bmp", ".dib", ".webp", ".tif", ".tiff"),

@@ -1,9 +1,9 @@
 """Pillow's antialiased resize of 8-bit images in plain numpy, equal to the last bit; the formulas are in docs/image-contract.md, section 4.
 
-For devices without Pillow. Every output pixel is a sum of whole numbers (a pixel times a coefficient of 22 fractional bits), and
-sums are exact in floating point as long as no partial sum leaves the mantissa. So the sums are made by the matrix multiplication
-of numpy's BLAS: each coefficient is cut into a high and a low part, such that both sums stay below 2^24 in float32. Only the rows
-and columns that the cut square needs are touched. Python 3.6 syntax: this file is copied into bundles unchanged.
+For devices without Pillow. Every output pixel is a sum of integers (a pixel times a coefficient with 22 fractional bits), and sums are
+exact in floating point while every partial sum fits into the mantissa. The sums are therefore computed by matrix multiplication in
+numpy's BLAS: each coefficient is split into a high and a low part, so that both sums stay below 2^24 in float32. Only the rows and
+columns of the central square are computed. Python 3.6 syntax: this file is copied into bundles unchanged.
 """
 
 from typing import TYPE_CHECKING, NamedTuple
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
     Pixels = npt.NDArray[np.uint8]
     Numbers = npt.NDArray[Any]
 
-RADIUS = {"bilinear": 1.0, "bicubic": 2.0}  # of each filter, in pixels of the smaller image
+RADIUS = {"bilinear": 1.0, "bicubic": 2.0}  # radius of each filter, in pixels of the smaller image
 BITS = 22  # fractional bits of a coefficient: Pillow's PRECISION_BITS, 32 - 8 - 2
-LOW_BITS = 8  # of them go into the low part of a coefficient
-EXACT = {np.float32: 2**24, np.float64: 2**53}  # up to there whole numbers are exact
-BLOCK = 8  # output pixels that one matrix multiplication makes: more would multiply more zeros
-ROWS = 64  # rows that are filtered at a time: bounds the memory, and stays in a cache
+LOW_BITS = 8  # bits in the low part of a coefficient
+EXACT = {np.float32: 2**24, np.float64: 2**53}  # integers below this are exact in float32
+BLOCK = 8  # output pixels of one matrix multiplication: more would multiply more zeros
+ROWS = 64  # rows filtered at a time: bounds the memory, and fits into a cache
 
 
 class _Band(NamedTuple):
-    """BLOCK neighbouring output pixels of one direction, and the input pixels that they are made of."""
+    """BLOCK neighbouring output pixels in one direction, and their input pixels."""
 
     begin: int  # input pixels [begin, end)
     end: int
@@ -35,7 +35,7 @@ class _Band(NamedTuple):
 
 
 def square(pixels: "Pixels", resized: "Tuple[int, int]", corner: "Tuple[int, int]", size: int, interpolation: str) -> "Pixels":
-    """Resize along x, then along y, and cut out a square.
+    """Resize along x, then along y, and crop a square.
 
     Args:
         pixels: uint8 (height, width, channel).
@@ -71,7 +71,7 @@ def _coefficients(n: int, m: int, start: int, stop: int, interpolation: str) -> 
     tap = np.arange(int((last - first).max()))[None]
     k = _filter(np.abs((tap + first[:, None] - center[:, None] + 0.5) * (1.0 / stretch)), interpolation)
     k[tap >= (last - first)[:, None]] = 0.0
-    k /= np.cumsum(k, axis=1)[:, -1:]  # one after the other, as Pillow adds them
+    k /= np.cumsum(k, axis=1)[:, -1:]  # sequentially, in Pillow's order of addition
     return first, last, np.trunc(k * 2.0**BITS + np.where(k < 0, -0.5, 0.5)).astype(np.int64)
 
 
@@ -88,13 +88,13 @@ def _bands(n: int, m: int, start: int, stop: int, interpolation: str) -> "List[_
     first, last, whole = _coefficients(n, m, start, stop, interpolation)
     high = (whole + (1 << (LOW_BITS - 1))) >> LOW_BITS
     parts = np.stack([high, whole - (high << LOW_BITS)])  # (part, output pixel, tap)
-    largest = 255 * int(np.abs(parts).sum(axis=2).max())  # no partial sum is larger, in whatever order it is made
+    largest = 255 * int(np.abs(parts).sum(axis=2).max())  # bound of every partial sum, in any order
     dtype = np.float32 if largest < EXACT[np.float32] else np.float64
     bands = []
     for i in range(0, stop - start, BLOCK):
         inside = slice(i, min(i + BLOCK, stop - start))
         begin, end = int(first[inside].min()), int(last[inside].max())
-        weights = np.zeros((end - begin, 2, BLOCK), dtype)  # all alike: the last one may make some pixels that are cut off
+        weights = np.zeros((end - begin, 2, BLOCK), dtype)  # equal sizes: the last block may contain surplus pixels, which are dropped
         for j in range(i, inside.stop):
             taps = int(last[j] - first[j])
             weights[first[j] - begin : last[j] - begin, :, j - i] = parts[:, j, :taps].T
@@ -133,7 +133,7 @@ def _chunks(height: int) -> "Iterator[slice]":
 
 
 def _for_each_channel(weights: "Numbers", channels: int) -> "Numbers":
-    """Weights for pixels whose channels lie side by side: (input pixel and channel, part and output pixel and channel)."""
+    """Weights for interleaved channels: (input pixel and channel, part and output pixel and channel)."""
     inputs, parts, outputs = weights.shape
     matrix = np.zeros((inputs, channels, parts, outputs, channels), weights.dtype)
     for channel in range(channels):
@@ -142,7 +142,7 @@ def _for_each_channel(weights: "Numbers", channels: int) -> "Numbers":
 
 
 def _rounded(high: "Numbers", low: "Numbers") -> "Pixels":
-    """Whole sums, rounded to 8 bits: what Pillow's clip8 does. The sums of both parts together fit into 32 bits."""
+    """Integer sums, rounded to 8 bits like Pillow's clip8. The sums of both parts together fit into 32 bits."""
     total = high.astype(np.int32)
     total <<= LOW_BITS
     total += low.astype(np.int32)

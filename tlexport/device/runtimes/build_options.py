@@ -5,8 +5,8 @@ from typing import Tuple
 
 from ..errors import InvalidFile, Unsupported
 
-# opset from which a graph's scales are FP16 (ONNX: QuantizeLinear, DequantizeLinear 19): a strongly typed network takes from a
-# scale the type in which it goes on computing
+# opset from which a graph's scales are FP16 (ONNX: QuantizeLinear, DequantizeLinear 19): a strongly typed network derives the type of
+# the dequantized tensor from its scale
 TYPED_SCALES = 19
 
 OLDEST = (8, 2)  # JetPack 4.6, the oldest with a profile
@@ -17,7 +17,7 @@ def parse_version(text: str) -> Tuple[int, ...]:
     """Parse a version of TensorRT.
 
     Args:
-        text: as TensorRT's Python module, dpkg or trtexec write it: ``"10.3.0.30"``, ``"8.6.1.post1"``, ``"10.3.0.30-1+cuda12.5"``.
+        text: in the form of TensorRT's Python module, dpkg or trtexec: ``"10.3.0.30"``, ``"8.6.1.post1"``, ``"10.3.0.30-1+cuda12.5"``.
 
     Returns:
         At least major and minor: ``(10, 3, 0, 30)``.
@@ -27,7 +27,7 @@ def parse_version(text: str) -> Tuple[int, ...]:
     """
     found = re.match(r"v?([0-9]{1,6}(?:\.[0-9]{1,9})+)", text.strip())
     if not found:
-        raise InvalidFile("{!r} is no version of TensorRT: numbers with points between, such as 10.3.0.30, were expected".format(text))
+        raise InvalidFile("{!r} is not a version of TensorRT; expected numbers separated by points, such as 10.3.0.30".format(text))
     return tuple(int(part) for part in found.group(1).split("."))
 
 
@@ -39,20 +39,20 @@ def version_text(version: Tuple[int, ...]) -> str:
 def precision_flags(version: Tuple[int, ...], precision: str, opset: int) -> Tuple[str, ...]:
     """The builder options for a precision, with the names of trtexec's options.
 
-    TensorRT 8 and 9 take the precisions as flags that allow them. 10 can take the types from the graph (``stronglyTyped``); but an
-    INT8 graph with FP32 scales, as those below opset 19 are, would then run its other layers in FP32, so it is built with flags there
-    too. From 11 on the graph's types are all there is, and the flags are gone. (trtexec's own option lists, tags 8.2.1 to 11.1.)
+    TensorRT 8 and 9 have flags that allow precisions. TensorRT 10 can take the types from the graph (``stronglyTyped``), but would
+    then run the other layers of an INT8 graph with FP32 scales (below opset 19) in FP32, so such graphs are also built with flags.
+    TensorRT 11 always takes the types from the graph and has no such flags. (Option lists of trtexec, tags 8.2.1 to 11.1.)
 
     Args:
-        version: of TensorRT, from the major one on.
-        precision: of the model: ``"fp32"``, ``"fp16"`` or ``"int8"``.
-        opset: of the ONNX graph.
+        version: version of TensorRT, starting with the major number.
+        precision: precision of the model: ``"fp32"``, ``"fp16"`` or ``"int8"``.
+        opset: opset of the ONNX graph.
 
     Returns:
         ``("stronglyTyped",)``, ``("fp16",)``, ``("fp16", "int8")``, or nothing if the types in the graph suffice.
 
     Raises:
-        Unsupported: another precision, or a TensorRT older than 8.2.
+        Unsupported: unknown precision, or TensorRT older than 8.2.
     """
     if tuple(version) < OLDEST:
         raise Unsupported(
@@ -60,7 +60,7 @@ def precision_flags(version: Tuple[int, ...], precision: str, opset: int) -> Tup
             "update JetPack, or use another device",
         )
     if precision not in PRECISIONS:
-        raise Unsupported("no engine is built in {}: {} are known".format(precision, ", ".join(PRECISIONS)))
+        raise Unsupported("engines cannot be built in {}; known precisions: {}".format(precision, ", ".join(PRECISIONS)))
     if precision == "int8" and (version[0] < 10 or (version[0] == 10 and opset < TYPED_SCALES)):
         return ("fp16", "int8")
     if version[0] < 10:

@@ -61,7 +61,7 @@ def build(
         shape = tuple(recipe["shape"])
         profile.set_shape(recipe["input"], shape, shape, shape)
         if config.add_optimization_profile(profile) < 0:
-            raise Unsupported(f"TensorRT {trt.__version__} takes no input of the shape {shape} for {onnx_path}{log.tail()}")
+            raise Unsupported(f"TensorRT {trt.__version__} does not accept the input shape {shape} for {onnx_path}{log.tail()}")
         kept = _use_timing_cache(config, timing_cache, log, report)
         monitor = _watch(config, report)
         report(f"TensorRT {trt.__version__} builds {engine_path.name}; this takes minutes")
@@ -80,7 +80,7 @@ def _creation_flags(flags: "Sequence[str]") -> int:
     if "stronglyTyped" in flags:
         wanted.append("STRONGLY_TYPED")
     if tensorrt_version()[0] < 10:
-        wanted.append("EXPLICIT_BATCH")  # what a parsed graph always has; from 10 on there is nothing else
+        wanted.append("EXPLICIT_BATCH")  # the mode of every parsed graph; TensorRT 10 and later have no other
     bits = 0
     for name in wanted:
         bits |= 1 << int(_member(trt.NetworkDefinitionCreationFlag, name))
@@ -88,12 +88,12 @@ def _creation_flags(flags: "Sequence[str]") -> int:
 
 
 def _member(kind: "Any", name: str) -> "Any":
-    """A member of one of TensorRT's enums, by its name. Raises Unsupported where this version has none."""
+    """A member of one of TensorRT's enums, by its name. Raises Unsupported if this version lacks it."""
     member = getattr(kind, name, None)
     if member is None:
         raise Unsupported(
             f"TensorRT {trt.__version__} has no {kind.__name__}.{name}",
-            "its networks have their types in the graph: export with a newer opset, or for the TensorRT that is here",
+            "its networks take their types from the graph: export with a newer opset, or for the TensorRT version of this device",
         )
     return member
 
@@ -123,8 +123,8 @@ def _parse(network: "trt.INetworkDefinition", path: Path, log: TensorrtLog) -> N
     if len(errors) > _LISTED:
         told.append(f"\n  and {len(errors) - _LISTED} more")
     raise Unsupported(
-        f"TensorRT {trt.__version__} does not take the graph of {path}; its parser found {len(errors)} errors:{''.join(told)}{log.tail()}",
-        "export for the TensorRT that is here: tlx export --target with the profile of this board and its JetPack",
+        f"TensorRT {trt.__version__} cannot parse the graph of {path}; its parser found {len(errors)} errors:{''.join(told)}{log.tail()}",
+        "export for this TensorRT version: tlx export --target with the profile of this board and its JetPack",
     )
 
 
@@ -140,7 +140,7 @@ def _told(error: "Any", nodes: "Sequence[Any]") -> str:
 
 
 def _check_input(network: "trt.INetworkDefinition", path: Path, recipe: "Mapping[str, Any]") -> None:
-    """Raises InvalidFile when the graph has not the one input that the recipe is for."""
+    """Raise InvalidFile unless the graph has exactly the recipe's input."""
     inputs = [network.get_input(index) for index in range(network.num_inputs)]
     shapes = {tensor.name: tuple(tensor.shape) for tensor in inputs}
     wanted, shape = recipe["input"], tuple(recipe["shape"])
@@ -161,11 +161,11 @@ def _use_timing_cache(config: "trt.IBuilderConfig", path: "Path | None", log: Te
     known = path.read_bytes() if path.is_file() else b""
     for content in [known, b""] if known else [b""]:
         cache = config.create_timing_cache(content)
-        if cache is not None and config.set_timing_cache(cache, False):  # False: one of another GPU or version is refused
+        if cache is not None and config.set_timing_cache(cache, False):  # False: refuse a cache of another GPU or version
             return True
         if content:
-            report(f"{path} is of another GPU or another TensorRT, and is made anew{log.tail()}")
-    report(f"TensorRT {trt.__version__} takes no timing cache; every kernel is timed{log.tail()}")
+            report(f"{path} belongs to another GPU or TensorRT version; a new one is created{log.tail()}")
+    report(f"TensorRT {trt.__version__} does not accept a timing cache; every kernel is timed{log.tail()}")
     return False
 
 
@@ -195,7 +195,7 @@ def _watch(config: "trt.IBuilderConfig", report: "Report") -> "Any":
                 if time.monotonic() - self._told >= _EVERY:
                     self._told = time.monotonic()
                     report(f"{phase_name}: step {step + 1} of {self._steps.get(phase_name, '?')}")
-            except KeyboardInterrupt:  # must not pass through TensorRT's C++; it ends the build when it is answered False
+            except KeyboardInterrupt:  # exceptions must not pass through TensorRT's C++ code; the answer False ends the build
                 self.interrupted = True
             return not self.interrupted
 
@@ -209,7 +209,7 @@ def _watch(config: "trt.IBuilderConfig", report: "Report") -> "Any":
 
 
 def _write(path: Path, content: "Any") -> None:
-    """Write anything with a buffer beside ``path``, then rename."""
+    """Write a buffer to a file beside ``path``, then rename it."""
     beside = path.with_name(path.name + ".tmp")
     try:
         with beside.open("wb") as file:
@@ -220,4 +220,4 @@ def _write(path: Path, content: "Any") -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             beside.unlink()
-        raise DeviceError(f"{path} cannot be written: {error.strerror or error}", "see what is free: df -h") from None
+        raise DeviceError(f"{path} cannot be written: {error.strerror or error}", "check the free space: df -h") from None

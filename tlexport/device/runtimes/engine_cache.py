@@ -1,8 +1,8 @@
-"""The cache of engines, and the check whether one may be loaded. Python 3.6 syntax: this file is copied into bundles unchanged.
+"""The cache of engines, and the check whether an engine may be loaded. Python 3.6 syntax: this file is copied into bundles unchanged.
 
-An engine is code, so none is loaded from a bundle, which is untrusted: engines are cached in a folder of the user, outside every
-bundle. An engine belongs to the model, the options, the TensorRT, the GPU and the driver that it was built from and with. Beside it
-is the record of these, ``model.int8.engine.json``; where anything differs the engine is built again, and the reason is printed.
+An engine is code, and bundles are untrusted, so engines are never loaded from a bundle: they are cached in a folder of the user. An
+engine depends on the model, the build options, TensorRT, the GPU and the driver. The record ``model.int8.engine.json`` beside the
+engine holds these. If any of them differs, the engine is built again, and the reason is printed.
 """
 
 import hashlib
@@ -28,40 +28,40 @@ class Key(NamedTuple):
     """The inputs of an engine build. Engines with equal keys are interchangeable."""
 
     model_sha256: str  # of the ONNX file
-    options: "Dict[str, Any]"  # plain data that JSON can hold: the recipe, and what else the builder was told
-    tensorrt: str  # version, "10.3.0.30"; trtexec before 10.14 does not tell the last number
+    options: "Dict[str, Any]"  # JSON data: the recipe and further build options
+    tensorrt: str  # version, "10.3.0.30"; trtexec before 10.14 omits the last number
     gpu: str  # name, "Orin"
     compute_capability: str  # "8.7"
-    driver: Optional[str]  # of CUDA, or the board's L4T; None where it is not known
+    driver: Optional[str]  # version of CUDA, or the board's L4T; None if unknown
 
 
 def place(model_sha256: str, file: str) -> Path:
-    """Where this user keeps the engine of a model: ``~/.cache/tlexport/engines/HASH/model.int8.engine``. The folder is created.
+    """Path of this user's engine of a model: ``~/.cache/tlexport/engines/HASH/model.int8.engine``. The folder is created.
 
-    ``$TLX_ENGINES`` names another folder, else ``$XDG_CACHE_HOME`` is heeded (XDG Base Directory Specification).
+    ``$TLX_ENGINES`` selects another folder; otherwise ``$XDG_CACHE_HOME`` applies (XDG Base Directory Specification).
 
     Args:
-        model_sha256: of the ONNX file; the name of the folder is its beginning.
-        file: of the model, "model.int8.onnx".
+        model_sha256: hash of the ONNX file; the folder is named after its first digits.
+        file: file name of the model, "model.int8.onnx".
 
     Raises:
-        DeviceError: the folder cannot be made, or others may write to it.
+        DeviceError: the folder cannot be created, or others may write to it.
     """
     hint = "name a folder that only you can write to: {}=FOLDER".format(PLACE)
     given = os.environ.get(PLACE)
     cache = os.environ.get("XDG_CACHE_HOME")
     try:
         folder = Path(given) if given else (Path(cache) if cache else Path.home() / ".cache") / "tlexport" / "engines"
-    except (RuntimeError, KeyError):  # neither $HOME nor an entry of the user's
+    except (RuntimeError, KeyError):  # neither $HOME nor a password entry
         raise DeviceError("there is no folder for engines: this user has no home directory", hint) from None
     folder /= model_sha256[:32]
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = folder.stat()
     except OSError as error:
-        raise DeviceError("the folder for engines {} cannot be made: {}".format(folder, error.strerror or error), hint) from None
+        raise DeviceError("the folder for engines {} cannot be created: {}".format(folder, error.strerror or error), hint) from None
     if hasattr(os, "getuid") and (found.st_uid != os.getuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)):
-        raise DeviceError("others than you may write to the folder for engines {}; an engine is code".format(folder), hint)
+        raise DeviceError("other users may write to the folder for engines {}; an engine is code".format(folder), hint)
     return folder / Path(file).with_suffix(".engine").name
 
 
@@ -74,10 +74,10 @@ def key_path(engine: "Union[str, Path]") -> Path:
 def write_key(engine: "Union[str, Path]", key: Key) -> None:
     """Write the key of a new engine beside it, atomically.
 
-    The engine's own hash is in it, so that the record of an earlier engine is not taken for that of a newer one.
+    It contains the engine's hash, so that the record of an earlier engine does not match a newer one.
 
     Raises:
-        OSError: the engine cannot be read, or the record not be written.
+        OSError: the engine cannot be read, or the record cannot be written.
     """
     path = key_path(engine)
     beside = path.with_name(path.name + ".tmp")
@@ -93,11 +93,11 @@ def why_stale(engine: "Union[str, Path]", key: Key) -> str:
 
     Args:
         engine: the file.
-        key: what would be built here and now.
+        key: the key of an engine built on this device now.
 
     Returns:
-        A clause in words that names each thing that differs, such as ``"it was built for TensorRT 10.3.0.30, and this device has
-        10.7.0.23"``; ``""`` where the engine is the one that a build would give.
+        A clause with all differences, such as ``"it was built for TensorRT 10.3.0.30, and this device has 10.7.0.23"``; ``""`` if
+        there are none.
     """
     engine = Path(engine)
     if not engine.is_file():
@@ -122,7 +122,7 @@ def why_stale(engine: "Union[str, Path]", key: Key) -> str:
 
 
 def _differences(found: "Dict[str, Any]", key: Key) -> "list[str]":
-    here = json.loads(json.dumps(key._asdict()))  # as it would be read back: a tuple becomes a list
+    here = json.loads(json.dumps(key._asdict()))  # as JSON gives it back: a tuple becomes a list
     said = []
     if found["model_sha256"] != here["model_sha256"]:
         said.append("the model has changed since it was built")
@@ -146,7 +146,7 @@ def _options_differ(was: object, now: object) -> str:
 
 
 def _same_version(one: object, other: object) -> bool:
-    """Whether two versions agree as far as both tell: trtexec does not always know the fourth number."""
+    """Whether two versions agree in their common numbers: trtexec may omit the fourth."""
     try:
         a, b = parse_version(str(one)), parse_version(str(other))
     except DeviceError:
@@ -156,7 +156,7 @@ def _same_version(one: object, other: object) -> bool:
 
 
 def _header_differs(engine: Path, key: Key) -> str:
-    """What the engine itself says of its TensorRT, where that TensorRT writes it down."""
+    """Difference between the TensorRT version in the engine's header and this device's, if the header has one."""
     if _older(key.tensorrt, HEADERS_SINCE):
         return ""
     try:

@@ -1,6 +1,6 @@
 """The layers of an engine, from the JSON of TensorRT's inspector. Python 3.6 syntax.
 
-TensorRT 10 and older write format and type of a tensor in one text; 11 has them apart, and lists the engine's inputs and outputs as
+TensorRT 10 and older write format and type of a tensor in one text; 11 separates them, and lists the engine's inputs and outputs as
 objects instead of names (NVIDIA's guide "Migrating IEngineInspector Usage from TensorRT 10.x to 11.x").
 """
 
@@ -13,7 +13,7 @@ from ..errors import DeviceError
 if TYPE_CHECKING:
     from typing import Any
 
-# as TensorRT 11 writes the types, and as older ones do within a text: "Channel major FP16 format where channel % 4 == 0"
+# types as written by TensorRT 11, and by older versions within a text: "Channel major FP16 format where channel % 4 == 0"
 _TYPES = (
     ("float32", r"\b(FP32|Float)\b"),
     ("float16", r"\b(FP16|Half)\b"),
@@ -25,7 +25,7 @@ _TYPES = (
     ("bool", r"\bBool\b"),
     ("float8", r"\b(FP8|Float8)\b"),
 )
-_TYPE_KEYS = ("DataType", "Datatype", "Format/Datatype", "Format/DataType", "Format")  # the first that is there holds the type
+_TYPE_KEYS = ("DataType", "Datatype", "Format/Datatype", "Format/DataType", "Format")  # the first of these keys that exists holds the type
 
 
 class EngineLayer(NamedTuple):
@@ -33,22 +33,22 @@ class EngineLayer(NamedTuple):
 
     name: str
     kind: str  # TensorRT's layer type: "CaskConvolution", "Reformat", ...; empty if unknown
-    inputs: "tuple[str, ...]"  # types of its input tensors: "int8", "float16", ...; TensorRT's own text where it is none of these
+    inputs: "tuple[str, ...]"  # types of its input tensors: "int8", "float16", ...; TensorRT's own text for other types
     outputs: "tuple[str, ...]"
 
 
 class EngineLayers(NamedTuple):
-    """An engine's layers, and the tensors at its border."""
+    """An engine's layers, inputs and outputs."""
 
     layers: "tuple[EngineLayer, ...]"
     tensors: "tuple[str, ...]"  # names of inputs and outputs
 
 
 def read_layers(text: str) -> EngineLayers:
-    """Read what ``EngineInspector.get_engine_information`` gives as JSON.
+    """Parse the JSON of ``EngineInspector.get_engine_information``.
 
     Raises:
-        DeviceError: not JSON, or not of either shape.
+        DeviceError: not JSON, or an unknown structure.
     """
     try:
         found = json.loads(text)
@@ -60,7 +60,7 @@ def read_layers(text: str) -> EngineLayers:
 
 
 def _layer(item: "Any") -> EngineLayer:
-    if isinstance(item, str):  # an engine that was built with names alone
+    if isinstance(item, str):  # an engine that was built without layer details
         return EngineLayer(item, "", (), ())
     kind = item.get("LayerType", "")
     return EngineLayer(str(item["Name"]), str(kind), _types(item.get("Inputs", ())), _types(item.get("Outputs", ())))

@@ -1,4 +1,4 @@
-"""An engine that is open: runs it with TensorRT, times it with CUDA's events. TensorRT 8.5 to 11 from one source.
+"""An open engine: runs it with TensorRT and times it with CUDA events. Supports TensorRT 8.5 to 11.
 
 Python 3.6 syntax: this file is copied into bundles unchanged.
 """
@@ -36,7 +36,7 @@ class _Buffer(NamedTuple):
 
 
 class _Profiler(trt.IProfiler):
-    """Collects what TensorRT reports of each layer."""
+    """Collects TensorRT's layer times."""
 
     def __init__(self) -> None:
         trt.IProfiler.__init__(self)  # pybind11 refuses an object whose own constructor was not called
@@ -48,16 +48,16 @@ class _Profiler(trt.IProfiler):
 
 
 class Session:
-    """An open engine on one GPU. Not for several threads at once. See :func:`tlexport.device.runtimes.engine.open_engine`.
+    """An open engine on one GPU. Not thread-safe. See :func:`tlexport.device.runtimes.engine.open_engine`.
 
     Attributes:
-        provider: what runs it: "tensorrt".
+        provider: always "tensorrt".
         tensorrt: version of TensorRT, "10.3.0".
         cuda_graph: whether a run is one launch of a CUDA graph.
         copies: whether :meth:`time_run` counts the copies between host and device.
-        inputs: the tensors that go in.
-        outputs: the tensors that come out, with their shapes for the inputs' usual ones.
-        batch: least and greatest number of images of one run.
+        inputs: the input tensors.
+        outputs: the output tensors, with their shapes for the usual input shapes.
+        batch: smallest and largest number of images in one run.
     """
 
     provider = "tensorrt"
@@ -69,10 +69,10 @@ class Session:
         self.copies = copies
         self._log = TensorrtLog()
         self._executable = 0  # of the CUDA graph; 0: none
-        self._shapes: "dict[str, tuple[int, ...]]" = {}  # of the inputs that everything is set up for
+        self._shapes: "dict[str, tuple[int, ...]]" = {}  # input shapes of the current setup
         self._buffers: "dict[str, _Buffer]" = {}
-        self._handles = contextlib.ExitStack()  # what lives as long as the session
-        self._held = contextlib.ExitStack()  # what lives as long as the shapes stay the same
+        self._handles = contextlib.ExitStack()  # released with the session
+        self._held = contextlib.ExitStack()  # released when the shapes change
         refuse_other_version(engine_path)
         try:
             with explained(f"open {engine_path}", self._log):
@@ -87,7 +87,7 @@ class Session:
         self._stream = self._cuda.stream()
         self._handles.callback(self._cuda.destroy_stream, self._stream)
         self._events = []
-        for _ in range(4):  # before and behind each of: to the device, compute, to the host
+        for _ in range(4):  # events around the steps: to the device, compute, to the host
             self._events.append(self._cuda.event())
             self._handles.callback(self._cuda.destroy_event, self._events[-1])
         action = f"open {self.path}"
@@ -116,9 +116,9 @@ class Session:
             Probabilities, float32 (image, class).
 
         Raises:
-            InvalidFile: the engine has not one input and one output.
-            Unsupported: pixels of a shape or dtype that the engine was not built for.
-            DeviceError: it failed; the text ends with TensorRT's log.
+            InvalidFile: the engine does not have one input and one output.
+            Unsupported: shape or dtype of the pixels does not fit the engine.
+            DeviceError: the run failed; the message ends with TensorRT's log.
         """
         if len(self.inputs) != 1 or len(self._names_out) != 1:
             raise InvalidFile(f"{self.path} has {len(self.inputs)} inputs and {len(self._names_out)} outputs; one of each was expected")
@@ -126,7 +126,7 @@ class Session:
         return answer.astype(np.float32, copy=False)
 
     def compute(self, feeds: "Mapping[str, Array]") -> "dict[str, Array]":
-        """Run once: an array for each input, of its dtype; a fresh array for each output. Raises as :meth:`run` does."""
+        """Run once, with one array for each input, of its dtype. Returns a new array for each output. Raises as :meth:`run`."""
         check_feeds(self.inputs, feeds, self.path)
         with explained(f"run {self.path}", self._log):
             shapes = {name: tuple(array.shape) for name, array in feeds.items()}
@@ -141,9 +141,9 @@ class Session:
         return {name: self._buffers[name].host.copy() for name in self._names_out}
 
     def time_run(self) -> RunTimes:
-        """Run once more on what the last run was given (zeros before the first), and time it with CUDA's events.
+        """Repeat the last run (with zeros before the first one), and time it with CUDA events.
 
-        The copies between host and device are part of it where ``copies`` is set, and are neither made nor counted where it is not.
+        With ``copies``, it includes the copies between host and device; otherwise they are omitted.
         """
         before, start, end, behind = self._events
         cuda, stream = self._cuda, self._stream
@@ -164,17 +164,17 @@ class Session:
             return RunTimes(cuda.elapsed_ms(before, behind), compute, cuda.elapsed_ms(before, start), cuda.elapsed_ms(end, behind))
 
     def layers(self) -> EngineLayers:
-        """What TensorRT made of the network: the engine's layers with their types."""
+        """The engine's layers with their types, as optimized by TensorRT."""
         action = f"describe the layers of {self.path}"
         with explained(action, self._log):
             inspector = made(self._engine.create_engine_inspector(), action, self._log)
-            inspector.execution_context = self._context  # else it does not know the shapes
+            inspector.execution_context = self._context  # it requires known shapes
             return read_layers(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
 
     def layer_times(self, runs: int = 10) -> "tuple[EngineLayerTime, ...]":
-        """The median time of each layer, in the engine's order, over so many runs on what the last run was given.
+        """Median time of each layer in the engine's order, over ``runs`` repetitions of the last run.
 
-        Their sum exceeds the time of a run: between layers the profiler waits. It takes a context of its own, without a CUDA graph.
+        The sum exceeds the time of a run, because the profiler waits between layers. Uses a separate context without a CUDA graph.
         """
         action = f"time the layers of {self.path}"
         with explained(action, self._log):
@@ -185,14 +185,14 @@ class Session:
             for _ in range(runs):
                 self._enqueue(context)
                 self._cuda.synchronize(self._stream)
-            del context  # before the profiler that it reports to
+            del context  # released before its profiler
             return tuple(EngineLayerTime(name, float(np.median(times))) for name, times in profiler.times.items())
 
     def close(self) -> None:
-        """Give everything back. The session cannot be used any more."""
+        """Release all resources. The session is unusable afterwards."""
         self._buffers = {}
         self._held.close()
-        for name in ("_context", "_engine", "_runtime"):  # in this order: each needs the next
+        for name in ("_context", "_engine", "_runtime"):  # in this order: each depends on the next
             self.__dict__.pop(name, None)
         self._handles.close()
 
@@ -202,7 +202,7 @@ class Session:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    # --- what is set up once for the shapes ---
+    # --- setup for given shapes ---
 
     def _set_up(self, shapes: "Mapping[str, tuple[int, ...]]") -> None:
         """Memory, addresses and the CUDA graph for inputs of these shapes."""
@@ -214,7 +214,7 @@ class Session:
         for name in (*shapes, *self._names_out):
             self._buffers[name] = self._buffer(name)
         self._bind(self._context, set_shapes=False)
-        # once without a graph: TensorRT then sets up what it sets up late, which must not be captured
+        # run once without a graph: TensorRT's deferred initialisation must not be captured
         self._copy_in()
         self._enqueue(self._context)
         self._cuda.synchronize(self._stream)
@@ -225,7 +225,7 @@ class Session:
     def _buffer(self, name: str) -> _Buffer:
         shape = tuple(self._context.get_tensor_shape(name))
         if min(shape, default=1) < 1:
-            raise Unsupported(f"{self.path}: the shape of its tensor {name!r} is {shape}; one that is known before the run was expected")
+            raise Unsupported(f"{self.path}: the shape of its tensor {name!r} is {shape}; a shape known before the run was expected")
         dtype = np.dtype(read_dtype(self._engine, name, self.path))
         size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
         device = self._cuda.allocate(size)
@@ -237,14 +237,14 @@ class Session:
         return _Buffer(host, pinned, device)
 
     def _bind(self, context: "trt.IExecutionContext", set_shapes: bool = True) -> None:
-        """Tell a context where the tensors lie."""
+        """Set the addresses of the tensors in a context."""
         for name, buffer in self._buffers.items():
             shaped = not set_shapes or name in self._names_out or context.set_input_shape(name, tuple(buffer.host.shape))
             if not shaped or not context.set_tensor_address(name, buffer.device):
                 raise failed(f"take the tensor {name!r} of {self.path}", self._log)
 
     def _capture(self) -> int:
-        """The network as a CUDA graph that is ready to launch."""
+        """Capture the network as a CUDA graph, ready to launch."""
         cuda, stream = self._cuda, self._stream
         cuda.begin_capture(stream)
         try:
@@ -265,7 +265,7 @@ class Session:
     def _not_captured(self, error: DeviceError) -> Unsupported:
         return Unsupported(f"{self.path} cannot be captured as a CUDA graph: {error.message}", "open it with cuda_graph=False")
 
-    # --- what a run consists of ---
+    # --- steps of a run ---
 
     def _copy_in(self) -> None:
         for tensor in self.inputs:

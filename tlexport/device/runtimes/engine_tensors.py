@@ -1,4 +1,4 @@
-"""The tensors at an engine's border, what may be fed to it, and whether this TensorRT may open it at all.
+"""Inputs and outputs of an engine, checks of the arrays for its inputs, and the check whether this TensorRT may open it.
 
 Python 3.6 syntax: this file is copied into bundles unchanged.
 """
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-# trt.nptype would do this, but in TensorRT 8 it asks numpy for names that newer numpys lack
+# trt.nptype in TensorRT 8 uses names that newer versions of numpy lack
 _DTYPES = {
     "FLOAT": "float32",
     "HALF": "float16",
@@ -29,12 +29,12 @@ _DTYPES = {
     "INT64": "int64",
     "BOOL": "bool",
 }
-_PLANS_TELL = (8, 6)  # the first TensorRT whose plans say in their header what made them
+_PLANS_TELL = (8, 6)  # the first TensorRT that writes its version into the header of plans
 _REBUILD = "build it again on this device: python3 run.py build"
 
 
 class EngineTensor(NamedTuple):
-    """An input or output of an engine. An input's shapes are those that the engine was built for; an output has one, three times."""
+    """An input or output of an engine. An input has the shapes that the engine was built for; all three shapes of an output are equal."""
 
     name: str
     dtype: str  # numpy's name
@@ -44,7 +44,7 @@ class EngineTensor(NamedTuple):
 
 
 def read_dtype(engine: "trt.ICudaEngine", name: str, path: Path) -> str:
-    """Numpy's name of a tensor's type. Raises Unsupported where it has none."""
+    """Numpy's name of a tensor's type. Raises Unsupported if numpy lacks the type."""
     found = engine.get_tensor_dtype(name).name
     if found not in _DTYPES:
         raise Unsupported(f"{path}: its tensor {name!r} is of the type {found}; known: {', '.join(_DTYPES)}")
@@ -52,21 +52,21 @@ def read_dtype(engine: "trt.ICudaEngine", name: str, path: Path) -> str:
 
 
 def read_input_tensor(engine: "trt.ICudaEngine", name: str, path: Path) -> EngineTensor:
-    """An input with the shapes of the engine's first profile. Raises Unsupported where it is not data on the GPU."""
+    """An input with the shapes of the engine's first profile. Raises Unsupported unless it is data on the GPU."""
     if engine.get_tensor_location(name) != trt.TensorLocation.DEVICE:
-        raise Unsupported(f"{path}: its input {name!r} lies in host memory, as shapes do; an image was expected", _REBUILD)
+        raise Unsupported(f"{path}: its input {name!r} is in host memory, like a shape tensor; an image was expected", _REBUILD)
     least, usual, most = (tuple(shape) for shape in engine.get_tensor_profile_shape(name, 0))
     return EngineTensor(name, read_dtype(engine, name, path), least, usual, most)
 
 
 def read_output_tensor(engine: "trt.ICudaEngine", name: str, shape: "Sequence[int]", path: Path) -> EngineTensor:
-    """An output, of the shape that it has for the inputs' usual shapes."""
+    """An output with its shape for the usual input shapes."""
     axes = tuple(shape)
     return EngineTensor(name, read_dtype(engine, name, path), axes, axes, axes)
 
 
 def check_feeds(inputs: "Sequence[EngineTensor]", feeds: "Mapping[str, npt.NDArray[Any]]", path: Path) -> None:
-    """Raises Unsupported unless there is an array for each input, of its dtype and of a shape that the engine was built for."""
+    """Raise Unsupported unless there is an array for each input whose dtype and shape fit the engine."""
     if set(feeds) != {tensor.name for tensor in inputs}:
         expected = ", ".join(tensor.name for tensor in inputs)
         raise Unsupported(f"{path} takes the inputs {expected}; found {', '.join(feeds) or 'none'}")
@@ -78,22 +78,22 @@ def check_feeds(inputs: "Sequence[EngineTensor]", feeds: "Mapping[str, npt.NDArr
             shapes = str(tensor.most) if tensor.least == tensor.most else f"{tensor.least} to {tensor.most}"
             raise Unsupported(
                 f"{path} was built for {tensor.dtype} {shapes} as its input {tensor.name!r}; found {array.dtype} {array.shape}",
-                "give it as many images at a time as it was built for, or build an engine for another number",
+                "use the batch that it was built for, or build an engine for another batch",
             )
 
 
 def refuse_other_version(path: Path) -> None:
-    """Before TensorRT sees the file: it must be an engine, and name the version that is here.
+    """Check a file before TensorRT opens it: it must be an engine for this TensorRT version.
 
     Raises:
         InvalidFile: not an engine.
         Unsupported: made by another version.
     """
     here = tensorrt_version()
-    if here[:2] < _PLANS_TELL:  # its own plans do not tell; it looks at them itself
+    if here[:2] < _PLANS_TELL:  # its plans do not state the version; TensorRT checks them itself
         if not path.is_file():
             raise InvalidFile(f"{path} does not exist; an engine was expected", _REBUILD)
         return
     found = read_plan_version(path)
-    if any(a != b for a, b in zip(found, here)):  # as far as the bindings know theirs: the fourth number is not in all of them
+    if any(a != b for a, b in zip(found, here)):  # compare the numbers that the bindings report: not all of them report the fourth
         raise Unsupported(f"{path} was built for TensorRT {version_text(found)}, and this device has {version_text(here)}", _REBUILD)

@@ -4,16 +4,16 @@ from typing import NamedTuple
 
 
 class RunTimes(NamedTuple):
-    """One run as the GPU's own clock saw it, in milliseconds between CUDA events."""
+    """One run, timed on the GPU: milliseconds between CUDA events."""
 
-    total_ms: float  # of what is counted
+    total_ms: float  # total of the counted steps
     compute_ms: float
-    to_device_ms: float  # 0 where copies are not counted
+    to_device_ms: float  # 0 if copies are not counted
     to_host_ms: float
 
 
 class EngineLayerTime(NamedTuple):
-    """How long one layer takes, in milliseconds."""
+    """Time of one layer, milliseconds."""
 
     name: str
     ms: float

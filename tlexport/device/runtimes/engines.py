@@ -1,6 +1,6 @@
-"""The engine of a model: built on this device where none lies here that may be loaded, and opened.
+"""Opens the engine of a model; builds it on this device if no compatible one exists.
 
-By TensorRT's Python bindings (:mod:`.runtimes.engine`) or by the program trtexec (:mod:`.runtimes.trtexec`).
+Uses TensorRT's Python bindings (:mod:`.engine`) or the program trtexec (:mod:`.trtexec`).
 """
 
 import time
@@ -18,25 +18,25 @@ if TYPE_CHECKING:
 
 
 class Built(NamedTuple):
-    """An engine that may be loaded."""
+    """A compatible engine."""
 
     path: Path
-    built: bool  # just now, not found
-    reason: str  # why it was built, or why it was not
+    built: bool  # built now, rather than found
+    reason: str  # why it was built or reused
     seconds: float
 
 
 def ready(bundle: "Bundle", model: "Dict[str, Any]", choice: "Choice", report: "Callable[[str], None]") -> Built:
-    """The engine of a model, for this TensorRT, GPU and driver; built if need be, which takes minutes.
+    """The engine of a model for this TensorRT, GPU and driver. If necessary it is built, which takes minutes.
 
     Args:
         bundle: the bundle; the engine is kept outside it: :func:`tlexport.device.runtimes.engine_cache.place`.
         model: the model's record in the manifest.
         choice: runtime "tensorrt" or "trtexec", and a device.
-        report: told in words what happens.
+        report: receives progress messages.
 
     Raises:
-        Unsupported: the bundle has no recipe for an engine; too little free memory; TensorRT cannot build it.
+        Unsupported: the bundle has no recipe for an engine, too little memory is free, or TensorRT cannot build it.
         MissingDependency: no TensorRT.
         DeviceError: the build failed.
     """
@@ -55,7 +55,7 @@ def ready(bundle: "Bundle", model: "Dict[str, Any]", choice: "Choice", report: "
     from ..board import state as board_state
 
     board_state.preflight(board_state.needed_for_build(recipe["workspace_mb"] << 20, model["artifact"]["size_bytes"]))
-    report(f"building {engine.name}, since {reason}; this takes minutes, once")
+    report(f"building {engine.name}: {reason}; this takes minutes, once")
     begin = time.time()
     if choice.runtime == "tensorrt":
         from . import engine as bindings
@@ -70,18 +70,18 @@ def ready(bundle: "Bundle", model: "Dict[str, Any]", choice: "Choice", report: "
 
 
 def recipe_of(bundle: "Bundle", model: "Dict[str, Any]") -> "Dict[str, Any]":
-    """How the engine of a model is built. Raises Unsupported where the bundle does not say it."""
+    """The recipe for building the engine of a model. Raises Unsupported if the bundle has none."""
     recipe = model.get("engine")
     if not recipe:
         raise Unsupported(
             f"the bundle is for {bundle.data['target']} and holds no recipe for an engine of TensorRT",
-            "export one that does: tlx export --target jetson-orin-nano; or ask for --runtime onnxruntime",
+            "export one with a recipe: tlx export --target jetson-orin-nano; or use --runtime onnxruntime",
         )
     return dict(recipe)
 
 
 def describe_gpu_of(choice: "Choice") -> "Dict[str, str]":
-    """What an engine that is built here belongs to: ``tensorrt``, ``gpu``, ``compute_capability``, ``driver``.
+    """Properties of this device that an engine depends on: ``tensorrt``, ``gpu``, ``compute_capability``, ``driver``.
 
     Raises:
         MissingDependency: no TensorRT, or no CUDA.
@@ -105,7 +105,7 @@ def describe_gpu_of(choice: "Choice") -> "Dict[str, str]":
 
 
 def open_engine(bundle: "Bundle", model: "Dict[str, Any]", choice: "Choice", report: "Callable[[str], None]") -> "Any":
-    """A session of a model's engine, which is built first if need be. Raises as :func:`ready` does."""
+    """Open a model's engine, which is built first if necessary. Raises as :func:`ready`."""
     path = ready(bundle, model, choice, report).path
     if choice.runtime == "tensorrt":
         from . import engine

@@ -1,7 +1,7 @@
-"""FP16 is quantized in FP32 where ONNX Runtime's CPU kernel truncates instead of rounding.
+"""Quantizes FP16 tensors in FP32 for versions of ONNX Runtime whose CPU kernel truncates instead of rounding.
 
-Versions before 1.30 do (microsoft/onnxruntime#32452); graphs for TensorRT from opset 19 on have FP16 scales. The model is rewritten in
-memory, without the onnx package. Field numbers: onnx.proto. Python 3.6 syntax: this file is copied into bundles unchanged.
+These are the versions before 1.30 (microsoft/onnxruntime#32452). Graphs for TensorRT have FP16 scales from opset 19 on. The model is
+rewritten in memory, without the onnx package. Field numbers: onnx.proto. Python 3.6 syntax: this file is copied into bundles unchanged.
 """
 
 import struct
@@ -28,28 +28,28 @@ _TO_FLOAT, _TO_INT8 = b"\x0a\x02to\x18\x01\xa0\x01\x02", b"\x0a\x02to\x18\x03\xa
 def rounding(path: "str | Path") -> "str | bytes":
     """The path, or the bytes of the same model in which each FP16 QuantizeLinear is written as Concat, Cast, Div, Round, Clip and Cast.
 
-    The Concat of one tensor keeps ONNX Runtime from dropping the cast with the one to FP16 before it: values stay rounded to FP16.
-    A QuantizeLinear with an FP32 scale, behind a Cast, would do, but versions 1.19 and 1.20 cannot open that.
+    The Concat of one tensor prevents ONNX Runtime from removing the cast together with the preceding cast to FP16, so values stay
+    rounded to FP16. A QuantizeLinear with an FP32 scale after a Cast would be simpler, but versions 1.19 and 1.20 cannot open it.
     """
     try:
         model = memoryview(Path(path).read_bytes())
         parts = [(number, whole, _graph(content) if number == _GRAPH else b"") for number, whole, content in fields(model)]
     except (OSError, ValueError, IndexError):
-        return str(path)  # ONNX Runtime names what is wrong with it
+        return str(path)  # ONNX Runtime reports the error
     if not any(graph for _, _, graph in parts):
         return str(path)
     return b"".join(_field(_GRAPH, graph) if graph else bytes(whole) for _, whole, graph in parts)
 
 
 def _graph(message: memoryview) -> bytes:
-    """A graph, rewritten; empty where nothing in it quantizes FP16."""
+    """A rewritten graph; empty if it does not quantize FP16."""
     halves = {}  # type: dict[bytes, float]
     zeros = set()  # type: set[bytes]
     for number, _, content in fields(message):
         if number == _INITIALIZER:
             tensor = {field: value for field, _, value in fields(content)}
             name, kind, raw = bytes(tensor.get(_TENSOR_NAME, b"")), tensor.get(_TYPE), bytes(tensor.get(_RAW, b""))
-            if kind == _FLOAT16 and len(raw) == 2:  # one number: an activation has one scale
+            if kind == _FLOAT16 and len(raw) == 2:  # a scalar: an activation has one scale
                 halves[name] = struct.unpack("<e", raw)[0]
             elif kind == _INT8 and not any(raw) and not any(bytes(tensor.get(_INT32S, b""))):
                 zeros.add(name)

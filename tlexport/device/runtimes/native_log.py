@@ -1,4 +1,4 @@
-"""What C++ libraries write to standard error, held back: they log there why something did not work, and much else."""
+"""Captures what C++ libraries write to standard error, because some report reasons of failures only there."""
 
 import os
 import re
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def native_log() -> "Iterator[List[str]]":
-    """Hold back what C++ code writes to file descriptor 2; the list has the lines once the block is left."""
+    """Capture what C++ code writes to file descriptor 2. The list contains the lines after the block."""
     lines = []  # type: List[str]
     try:
         original = os.dup(2)
@@ -33,7 +33,7 @@ def native_log() -> "Iterator[List[str]]":
 
 
 def pass_on(lines: "List[str]") -> None:
-    """Print held-back lines, but for ONNX Runtime's own below the level of an error."""
+    """Print captured lines, except ONNX Runtime's own below the level of an error."""
     for line in lines:
         if not re.search(r"\[[VIW]:onnxruntime", line):
             sys.stderr.write(line + "\n")
@@ -52,7 +52,7 @@ def plain(text: str) -> str:
 
 
 def _without_signature(text: str) -> str:
-    """What follows a C++ function: its words, up to the first that ends its parameters, then a qualifier and template arguments."""
+    """The text after a C++ function signature: drops words up to the end of its parameters, then a qualifier and template arguments."""
     word, depth = "", 0
     words = []  # type: List[str]
     for place, character in enumerate(text):

@@ -1,7 +1,7 @@
-"""Names and operators of the nodes of an ONNX file, read without the onnx package, which a board seldom has.
+"""Reads names and operators of the nodes of an ONNX file without the onnx package, which few boards have.
 
-TensorRT before 10 gives the number of the node that it refuses, and nothing else. Field numbers: onnx.proto. Python 3.6 syntax: it
-is copied into bundles as it is.
+TensorRT before 10 reports only the number of the node that it refuses. Field numbers: onnx.proto. Python 3.6 syntax: this file is
+copied into bundles unchanged.
 """
 
 from pathlib import Path
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 _GRAPH, _NODE = 7, 1  # in ModelProto, in GraphProto
 _NAME, _OPERATOR = 3, 4  # in NodeProto
-_LENGTHS = {1: 8, 5: 4}  # bytes of the wire types that have a fixed length
+_LENGTHS = {1: 8, 5: 4}  # bytes of the wire types with a fixed length
 
 
 class Node(NamedTuple):
@@ -24,7 +24,7 @@ class Node(NamedTuple):
 
 
 def read_nodes(path: "str | Path") -> "list[Node]":
-    """The nodes of the main graph, in the file's order; empty where the file is not an ONNX file."""
+    """The nodes of the main graph, in the file's order; empty if the file is not an ONNX file."""
     try:
         model = memoryview(Path(path).read_bytes())
         return [_node(part) for graph in _parts(model, _GRAPH) for part in _parts(graph, _NODE)]
@@ -43,10 +43,10 @@ def _parts(message: memoryview, wanted: int) -> "Iterator[memoryview]":
 
 
 def fields(message: memoryview) -> "Iterator[tuple[int, memoryview, Any]]":
-    """Each field of a protobuf message: its number, all of its bytes, and its content, a number where it is a varint.
+    """Each field of a protobuf message: its number, its bytes, and its content (a number for a varint).
 
     Raises:
-        ValueError, IndexError: the message is not whole.
+        ValueError, IndexError: the message is incomplete.
     """
     at = 0
     while at < len(message):
@@ -68,7 +68,7 @@ def fields(message: memoryview) -> "Iterator[tuple[int, memoryview, Any]]":
 
 
 def _varint(message: memoryview, at: int) -> "tuple[int, int]":
-    """A number of variable length, and where it ends."""
+    """A number of variable length, and the index of its end."""
     value = shift = 0
     while True:
         byte = message[at]

@@ -1,6 +1,6 @@
-"""ONNX Runtime, 1.10 (the last for Python 3.6) or newer: opens a model on the provider that was asked for, or says why not.
+"""Opens a model on the requested provider of ONNX Runtime 1.10 (the last for Python 3.6) or newer, or reports why it cannot.
 
-ONNX Runtime itself goes on with the CPU when a GPU provider cannot be loaded. Here that is an error.
+ONNX Runtime itself falls back to the CPU if a GPU provider cannot be loaded. Here that is an error.
 """
 
 import contextlib
@@ -25,17 +25,17 @@ if TYPE_CHECKING:
     Array = npt.NDArray[Any]
 
 OLDEST = (1, 10)
-_TELLS_FALLBACK = (1, 16)  # first version that refuses a session of which a part would run on the CPU, when told to
+_TELLS_FALLBACK = (1, 16)  # first version with the option to refuse a session that would partly run on the CPU
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 _SETTINGS = {
     "cpu": {},
     "cuda": {"use_tf32": "0"},  # so that FP32 means FP32; unknown to versions before 1.18
-    "tensorrt": {"trt_fp16_enable": "1", "trt_int8_enable": "1"},  # allowed; which layers use them, the graph's types and Q/DQ say
+    "tensorrt": {"trt_fp16_enable": "1", "trt_int8_enable": "1"},  # allowed; the graph's types and Q/DQ pairs define which layers use them
 }  # type: Dict[str, Dict[str, str]]
 _TF32_OPTION = (1, 18)
-_LOG_FATAL = 4  # what goes wrong in a session is raised; its log would only repeat it
+_LOG_FATAL = 4  # errors are raised, so the log would only repeat them
 _DTYPES = {"tensor(float)": "float32", "tensor(double)": "float64"}
-_RAISED = (  # by its C++ side; the classes share no base but Exception, and not every version has all
+_RAISED = (  # errors of the C++ library; their only common base is Exception, and some versions lack some of them
     "Fail",
     "InvalidArgument",
     "InvalidGraph",
@@ -50,8 +50,8 @@ _RAISED = (  # by its C++ side; the classes share no base but Exception, and not
 
 
 def load() -> "Any":
-    """The module onnxruntime. Raises MissingDependency where it is not here, does not load, or is older than 1.10."""
-    with native_log() as log:  # the GPU build looks for graphics cards while it is imported, and warns of each odd one
+    """The module onnxruntime. Raises MissingDependency if it is missing, does not load, or is older than 1.10."""
+    with native_log() as log:  # the GPU build searches for graphics cards during the import, and warns about unknown ones
         try:
             import onnxruntime
         except (ImportError, OSError) as error:
@@ -63,7 +63,7 @@ def load() -> "Any":
     if onnxruntime_version(onnxruntime) < OLDEST:
         oldest = ".".join(str(part) for part in OLDEST)
         raise MissingDependency(
-            f"onnxruntime {onnxruntime.__version__} is here; {oldest} is the oldest that works",
+            f"onnxruntime {onnxruntime.__version__} is installed; {oldest} is the oldest supported version",
             install_hint(installed=onnxruntime.__version__),
         )
     onnxruntime.set_default_logger_severity(3)  # errors
@@ -76,7 +76,7 @@ def onnxruntime_version(onnxruntime: "Any") -> "Tuple[int, ...]":
 
 
 def split_device(device: str) -> "Tuple[str, int]":
-    """``cuda:1`` into ``("cuda", 1)``. Raises InvalidFile for what is no device of ONNX Runtime."""
+    """``cuda:1`` into ``("cuda", 1)``. Raises InvalidFile if it is not a device of ONNX Runtime."""
     match = re.match(r"^(cpu|cuda|tensorrt)(?::([0-9]+))?$", device)
     if match is None or (match.group(1) == "cpu" and match.group(2)):
         raise InvalidFile(f"{device!r} is not a device of ONNX Runtime", "devices: cpu, cuda, cuda:N, tensorrt, tensorrt:N")
@@ -91,14 +91,14 @@ def open_session(
     Args:
         path: the file.
         device: "cpu", "cuda[:N]" or "tensorrt[:N]" (ONNX Runtime's TensorRT provider).
-        threads: CPU threads; None: as many as ONNX Runtime takes, one for each physical core.
+        threads: CPU threads; None: ONNX Runtime's default, one for each physical core.
         batch: fixes the batch, so that the runtime can plan for it; None: any.
-        simulate: compute Q/DQ pairs as they are written, in float: for INT8 graphs that are made for TensorRT.
+        simulate: compute Q/DQ pairs in float, without fusion: for INT8 graphs made for TensorRT.
 
     Raises:
-        MissingDependency: no onnxruntime, or one that is too old.
-        Unsupported: the device is not available here, or the model asks for more than this version knows.
-        InvalidFile: not an ONNX file, broken, or with its weights in other files.
+        MissingDependency: onnxruntime is missing or too old.
+        Unsupported: the device is unavailable, or the model requires a newer version.
+        InvalidFile: not an ONNX file, damaged, or with its weights in other files.
     """
     kind, index = split_device(device)
     provider = _PROVIDERS[kind]
@@ -117,13 +117,13 @@ def open_session(
         options.intra_op_num_threads = threads
     if batch is not None:
         options.add_free_dimension_override_by_name("batch", batch)
-    if simulate or content.weight_only:  # these it would dequantize at every run
+    if simulate or content.weight_only:  # otherwise the weights are dequantized in every run
         options.add_session_config_entry("session.disable_quant_qdq", "1")
     notes = []
     if kind != "cpu":
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         if onnxruntime_version(ort) < _TELLS_FALLBACK:
-            notes.append(f"onnxruntime {ort.__version__} does not tell whether single nodes run on the CPU; 1.16 and newer do")
+            notes.append(f"onnxruntime {ort.__version__} does not report whether some nodes run on the CPU; 1.16 and newer do")
     settings = dict(_SETTINGS[kind], device_id=str(index)) if kind != "cpu" else {}
     if onnxruntime_version(ort) < _TF32_OPTION:
         settings.pop("use_tf32", None)
@@ -133,12 +133,12 @@ def open_session(
 
 
 def _create(ort: "Any", path: str, model: "str | bytes", options: "Any", provider: str, settings: "Dict[str, str]", device: str) -> "Any":
-    """A session on the provider, and on no other."""
+    """A session on one provider, without fallback."""
     reason = ""
     with native_log() as log:
         try:
             if device != "cpu" and hasattr(ort, "preload_dlls"):
-                with contextlib.redirect_stdout(io.StringIO()):  # it prints what it cannot load; the log says it again, if it matters
+                with contextlib.redirect_stdout(io.StringIO()):  # the log repeats the printed messages that matter
                     ort.preload_dlls()  # CUDA's libraries from NVIDIA's Python packages
             session = ort.InferenceSession(model, options, providers=[provider], provider_options=[settings], enable_fallback=0)
             found = session.get_providers()[0]
@@ -165,27 +165,27 @@ def _raised() -> "Tuple[Type[Exception], ...]":
 
 
 class _Content:
-    """What matters of an ONNX file's bytes."""
+    """Facts found in the bytes of an ONNX file."""
 
     def __init__(self, weight_only: bool) -> None:
         self.weight_only = weight_only
 
 
 def _look_into(path: Path) -> _Content:
-    """Look into a file without a reader of ONNX. Raises InvalidFile for none, an empty one, and weights in other files."""
+    """Inspect a file without parsing ONNX. Raises InvalidFile if it is missing, empty, or has weights in other files."""
     if not path.is_file():
         raise InvalidFile(f"{path} {'is not a file' if path.exists() else 'does not exist'}; an ONNX file was expected")
     try:
         with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            # as onnx.proto writes them: a reference to another file has the key "location"; a node's operator is field 4
+            # encoding of onnx.proto: a reference to another file has the key "location"; a node's operator is field 4
             external = content.find(b"\x0a\x08location\x12") >= 0
             weight_only = content.find(b'"\x10DequantizeLinear') >= 0 and content.find(b'"\x0eQuantizeLinear') < 0
     except ValueError:
         raise InvalidFile(f"{path} is empty; an ONNX file was expected", "copy the bundle again") from None
     except OSError as error:
         raise InvalidFile(f"{path} cannot be read: {error.strerror or error}") from None
-    if external:  # those names would be followed wherever they lead, and the file's hash would say nothing of the weights
-        raise InvalidFile(f"{path} keeps its weights in other files (ONNX external data); one file that holds everything was expected")
+    if external:  # ONNX Runtime would open those files at any path, and the file's hash would not cover the weights
+        raise InvalidFile(f"{path} keeps its weights in other files (ONNX external data); a single file was expected")
     return _Content(weight_only)
 
 
@@ -227,6 +227,6 @@ class OnnxSession:
 
 
 def _tensor(item: "Any") -> "Dict[str, Any]":
-    """Name, dtype and shape of an input or output, as the manifest has them."""
+    """Name, dtype and shape of an input or output, in the manifest's form."""
     dtype = _DTYPES.get(item.type) or item.type[len("tensor(") : -1]
     return {"name": item.name, "dtype": dtype, "shape": list(item.shape)}

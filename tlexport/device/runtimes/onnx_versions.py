@@ -1,4 +1,4 @@
-"""Which ONNX Runtime there is for which Python, so that a hint never names one that cannot be installed. Python 3.6 syntax.
+"""The newest ONNX Runtime for each Python, so that hints name only installable versions. Python 3.6 syntax.
 
 Sources: the wheels for x86-64 Linux on the Python Package Index, and ONNX Runtime's table of versions and opsets (docs/Versioning.md).
 """
@@ -14,11 +14,11 @@ NEWEST = (((3, 6), "1.10.0", 15), ((3, 7), "1.14.1", 18), ((3, 8), "1.19.2", 21)
 
 
 def install_hint(python: "Sequence[int]" = sys.version_info[:2], installed: str = "") -> str:
-    """What to type for an ONNX Runtime that is as new as this Python can have.
+    """The command that installs the newest ONNX Runtime for this Python.
 
     Args:
         python: version of Python.
-        installed: version of ONNX Runtime that is here and too old; empty: none is here.
+        installed: the installed version of ONNX Runtime, which is too old; empty: none.
     """
     known = [(newest, opset) for version, newest, opset in NEWEST if version == tuple(python[:2])]
     if not known:

@@ -1,6 +1,6 @@
-"""TensorRT's own words: a logger that keeps the last lines, and what becomes of its exceptions and of its None.
+"""TensorRT's messages: a logger that keeps the last lines, and the conversion of its exceptions and None results to errors.
 
-Python 3.6 syntax: this file is copied into bundles unchanged. Imports TensorRT at the top; :mod:`engine` imports it when it is needed.
+Python 3.6 syntax: this file is copied into bundles unchanged. Imports TensorRT at the top; :mod:`engine` imports it on demand.
 """
 
 import collections
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 _Made = TypeVar("_Made")
-KEPT = 12  # lines; one failure seldom logs more
+KEPT = 12  # lines; a failure rarely logs more
 _SHOWN = ("INTERNAL_ERROR", "ERROR", "WARNING")
 
 
@@ -25,7 +25,7 @@ class TensorrtLog(trt.ILogger):
     """Keeps the last warnings and errors, for the text of an error; prints nothing."""
 
     def __init__(self) -> None:
-        trt.ILogger.__init__(self)  # pybind11 refuses an object whose own constructor was not called
+        trt.ILogger.__init__(self)  # pybind11 refuses an object whose base constructor was not called
         self._lines: "collections.deque[str]" = collections.deque(maxlen=KEPT)
 
     def log(self, severity: "Any", msg: str) -> None:
@@ -34,33 +34,33 @@ class TensorrtLog(trt.ILogger):
             self._lines.append(f"{severity.name.lower().replace('_', ' ')}: {msg.strip()}")
 
     def tail(self) -> str:
-        """The last lines, ready to stand behind a message; empty when nothing was logged."""
+        """The last lines, to append to a message; empty if nothing was logged."""
         return "".join(f"\n  {line}" for line in self._lines)
 
 
 def tensorrt_version() -> "tuple[int, ...]":
-    """TensorRT's version: (10, 3, 0), or with a fourth number where the bindings know it."""
+    """TensorRT's version: (10, 3, 0), or with a fourth number if the bindings report it."""
     return parse_version(trt.__version__)
 
 
 @contextlib.contextmanager
 def explained(action: str, log: TensorrtLog) -> "Iterator[None]":
-    """Turn what TensorRT's bindings raise into a DeviceError with the log's last lines."""
+    """Convert exceptions of TensorRT's bindings to a DeviceError with the log's last lines."""
     try:
         yield
     except DeviceError:
         raise
-    except (RuntimeError, TypeError, ValueError, MemoryError, BufferError) as error:  # pybind11's: a null pointer is a TypeError
+    except (RuntimeError, TypeError, ValueError, MemoryError, BufferError) as error:  # pybind11 converts a null pointer to a TypeError
         raise failed(action, log, str(error)) from None
 
 
-def failed(action: str, log: TensorrtLog, why: str = "it gave nothing") -> DeviceError:
-    """The error of something that TensorRT could not do."""
+def failed(action: str, log: TensorrtLog, why: str = "it returned nothing") -> DeviceError:
+    """The error for a failed action of TensorRT."""
     return DeviceError(f"TensorRT {trt.__version__} cannot {action}: {why}{log.tail()}")
 
 
 def made(result: "_Made | None", action: str, log: TensorrtLog) -> _Made:
-    """What TensorRT made. It answers None where it failed, and has logged why."""
+    """The result of a TensorRT call. None means that it failed; the reason is in its log."""
     if result is None:
         raise failed(action, log)
     return result

@@ -1,7 +1,7 @@
-"""TensorRT through its own program trtexec: the way of boards whose Python has no TensorRT, JetPack 4 above all.
+"""Runs TensorRT through its program trtexec, for boards without TensorRT's Python bindings, such as those with JetPack 4.
 
-Python 3.6 syntax: this file is copied into bundles unchanged. The command lines are in trtexec_command.py; what comes back is read in
-trtexec_log.py and trtexec_json.py.
+Python 3.6 syntax: this file is copied into bundles unchanged. trtexec_command.py has the command lines; trtexec_log.py and
+trtexec_json.py parse the output.
 """
 
 import tempfile
@@ -29,8 +29,8 @@ class Bench(NamedTuple):
 
     log: TrtexecLog
     latencies_ns: Tuple[int, ...]  # one per run, in order
-    layers: Tuple[ProfiledLayer, ...]  # empty unless asked for
-    mode: str  # what was measured, in words
+    layers: Tuple[ProfiledLayer, ...]  # empty unless requested
+    mode: str  # mode of the measurement, for the user
     peak_memory_bytes: Optional[int]
 
 
@@ -66,7 +66,7 @@ def build(
         log = require(ended.text, BUILT, ended.status)
         if not beside.is_file() or beside.stat().st_size == 0:
             raise DeviceError(
-                "trtexec says that it built {}, and wrote nothing".format(engine), "is there room left? df {}".format(engine.parent)
+                "trtexec reported success for {}, but wrote nothing".format(engine), "check the free space: df {}".format(engine.parent)
             )
         beside.replace(engine)
     finally:
@@ -139,7 +139,7 @@ def _written(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError as error:
-        raise DeviceError("trtexec says that it passed, and wrote no {}: {}".format(path.name, error.strerror or error)) from None
+        raise DeviceError("trtexec reported success, but wrote no {}: {}".format(path.name, error.strerror or error)) from None
 
 
 class TrtexecSession:
@@ -154,7 +154,7 @@ class TrtexecSession:
         """Probabilities of each image.
 
         Args:
-            pixels: (image, height, width, channel), uint8 or float32, 0..255: of the model's input dtype.
+            pixels: (image, height, width, channel), uint8 or float32 (the model's input dtype), 0..255.
 
         Returns:
             float32 (image, class).
@@ -167,7 +167,7 @@ class TrtexecSession:
 
         expected = tuple(self._recipe["shape"][1:])
         if pixels.ndim != 4 or pixels.shape[1:] != expected or not len(pixels):
-            raise InvalidFile("the engine takes images of {}, and {} came".format(expected, pixels.shape))
+            raise InvalidFile("the engine takes images of {}; found {}".format(expected, pixels.shape))
         return np.concatenate([self._one(image) for image in pixels])
 
     def _one(self, image: "npt.NDArray[Any]") -> "npt.NDArray[np.float32]":
@@ -199,7 +199,7 @@ def open_trtexec(engine: "Union[str, Path]", recipe: "Mapping[str, Any]", device
 
     Args:
         engine: the file.
-        recipe: as for the build; of one image at a time.
+        recipe: as for the build, for one image at a time.
         device: number of the GPU.
 
     Raises:
@@ -211,6 +211,6 @@ def open_trtexec(engine: "Union[str, Path]", recipe: "Mapping[str, Any]", device
     if not path.is_file():
         raise InvalidFile("{} does not exist".format(path), "python3 run.py build")
     if recipe["shape"][0] != 1:
-        raise Unsupported("the engine takes {} images at a time, and trtexec is given one".format(recipe["shape"][0]))
+        raise Unsupported("the engine takes {} images at a time; trtexec runs one at a time here".format(recipe["shape"][0]))
     program = find_trtexec()
     return TrtexecSession(program, ask_version(program), path, recipe, device)

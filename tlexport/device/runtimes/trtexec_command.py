@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 MEMORY_POOLS = (8, 4)  # the first with --memPoolSize; --workspace is gone from 10 on
 SKIPS_INFERENCE = (8, 6)  # the first with --skipInference; --buildOnly is gone from 10 on
 FRACTIONS = (8, 5)  # the first that takes a fraction of a second for --duration
-TURNED = (11,)  # CUDA graph, spin wait, no copies and a profile run of its own are the default
+TURNED = (11,)  # CUDA graph, spin wait, no copies and a separate profile run are the default
 
 
 class TimingOptions(NamedTuple):
@@ -60,7 +60,7 @@ def build_command(
     command.append(pool.format(workspace))
     command += ["--" + flag for flag in precision_flags(version, str(recipe.get("precision")), _whole(recipe, "opset"))]
     if recipe.get("precision") == "fp32":
-        command.append("--noTF32")  # on by default: it rounds what is multiplied to 10 bits
+        command.append("--noTF32")  # on by default: it rounds factors to 10 bits
     if timing_cache is not None:
         command.append("--timingCacheFile={}".format(timing_cache))
     command.append("--skipInference" if version >= SKIPS_INFERENCE else "--buildOnly")
@@ -116,10 +116,10 @@ def predict_command(version: Tuple[int, ...], engine: "Name", recipe: "Recipe", 
         outputs: the file for the outputs, JSON.
 
     Raises:
-        InvalidFile: the recipe lacks a key, or holds something else under it, or ``pixels`` is no such name.
+        InvalidFile: a key of the recipe is missing or invalid, or ``pixels`` contains a comma or colon.
     """
     if "," in pixels or ":" in pixels:
-        raise InvalidFile("trtexec cannot read inputs from {!r}: a name without comma and colon was expected".format(pixels))
+        raise InvalidFile("trtexec cannot read inputs from {!r}; expected a name without comma and colon".format(pixels))
     command = ["--loadEngine={}".format(engine), "--shapes={}".format(shape_text(recipe))]
     command += ["--loadInputs={}:{}".format(recipe["input"], pixels), "--exportOutput={}".format(outputs)]
     command += ["--iterations=1", "--duration=0", "--warmUp=0"]
@@ -134,7 +134,7 @@ def device_option(device: int) -> Tuple[str, ...]:
 
 
 def shape_text(recipe: "Recipe") -> str:
-    """``"image:1x224x224x3"``. Raises InvalidFile where the recipe has no such name and shape."""
+    """``"image:1x224x224x3"``. Raises InvalidFile if the recipe's name or shape is missing or invalid."""
     name, shape = recipe.get("input"), recipe.get("shape")
     if not isinstance(name, str) or not name or any(mark in name for mark in ",:'"):
         raise _odd(recipe, "input", "a tensor's name without comma, colon and quote")

@@ -1,8 +1,8 @@
 """Parse the log of trtexec. Python 3.6 syntax: this file is copied into bundles unchanged.
 
-The words are those of NVIDIA/TensorRT's samples (samples/common: sampleReporting.cpp, sampleOptions.cpp, sampleDevice.cpp, logging.h;
-samples/trtexec/trtexec.cpp), read at the tags 8.2.1, 8.4.1, 8.5.2, v8.6.1, v10.3.0, v10.16 and v11.1. The lines that are read here are
-the same in all of them but where it is said. A figure that a run does not print is None.
+The format is that of NVIDIA/TensorRT's samples (samples/common: sampleReporting.cpp, sampleOptions.cpp, sampleDevice.cpp, logging.h;
+samples/trtexec/trtexec.cpp), read at the tags 8.2.1, 8.4.1, 8.5.2, v8.6.1, v10.3.0, v10.16 and v11.1. Except where noted, the parsed
+lines are equal in all of them. A figure that a run does not print is None.
 """
 
 import re
@@ -13,10 +13,10 @@ from ..errors import DeviceError
 if TYPE_CHECKING:
     from typing import List, Sequence
 
-LAST_LINES = 15  # of a log, in an error
+LAST_LINES = 15  # lines of a log in an error
 MEBIBYTE = 1 << 20  # trtexec's "MiB"
 
-# what a log must hold after a build, and after a measurement
+# required values after a build, and after a measurement
 BUILT = ("tensorrt", "device", "compute_capability", "build_seconds")
 MEASURED = ("tensorrt", "device", "compute_capability", "load_seconds", "throughput_qps", "latency", "gpu_compute", "queries")
 
@@ -40,13 +40,13 @@ class Statistics(NamedTuple):
 class TrtexecLog(NamedTuple):
     """The values in a log. Seconds are wall time; the latencies are those of one query, which is one batch."""
 
-    verdict: str  # "PASSED", "FAILED", "WAIVED"; "" where the log ends without one
+    verdict: str  # "PASSED", "FAILED", "WAIVED"; "" if the log ends without one
     tensorrt: Optional[str]  # "10.3.0", from 10.14 on with the build number: "10.16.2.10"
     device: Optional[str]  # name of the GPU
     compute_capability: Optional[str]  # "8.7"
     build_seconds: Optional[float]
     engine_bytes: Optional[int]  # to six digits; from 10 on
-    load_seconds: Optional[float]  # reading the engine and making it ready
+    load_seconds: Optional[float]  # reading and preparing the engine
     throughput_qps: Optional[float]  # queries, not images
     latency: Optional[Statistics]  # H2D, compute and D2H together
     enqueue: Optional[Statistics]
@@ -55,10 +55,10 @@ class TrtexecLog(NamedTuple):
     d2h: Optional[Statistics]
     warmup_queries: Optional[int]
     queries: Optional[int]
-    cuda_graph: Optional[bool]  # whether one was really used
+    cuda_graph: Optional[bool]  # whether a CUDA graph was used
     spin_wait: Optional[bool]
-    data_transfers: Optional[bool]  # whether H2D and D2H are in the latency
-    warnings: Tuple[str, ...]  # on the figures: bound by enqueueing, unstable, ...
+    data_transfers: Optional[bool]  # whether the latency includes H2D and D2H
+    warnings: Tuple[str, ...]  # trtexec's warnings about the figures: bound by enqueueing, unstable, ...
     errors: Tuple[str, ...]  # lines of severity E and F
 
 
@@ -98,16 +98,16 @@ def require(text: str, names: "Sequence[str]", status: int = 0) -> TrtexecLog:
 
     Args:
         text: the log.
-        names: fields of :class:`TrtexecLog` that must be there, such as :data:`BUILT` or :data:`MEASURED`.
+        names: required fields of :class:`TrtexecLog`, such as :data:`BUILT` or :data:`MEASURED`.
         status: exit status of trtexec.
 
     Raises:
-        DeviceError: trtexec failed, or its log is cut short, or lacks a figure: with what is missing and the log's last lines.
+        DeviceError: trtexec failed, or its log is truncated or lacks a figure; the message lists these and the last lines.
     """
     log = read_log(text)
     if log.verdict == "FAILED" or status != 0:
         ended = "with exit status {}".format(status) if status >= 0 else "by signal {}".format(-status)
-        reason = ": " + log.errors[0] if log.errors else " (it ended {}, and tells no reason)".format(ended)
+        reason = ": " + log.errors[0] if log.errors else " (it ended {} without a reason)".format(ended)
         raise DeviceError("trtexec failed" + reason + _tail(text), _remedy(text, status))
     if not log.verdict:
         raise DeviceError("the log of trtexec is cut short: its last line, &&&& PASSED, is missing" + _tail(text))
@@ -119,10 +119,10 @@ def require(text: str, names: "Sequence[str]", status: int = 0) -> TrtexecLog:
 
 
 def percentile(samples: "Sequence[float]", percent: float) -> float:
-    """The percentile as trtexec takes it: of the sorted samples the one before the largest ``(1 - percent / 100) * n``, at least the first.
+    """The percentile by trtexec's rule: the sorted sample before the largest ``(1 - percent / 100) * n``, at least the first.
 
-    It is always a real sample: that of the nearest rank, or the next larger one. trtexec reckons in single precision, where the product
-    can fall just short of a whole number, and so does this: 99 % of 100 samples is the largest. (findPercentile in sampleReporting.cpp.)
+    It is always a real sample, of the nearest rank or the next larger one. Like trtexec, it computes in single precision, where the
+    product can be slightly below an integer: the 99th percentile of 100 samples is the largest. (findPercentile in sampleReporting.cpp.)
 
     Args:
         samples: at least one, in any order.
@@ -153,11 +153,11 @@ def _tail(text: str) -> str:
 def _remedy(text: str, status: int) -> str:
     lower = text.lower()
     if "timingcache creation failed" in lower:
-        return "the timing cache is damaged: delete *.timing.cache beside the engine, and run it again"
+        return "the timing cache is damaged: delete *.timing.cache beside the engine, and run the command again"
     if status == -9 or "outofmemory" in lower or "out of memory" in lower:
-        return "the device ran out of memory: end other programs, or add swap, and run it again"
+        return "the device ran out of memory: end other programs or add swap, and run the command again"
     if "version tag does not match" in lower or "magic tag does not match" in lower:
-        return "the engine is of another TensorRT: python3 run.py build"
+        return "the engine was built by another TensorRT: python3 run.py build"
     return ""
 
 
@@ -171,13 +171,13 @@ _SUMMARY = {
 
 
 def _split(line: str) -> "Tuple[str, str]":
-    """Severity and text of a line; a line of another origin has no severity."""
+    """Severity and text of a line; lines of other programs have no severity."""
     found = _PREFIX.match(line)
     return (found.group(1), found.group(2)) if found else ("", line)
 
 
 def _after(lines: "Sequence[str]", words: str) -> Optional[str]:
-    """The rest of the last line that begins with these words."""
+    """The rest of the last line with this prefix."""
     found = [line[len(words) :].strip() for line in lines if line.startswith(words)]
     return found[-1] or None if found else None
 
@@ -200,7 +200,7 @@ def _int(lines: "Sequence[str]", pattern: str) -> Optional[int]:
 def _number(text: str) -> Optional[float]:
     try:
         return float(text)
-    except ValueError:  # "1.2.3", of a mangled line
+    except ValueError:  # "1.2.3", from a garbled line
         return None
 
 
@@ -209,13 +209,13 @@ def _enabled(lines: "Sequence[str]", words: str) -> Optional[bool]:
 
 
 def _cuda_graph(lines: "Sequence[str]") -> Optional[bool]:
-    """As asked for, unless the engine turned out to hold what a graph cannot."""
+    """Whether the requested CUDA graph was used; trtexec drops it if the engine cannot be captured."""
     refused = any("not permitted under CUDA graph capture mode" in line for line in lines)
     return False if refused else _enabled(lines, "CUDA Graph: ")
 
 
 def _load_seconds(lines: "Sequence[str]") -> Optional[float]:
-    """TensorRT 8.2 loads at once; later ones read the file, and make the engine ready when it is first used."""
+    """TensorRT 8.2 loads in one step; later versions read the file, and prepare the engine at first use."""
     parts = [_float(lines, r"Engine {} in ({}) sec\.".format(done, _NUMBER)) for done in ("loaded", "deserialized")]
     known = [part for part in parts if part is not None]
     return sum(known) if known else None
@@ -239,7 +239,7 @@ def _statistics(lines: "Sequence[str]", words: str) -> Optional[Statistics]:
 
 
 def _version(banners: "Sequence[object]", lines: "Sequence[str]") -> Optional[str]:
-    """The banner's number, with the build's where it tells it; else that of the line "TensorRT version: "."""
+    """The version in the banner, with the build number if present; otherwise that of the line "TensorRT version: "."""
     for found in banners:
         code, build = found.group(2), found.group(3)  # type: ignore[attr-defined]  # re.Match is nameless in Python 3.6
         if code:

@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
     Report = Callable[[str], None]
 
-JETPACK = "/usr/src/tensorrt/bin/trtexec"  # where NVIDIA's Debian packages put it, outside of PATH
-INSTALL = "install TensorRT (on a Jetson: sudo apt-get install tensorrt), or say where trtexec is: TRTEXEC=/path/to/trtexec"
+JETPACK = "/usr/src/tensorrt/bin/trtexec"  # path in NVIDIA's Debian packages, outside of PATH
+INSTALL = "install TensorRT (on a Jetson: sudo apt-get install tensorrt), or set its path: TRTEXEC=/path/to/trtexec"
 
 
 class ProgramResult(NamedTuple):
     """Result of a run of the program."""
 
     status: int  # exit status; negative: the signal that ended it
-    text: str  # standard output and standard error, as they came
+    text: str  # standard output and standard error, interleaved
     peak_memory_bytes: Optional[int]  # largest resident size; None if unknown
 
 
@@ -39,7 +39,7 @@ def find_trtexec() -> str:
     if named:
         found = shutil.which(named)
         if not found:
-            raise MissingDependency("TRTEXEC is {}, which is no program that can be run".format(named), INSTALL)
+            raise MissingDependency("TRTEXEC is {}, which is not an executable program".format(named), INSTALL)
         return found
     found = shutil.which(JETPACK) or shutil.which("trtexec")
     if not found:
@@ -60,7 +60,7 @@ def ask_version(program: str) -> Tuple[int, ...]:
     version = read_log(ended.text).tensorrt
     if version is None:
         lines = "".join("\n  " + line for line in last_lines(ended.text))
-        raise MissingDependency("{} does not say its version (exit status {}){}".format(program, ended.status, lines), INSTALL)
+        raise MissingDependency("{} does not report its version (exit status {}){}".format(program, ended.status, lines), INSTALL)
     return parse_version(version)
 
 
