@@ -264,7 +264,7 @@ def test_an_error_of_the_board_on_the_command_line(sent: Path, board: ssh_server
 
 
 @needs_sshd
-@pytest.mark.parametrize(("out", "said"), [('[{"what": "x"}]', "precision: missing"), ("[3]", "not understood")])
+@pytest.mark.parametrize(("out", "said"), [('[{"what": "x"}]', "precision: missing"), ("[3]", "gave an unknown answer")])
 def test_an_answer_that_is_no_measurement(
     sent: Path, board: ssh_server.Board, capfd: pytest.CaptureFixture[str], out: str, said: str
 ) -> None:
