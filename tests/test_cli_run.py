@@ -199,7 +199,7 @@ def test_export_for_a_jetson(work: Path, checkpoint: Path, capfd: pytest.Capture
         pytest.skip("this machine is a Jetson, and the test is of what others are told")
     ended = here(capfd, "export", checkpoint, "--target", "jetson", "--precision", "fp16", "-o", "for_jetson")
     assert ended.code == 0, ended.err
-    assert "note: 'jetson' stands for jetson-orin-nano" in ended.err
+    assert "note: 'jetson' means jetson-orin-nano" in ended.err
     assert "no engine was built" in ended.err
     assert "python3 run.py setup" in ended.err
     assert ended.out.splitlines()[-1] == "for_jetson"

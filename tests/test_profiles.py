@@ -420,7 +420,7 @@ def test_a_path_is_taken_as_it_is() -> None:
 def test_a_profile_must_bear_the_name_of_its_file() -> None:
     path = write_variant(Path("profiles"), "cpu-x86", of="cpu-x86").rename(Path("profiles/my-pc.toml"))
     for name in ("my-pc", str(path)):
-        with pytest.raises(InvalidFile, match="calls itself 'cpu-x86'") as error:
+        with pytest.raises(InvalidFile, match="has the name 'cpu-x86'") as error:
             load_profile(name)
         assert error.value.hint == 'write: name = "my-pc"'
 

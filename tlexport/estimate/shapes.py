@@ -21,7 +21,7 @@ from tlexport.onnx_model.tensors import BITS, type_name
 MAX_SHAPE_ELEMENTS = 1024  # elements; no shape tensor is longer
 MOST_ELEMENTS = 2**40
 BENCH_COMMAND = "tlx bench WHAT"  # in a hint; the caller replaces WHAT
-NUMBERS_ONLY = "export the model with tensors of numbers alone"
+NUMBERS_ONLY = "export the model with numeric tensors only"
 SMALLER_SHAPES = "export the model with smaller shapes"
 INTEGERS = (onnx.TensorProto.INT64, onnx.TensorProto.INT32, onnx.TensorProto.BOOL)
 
@@ -75,7 +75,7 @@ def infer(model: onnx.ModelProto) -> dict[str, TensorInfo]:
             outputs = _standard(node, found, data, opsets, model.ir_version) if standard else _contributed(node, found)
             found.update({name: tensor for name, tensor in zip(node.output, outputs, strict=False) if name})
             for name in filter(None, node.output):
-                _expect_countable(found[name], f"'{printable(name)}', which {name_of(node)} gives,")
+                _expect_countable(found[name], f"'{printable(name)}', an output of {name_of(node)},")
             if standard and node.op_type != "Constant" and found[node.output[0]].constant:
                 data.update(_evaluated(node, found, data, opsets))
     return found
@@ -86,13 +86,13 @@ def _expect_countable(tensor: TensorInfo, called: str) -> None:
     if tensor.dtype not in BITS:
         raise Unsupported(f"there is no estimate: {called} is of type {type_name(tensor.dtype)}, whose size is not known", NUMBERS_ONLY)
     if tensor.elements > MOST_ELEMENTS or any(axis < 0 for axis in tensor.shape):
-        raise Unsupported(f"there is no estimate: {called} has the shape {tensor.shape}: more than any machine holds", SMALLER_SHAPES)
+        raise Unsupported(f"there is no estimate: {called} has the shape {tensor.shape}, too large for any machine", SMALLER_SHAPES)
 
 
 def _evaluated(
     node: onnx.NodeProto, found: Mapping[str, TensorInfo], data: Mapping[str, onnx.TensorProto], opsets: list[onnx.OperatorSetIdProto]
 ) -> dict[str, onnx.TensorProto]:
-    """What a node makes of constants, where that may be a shape for a later node: whole numbers, and few."""
+    """Constant outputs of a node that a later node may use as a shape: small integer tensors."""
     if node.op_type == "Shape":
         shape = np.array(found[node.input[0]].shape, np.int64)
         options = attributes(node)
@@ -110,7 +110,7 @@ def _evaluated(
             None, {name: numpy_helper.to_array(data[name]) for name in used}
         )
     except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError):
-        # what operators in Python raise at odd values: then the constant is not known, and no shape by it
+        # errors of ONNX's reference operators for invalid values: the constant stays unknown
         return {}
     return {name: numpy_helper.from_array(np.asarray(answer)) for name, answer in zip(made, answers, strict=True)}
 
@@ -125,7 +125,7 @@ def _standard(
     version = next((o.version for o in opsets if o.domain in ("", "ai.onnx")), 1)
     schema = onnx.defs.get_schema(node.op_type, version)
     types = {name: helper.make_tensor_type_proto(found[name].dtype, found[name].shape) for name in node.input if name}
-    # only what an operator could read as a shape: weights would be copied for nothing
+    # only constants that may be shapes: copying weights would waste time
     small = {name: data[name] for name in node.input if name in data and math.prod(data[name].dims) <= MAX_SHAPE_ELEMENTS}
     try:
         inferred = shape_inference.infer_node_outputs(schema, node, types, small, opset_imports=opsets, ir_version=ir_version)
@@ -135,11 +135,11 @@ def _standard(
     tensors = []
     for name in node.output:
         if name in inferred and inferred[name].WhichOneof("value") not in (None, "tensor_type"):
-            raise Unsupported(f"there is no estimate: '{printable(name)}', which {name_of(node)} gives, is not a tensor", NUMBERS_ONLY)
+            raise Unsupported(f"there is no estimate: '{printable(name)}', an output of {name_of(node)}, is not a tensor", NUMBERS_ONLY)
         kind = inferred[name].tensor_type if name in inferred else None
         if kind is None or not kind.HasField("shape") or any(not axis.HasField("dim_value") for axis in kind.shape.dim):
             if name:
-                why = f"the shape of '{printable(name)}', which {name_of(node)} gives, depends on values"
+                why = f"the shape of '{printable(name)}', an output of {name_of(node)}, depends on values"
                 raise Unsupported(f"there is no estimate: {why}", f"measure it: {BENCH_COMMAND}")
             tensors.append(TensorInfo((), onnx.TensorProto.FLOAT))
             continue

@@ -22,13 +22,13 @@ class Target:
     """A resolved target name."""
 
     profile: Profile
-    file: ProfileFile  # what it was read from
+    file: ProfileFile  # the profile's file
     here: bool  # this machine is that device
     note: str  # a note on the choice for the user; may be empty
 
     @property
     def path(self) -> Path:
-        """The file it was read from."""
+        """Path of the profile's file."""
         return self.file.path
 
 
@@ -64,7 +64,7 @@ def load_file(name: str) -> ProfileFile:
     file = read_profile_file(path, _extended)
     own = file.written.get("name", path.stem)
     if isinstance(own, str) and own != path.stem:
-        raise InvalidFile(f"{path} calls itself {own!r}; a profile is found by its file's name", f'write: name = "{path.stem}"')
+        raise InvalidFile(f"{path} has the name {own!r}; a profile is found by the name of its file", f'write: name = "{path.stem}"')
     return file
 
 
@@ -97,7 +97,7 @@ def resolve(name: str, root: Path = Path("/"), machine: str = "") -> Target:
             profile's power modes. If this machine is that device but has another TensorRT or L4T version than the profile, the
             profile is used, with a note.
         root: root of the file system that describes this machine.
-        machine: this machine's architecture; default what ``platform.machine()`` says.
+        machine: this machine's architecture; default: that of ``platform.machine()``.
 
     Raises:
         UsageError: no such profile or mode, or several profiles fit this Jetson equally well.
@@ -131,7 +131,7 @@ def shipped_here(root: Path = Path("/"), machine: str = "") -> str:
 
     Args:
         root: root of the file system that describes this machine.
-        machine: this machine's architecture; default what ``platform.machine()`` says.
+        machine: this machine's architecture; default: that of ``platform.machine()``.
 
     Raises:
         UsageError: no profile fits, or several fit equally well.
@@ -142,7 +142,7 @@ def shipped_here(root: Path = Path("/"), machine: str = "") -> str:
     much = {p.name: (bool(p.match.device_tree), here.fit(p.match), len(p.match.cpu or "")) for p in fitting}
     best = [name for name, fit in much.items() if fit == max(much.values())]
     if len(best) != 1:
-        found = f"{' and '.join(best)} fit this machine equally well" if best else f"no profile is for a {here.architecture} like this one"
+        found = f"{' and '.join(best)} fit this machine equally well" if best else f"no profile describes this {here.architecture} machine"
         raise UsageError(found, "name the nearest one: --base PROFILE")
     return best[0]
 
@@ -199,15 +199,15 @@ def _found() -> dict[str, list[Path]]:
 def _this_jetson(here: Machine) -> tuple[str, str]:
     """Name of the profile for ``jetson`` on this machine, and the note about it."""
     if "Jetson" not in (here.board or "") and "nvidia,tegra" not in here.compatible:  # the TX2's board name is quill
-        return DEFAULT_JETSON, f"'{JETSON}' stands for {DEFAULT_JETSON}, because this machine is not a Jetson"
+        return DEFAULT_JETSON, f"'{JETSON}' means {DEFAULT_JETSON}, because this machine is not a Jetson"
     matches = {name: load_profile(name).match for name in profile_names()}
     fit = {name: here.fit(match) for name, match in matches.items() if match.device_tree and here.fits(match)}
     best = [name for name, much in fit.items() if much == max(fit.values())]
     if len(best) > 1:
         raise UsageError(f"'{JETSON}' could be {' or '.join(best)}: all of them describe {here.board!r}", f"name one: --target {best[0]}")
     if best:
-        return best[0], f"'{JETSON}' stands for {best[0]}: this is a {here.board!r}"
+        return best[0], f"'{JETSON}' means {best[0]}: this is a {here.board!r}"
     return DEFAULT_JETSON, (
-        f"'{JETSON}' stands for {DEFAULT_JETSON}, because no profile describes this board, {here.board!r}; "
+        f"'{JETSON}' means {DEFAULT_JETSON}, because no profile describes this board, {here.board!r}; "
         f"engines built for one board do not run on another: write a profile for it (docs/profiles.md)"
     )
