@@ -44,8 +44,15 @@ class Frozen(Record):
         return f"frozen, BatchNorm statistics included: {', '.join(self.stages)} ({numbers})"
 
 
+class InitialWeights(Record):
+    """The weights that a training started from."""
+
+    origin: str = Field(description="the file, package or address that they were read from, without a local path")
+    sha256: str = Field(description="of the file; empty if it is unknown")
+
+
 class Checkpoint(Record):
-    """The record ``checkpoint.json``. The weights are in a file beside it, under torchvision's parameter names."""
+    """The record ``checkpoint.json``. The weights are in a file beside it, under the parameter names of the network's source."""
 
     format: Literal[1] = 1
     recipe: Recipe
@@ -55,6 +62,7 @@ class Checkpoint(Record):
     frozen: Frozen
     weights_sha256: str
     versions: dict[str, str] = Field(description="library -> version")
+    initial_weights: InitialWeights | None = Field(None, description="None: random, or not recorded")
     interrupted: bool = Field(False, description="the user stopped the training; the weights are the best up to then")
 
 

@@ -1,4 +1,4 @@
-"""A torchvision classifier as stages from stem to head, and the image contract as its first layer."""
+"""A classifier as stages from stem to head, and the image contract as its first layer."""
 
 from __future__ import annotations
 
@@ -8,19 +8,18 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torchvision import models
 
-from tlexport.checkpoint import AGAIN, RECORD, WEIGHTS, Checkpoint
+from tlexport.checkpoint import AGAIN, RECORD, WEIGHTS, Checkpoint, InitialWeights
 from tlexport.contract import Preprocess
 from tlexport.errors import InvalidFile
-from tlexport.plugins import backbone_names, family_of, traits_of
+from tlexport.plugins import backbone_names, family_of, source_of, traits_of
 from tlexport.storage.untrusted import read_safetensors
 
 
 class Network(nn.Module):
-    """A torchvision classifier as a sequence of stages.
+    """A classifier as a sequence of stages.
 
-    ``net`` keeps torchvision's own module and parameter names, so that its state dict is a plain torchvision one;
+    ``net`` keeps the module and parameter names of its source, such as torchvision, so that its state dict is one of that library;
     ``stages`` are the same modules in the order in which they run. :meth:`forward` runs the stages.
     """
 
@@ -29,7 +28,8 @@ class Network(nn.Module):
         self.backbone = backbone
         self.num_classes = num_classes
         self.net = net
-        # not registered: the modules belong to net, and the state dict keeps torchvision's names
+        self.initial_weights: InitialWeights | None = None  # None: random, or not loaded for training
+        # not registered: the modules belong to net, and the state dict keeps the source's names
         object.__setattr__(self, "stages", family_of(backbone).stages(net))
 
     stages: dict[str, nn.Module]
@@ -41,7 +41,7 @@ class Network(nn.Module):
         return images
 
     def load(self, state: Mapping[str, Tensor], strict: bool = True) -> None:
-        """Load a torchvision state dict, complete unless ``strict`` is False; values are converted to the parameters' types."""
+        """Load a state dict of the source, complete unless ``strict`` is False; values are converted to the parameters' types."""
         versioned = self.net.state_dict()  # it contains the version that MNASNet requires, which tensors lack
         versioned.clear()
         versioned.update(state)
@@ -95,9 +95,9 @@ class Classifier(nn.Module):
 
 
 def build(backbone: str, num_classes: int) -> Network:
-    """A randomly initialised network (torch's global generator)."""
+    """A randomly initialised network (torch's global generator). Raises MissingDependency if its source is not installed."""
     family = family_of(backbone)
-    net = models.get_model(backbone, weights=None, **traits_of(backbone).builder)
+    net = source_of(backbone).build(backbone, traits_of(backbone))
     family.replace_classifier(net, num_classes)
     return Network(backbone, num_classes, net)
 

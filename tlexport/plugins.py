@@ -1,4 +1,4 @@
-"""Plug-ins are files: ``names(kind)`` lists the files of a folder; ``runtime``, ``quantizer`` and ``backbone`` import one of them."""
+"""Plug-ins are files: ``names(kind)`` lists the files of a folder; ``runtime``, ``quantizer``, ``backbone`` and ``model_source`` import one of them."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from types import ModuleType
 from typing import Any, Literal, cast
 
 from tlexport.errors import MissingDependency, StepFailed, UsageError
-from tlexport.ports import Backbone, Quantizer, Runtime, Traits
+from tlexport.ports import Backbone, ModelSource, Quantizer, Runtime, Traits
 from tlexport.record import nearest
 
-Kind = Literal["backbones", "quantizers", "runtimes"]
-PROTOCOLS: dict[Kind, Any] = {"backbones": Backbone, "quantizers": Quantizer, "runtimes": Runtime}
+Kind = Literal["backbones", "model_sources", "quantizers", "runtimes"]
+PROTOCOLS: dict[Kind, Any] = {"backbones": Backbone, "model_sources": ModelSource, "quantizers": Quantizer, "runtimes": Runtime}
 
 
 def names(kind: Kind) -> tuple[str, ...]:
@@ -34,6 +34,11 @@ def quantizer(name: str) -> Quantizer:
 def backbone(family: str) -> Backbone:
     """Import ``tlexport/backbones/<family>.py``. Raises as :func:`load`."""
     return cast(Backbone, load("backbones", family))
+
+
+def model_source(name: str) -> ModelSource:
+    """Import ``tlexport/model_sources/<name>.py``. Raises as :func:`load`."""
+    return cast(ModelSource, load("model_sources", name))
 
 
 def load(kind: Kind, name: str) -> ModuleType:
@@ -85,6 +90,11 @@ def family_of(variant: str) -> Backbone:
         if variant in module.VARIANTS:
             return module
     raise UsageError(f"there is no backbone {variant!r}{nearest(variant, list(backbone_names()))}", "list them with: tlx backbones")
+
+
+def source_of(variant: str) -> ModelSource:
+    """The source of a variant's network and weights. Raises UsageError for an unknown variant."""
+    return model_source(family_of(variant).SOURCE)
 
 
 def traits_of(variant: str) -> Traits:

@@ -16,7 +16,7 @@ from tlexport.contract import TensorSpec
 
 if TYPE_CHECKING:
     import onnx
-    from torch import nn
+    from torch import Tensor, nn
 
 Array = npt.NDArray[Any]
 Pixels = npt.NDArray[np.uint8]
@@ -101,17 +101,68 @@ class Runtime(Protocol):
 class Traits:
     """The peculiarities of a family. The defaults suit most families."""
 
-    builder: Mapping[str, Any] = field(default_factory=dict)  # arguments for torchvision's builder
+    builder: Mapping[str, Any] = field(default_factory=dict)  # arguments for the source's builder
     left_out: tuple[str, ...] = ()  # prefixes of weights to ignore: parts that the network is built without
-    # mean and standard deviation (RGB, of pixels scaled to 0..1) for the ImageNet weights; None: those of torchvision's preset
+    # mean and standard deviation (RGB, of pixels scaled to 0..1) for the pretrained weights; None: those of the source's preset
     normalisation: tuple[tuple[float, float, float], tuple[float, float, float]] | None = None
     smallest: int = 1  # side of the smallest input of the network, pixels
+    packages: Mapping[str, str] = field(default_factory=dict)  # variant -> package on the index that holds its pretrained weights
+    top1: Mapping[str, float] = field(default_factory=dict)  # variant -> published ImageNet top-1, %, if the source does not state it
+
+
+@dataclass(frozen=True)
+class Preset:
+    """The preprocessing of a network's pretrained weights, and what was published about them."""
+
+    size: int  # side of the input, pixels
+    resize: int  # shorter side before the central crop, pixels
+    interpolation: str  # "bilinear" or "bicubic"
+    mean: tuple[float, ...]  # RGB, of pixels scaled to 0..1
+    std: tuple[float, ...]
+    weights: str  # the source's name of the weights
+    top1: float | None  # on ImageNet-1k, %; None: not published
+    licence: str | None  # SPDX identifier; None: unknown
+    terms: str  # origin and terms of use of the weights, for the model card
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """Pretrained weights with 1000 classes."""
+
+    state: Mapping[str, Tensor]  # under the parameter names of the source's network
+    origin: str  # the file or package that they were read from
+    sha256: str  # of that file
+
+
+class ModelSource(Protocol):
+    """``tlexport/model_sources/<name>.py``: a library that builds networks. Members are available without the library."""
+
+    LICENCE: str  # SPDX identifier of the code that builds the networks
+
+    def build(self, variant: str, traits: Traits) -> nn.Module:
+        """A randomly initialised network with 1000 classes. Raises MissingDependency if the library is not installed."""
+        ...
+
+    def preset(self, variant: str, traits: Traits) -> Preset:
+        """The preprocessing and the figures of the pretrained weights, without loading them."""
+        ...
+
+    def pretrained(self, variant: str, traits: Traits) -> Pretrained:
+        """The pretrained weights, without executing code from their file.
+
+        Raises:
+            MissingDependency: the weights are neither on this machine nor reachable; names the file to fetch and where to put it.
+            StepFailed: they cannot be stored.
+            InvalidFile: a file that is damaged or does not fit the network.
+        """
+        ...
 
 
 class Backbone(Protocol):
-    """``tlexport/backbones/<family>.py``: one family of torchvision classifiers. Members with a default are optional."""
+    """``tlexport/backbones/<family>.py``: one family of classifiers. Members with a default are optional."""
 
-    VARIANTS: Mapping[str, tuple[str, ...]]  # torchvision's builder names with their stage names, available without torch
+    VARIANTS: Mapping[str, tuple[str, ...]]  # the source's builder names with their stage names, available without torch
+    SOURCE: str = "torchvision"  # a file name in tlexport/model_sources/
     TRAITS: Traits = Traits()
 
     def stages(self, net: nn.Module) -> dict[str, nn.Module]:

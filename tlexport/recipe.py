@@ -20,7 +20,9 @@ class Recipe(Record):
 
     format: Literal[1] = 1
     backbone: str = Field("mobilenet_v3_small", description="a name from `tlx backbones`")
-    weights: str = Field("imagenet", description="imagenet, embedded, none, or the path of a .safetensors or .pth file")
+    weights: str = Field(
+        "pretrained", description="pretrained (imagenet is a synonym), embedded, none, or the path of a .safetensors or .pth file"
+    )
     strategy: Strategy = Field(
         "head",
         description="stages to train. head: a new classifier; partial: then the top stages; gradual: stage by stage; full: all at once",
@@ -66,6 +68,11 @@ class Recipe(Record):
     background: tuple[Level, Level, Level] = Field((255, 255, 255), description="RGB 0..255 behind transparent pixels")
     teacher: str | None = Field(None, description="distil from this checkpoint: same classes, usually a larger backbone")
     seed: int = Field(0, ge=0, lt=2**32)
+
+    @property
+    def pretrained(self) -> bool:
+        """Whether training starts from the published weights of the backbone."""
+        return self.weights in ("pretrained", "imagenet")
 
     @classmethod
     def read_toml(cls, path: Path) -> Recipe:

@@ -39,8 +39,10 @@ class BackboneDetail:
     image_size: int  # pixels
     parameters: int  # with ImageNet's 1000 classes
     stages: tuple[Stage, ...]
-    imagenet: str  # name of torchvision's weights
-    imagenet_top1: float  # %, as torchvision publishes it
+    source: str  # the library that builds it
+    imagenet: str  # name of the pretrained weights
+    imagenet_top1: float | None  # published, %; None: not published
+    licence: str | None  # SPDX identifier of the weights; None: unknown
     embedded: bool
 
     def to_json(self) -> dict[str, object]:
@@ -58,16 +60,15 @@ def list_backbones() -> list[Backbone]:
 
 
 def describe_backbone(name: str) -> BackboneDetail:
-    """Stages, sizes and weights of one backbone. Raises UsageError for an unknown name."""
+    """Stages, sizes and weights of one backbone. Raises UsageError for an unknown name, MissingDependency if its library is not installed."""
     plugins.family_of(name)  # raises for an unknown name before torch is imported
     import torch
-    from torchvision import models
 
     from tlexport.network import build
 
     network = build(name, 1000).eval().to("meta")  # computes shapes only: a forward pass of a large network takes seconds
-    weights = models.get_model_weights(name).DEFAULT
-    size = weights.transforms().crop_size[0]
+    preset = plugins.source_of(name).preset(name, plugins.traits_of(name))
+    size = preset.size
     stages, tensor = [], torch.empty(1, 3, size, size, device="meta")
     with torch.inference_mode():
         for stage_name, stage in network.stages.items():
@@ -80,7 +81,9 @@ def describe_backbone(name: str) -> BackboneDetail:
         image_size=size,
         parameters=sum(p.numel() for p in network.parameters()),
         stages=tuple(stages),
-        imagenet=str(weights),
-        imagenet_top1=weights.meta["_metrics"]["ImageNet-1K"]["acc@1"],
+        source=plugins.family_of(name).SOURCE,
+        imagenet=preset.weights,
+        imagenet_top1=preset.top1,
+        licence=preset.licence,
         embedded=entry.embedded,
     )

@@ -257,6 +257,7 @@ class _Run:
             frozen=task.frozen,
             weights_sha256="",
             versions={"tlexport": __version__} | {name: importlib.metadata.version(name) for name in RECORDED_LIBRARIES},
+            initial_weights=task.network.initial_weights,
             interrupted=result.interrupted,
         )
 

@@ -24,7 +24,7 @@ def command(name: str | None, as_json: bool) -> None:
         if as_json:
             print_json([backbone.to_json() for backbone in found])
         else:
-            rows = [(b.name, b.family, "imagenet" + (", embedded" if b.embedded else "")) for b in found]
+            rows = [(b.name, b.family, "pretrained" + (", embedded" if b.embedded else "")) for b in found]
             print_table("", ("backbone", "family", "weights"), rows)
         return
     detail = describe_backbone(name)
@@ -34,5 +34,6 @@ def command(name: str | None, as_json: bool) -> None:
     rows = [(f"{number}  {stage.name}", f"{stage.parameters:,}", stage.output) for number, stage in enumerate(detail.stages)]
     print_table(f"{name}, {detail.image_size} pixels", ("stage", "parameters", "output (channels x height x width)"), rows)
     echo(f"{detail.parameters:,} parameters with 1000 classes, {format_bytes(4 * detail.parameters)} in FP32")
-    echo(f"imagenet weights: {detail.imagenet}, top-1 {detail.imagenet_top1:.2f} %")
+    top1 = "top-1 not published" if detail.imagenet_top1 is None else f"top-1 {detail.imagenet_top1:.2f} %"
+    echo(f"pretrained weights: {detail.imagenet} ({detail.source}), {top1}, licence {detail.licence or 'not stated'}")
     echo(f"embedded weights: {'yes' if detail.embedded else 'no'}")

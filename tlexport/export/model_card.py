@@ -10,7 +10,7 @@ from tlexport.units import format_bytes
 
 MOST_CLASSES = 50  # classes that the card names
 WEIGHT_SOURCES = {
-    "imagenet": "torchvision's weights from ImageNet-1k",
+    "imagenet": "published weights, trained on ImageNet-1k",
     "embedded": "the weights that tlexport carries",
     "none": "random weights",
     "file": "weights from a file of the user's",

@@ -10,20 +10,11 @@ from tlexport.bundle.manifest import Licences, Terms, Training
 from tlexport.checkpoint import Checkpoint
 from tlexport.dataset import Dataset
 from tlexport.embedded import EMBEDDED
+from tlexport.plugins import family_of, source_of, traits_of
 from tlexport.recipe import Recipe
 from tlexport.storage.untrusted import read_object
 
 CODE = Terms(spdx="Apache-2.0", note="tlexport's own")
-# torchvision builds every backbone; this is its licence (LICENSE of pytorch/vision)
-NETWORK = Terms(spdx="BSD-3-Clause", note="built by torchvision")
-# the README of pytorch/vision: terms derived from the training data may apply to weights, and the user must determine them;
-# https://www.image-net.org/download.php provides the images for non-commercial research and education
-IMAGENET = Terms(
-    spdx=None,
-    note="torchvision's, trained on ImageNet-1k. torchvision names no licence for them; ImageNet gives its images for non-commercial "
-    "research and education. Whether that binds a model made from them is for whoever uses it to find out",
-)
-
 
 def training_of(checkpoint: Checkpoint, dataset: Dataset) -> Training:
     """The recipe and the images, by hash, without any path."""
@@ -40,18 +31,22 @@ def training_of(checkpoint: Checkpoint, dataset: Dataset) -> Training:
 
 def licences_of(recipe: Recipe) -> Licences:
     """Licences of the program files, of the network's code, and of the initial weights."""
-    return Licences(code=CODE, network=NETWORK, weights=_weights(recipe))
+    network = Terms(spdx=source_of(recipe.backbone).LICENCE, note=f"built by {family_of(recipe.backbone).SOURCE}")
+    return Licences(code=CODE, network=network, weights=_weights(recipe))
 
 
 def _kind(recipe: Recipe) -> Literal["imagenet", "embedded", "none", "file"]:
-    known: dict[str, Literal["imagenet", "embedded", "none"]] = {"imagenet": "imagenet", "embedded": "embedded", "none": "none"}
+    if recipe.pretrained:
+        return "imagenet"
+    known: dict[str, Literal["embedded", "none"]] = {"embedded": "embedded", "none": "none"}
     return known.get(recipe.weights, "file")
 
 
 def _weights(recipe: Recipe) -> Terms:
     kind = _kind(recipe)
     if kind == "imagenet":
-        return IMAGENET
+        preset = source_of(recipe.backbone).preset(recipe.backbone, traits_of(recipe.backbone))
+        return Terms(spdx=preset.licence, note=preset.terms)
     if kind == "embedded":
         record = read_object(EMBEDDED / f"{recipe.backbone}.json")
         return Terms(spdx=record["licence"], note=f"tlexport's own, trained on {record['trained_on']}")

@@ -89,7 +89,7 @@ def finetune(
             path,label[,split], or ``"demo:digits"``.
         recipe: a recipe.toml to start from; the other arguments take precedence.
         backbone: a name from ``tlx backbones``; None: the recipe's, else mobilenet_v3_small.
-        weights: ``"imagenet"`` (default), ``"embedded"``, ``"none"``, or a .safetensors or .pth file.
+        weights: ``"pretrained"`` (default), ``"embedded"``, ``"none"``, or a .safetensors or .pth file.
         strategy: what is trained: the head (default), then the top stages, stage by stage, or everything at once.
         freeze: this stage and all below stay frozen.
         image_size: pixels; None: what the weights were trained at.

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
+import itertools
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
-from torch.fx.experimental.optimization import fuse
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from tlexport.checkpoint import Frozen
 from tlexport.network import Contract, Network
 
 
 def frozen_state(network: Network, count: int) -> dict[str, Tensor]:
-    """Parameters and buffers (BatchNorm statistics) of the lowest ``count`` stages, by torchvision's names."""
+    """Parameters and buffers (BatchNorm statistics) of the lowest ``count`` stages, by the names of the network's source."""
     inside = {id(t) for stage in list(network.stages.values())[:count] for t in (*stage.parameters(), *stage.buffers())}
     tensors: Iterable[tuple[str, Tensor]] = (*network.net.named_parameters(), *network.net.named_buffers())
     return {name: tensor for name, tensor in tensors if id(tensor) in inside}
@@ -40,6 +42,24 @@ def fingerprint(state: dict[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
+def folded(module: nn.Module) -> nn.Module:
+    """A copy with each BatchNorm folded into the convolution before it, for evaluation.
+
+    A pair is a convolution and the BatchNorm that follows it among the children of one module; all families define them in the
+    order of execution. timm's BatchNormAct2d leaves its activation in place. A search for exact types, as in torch.fx, would miss
+    it and timm's subclass of Conv2d.
+    """
+    module = copy.deepcopy(module)
+    for parent in list(module.modules()):
+        children = list(parent.named_children())
+        for (name, conv), (norm_name, norm) in itertools.pairwise(children):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d) and conv.out_channels == norm.num_features:
+                parent.register_module(name, fuse_conv_bn_eval(conv, norm))
+                after = [getattr(norm, part) for part in ("drop", "act") if hasattr(norm, part)]
+                parent.register_module(norm_name, nn.Sequential(*after))
+    return module
+
+
 class FrozenTrunk:
     """The contract and the lowest stages, as a copy with each BatchNorm folded into the convolution before it.
 
@@ -52,7 +72,7 @@ class FrozenTrunk:
         state = {**frozen_state(network, count), "contract.scale": contract.scale, "contract.bias": contract.bias}
         self.fingerprint = fingerprint(state)
         self.device = device
-        self.module = fuse(nn.Sequential(contract, *stages).eval()).to(device).to(memory_format=torch.channels_last)
+        self.module = folded(nn.Sequential(contract, *stages).eval()).to(device).to(memory_format=torch.channels_last)
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """uint8 (batch, height, width, 3) -> float32 (batch, ...), no gradient."""

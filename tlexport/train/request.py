@@ -10,7 +10,7 @@ from tlexport.plugins import family_of, traits_of
 from tlexport.recipe import Recipe
 from tlexport.train.phases import boundary_of, plan_phases
 
-WEIGHTS_WORDS = ("imagenet", "embedded", "none")  # other weights are files
+WEIGHTS_WORDS = ("pretrained", "imagenet", "embedded", "none")  # other weights are files
 
 
 def embedded_backbones() -> tuple[str, ...]:
@@ -23,7 +23,7 @@ def embedded_file(backbone: str) -> Path:
     path = EMBEDDED / f"{backbone}.safetensors"
     if not path.is_file():
         raise UsageError(
-            f"there are no embedded weights for {backbone}", f"embedded: {', '.join(embedded_backbones())}; or use --weights imagenet"
+            f"there are no embedded weights for {backbone}", f"embedded: {', '.join(embedded_backbones())}; or use --weights pretrained"
         )
     return path
 
@@ -32,7 +32,7 @@ def expect_weights_file(path: Path) -> None:
     """Raise InvalidFile if a file of weights does not exist."""
     if not path.is_file():
         raise InvalidFile(
-            f"--weights {path}: no such file", "known words: imagenet, embedded, none; else the path of a .safetensors or .pth file"
+            f"--weights {path}: no such file", "known words: pretrained, imagenet, embedded, none; else the path of a .safetensors or .pth file"
         )
 
 

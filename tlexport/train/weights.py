@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import pickle
-import sys
-import urllib.error
 from pathlib import Path
 
-import torch
 from torch import Tensor
-from torchvision import models
 
+from tlexport.checkpoint import InitialWeights
 from tlexport.contract import Preprocess
-from tlexport.errors import InvalidFile, MissingDependency, StepFailed
+from tlexport.errors import InvalidFile
 from tlexport.network import Network, build
-from tlexport.plugins import traits_of
+from tlexport.plugins import family_of, source_of, traits_of
 from tlexport.recipe import Recipe
 from tlexport.storage.files import sha256_of
 from tlexport.storage.untrusted import read_object, read_safetensors, read_torch
@@ -24,7 +19,7 @@ from tlexport.train.request import embedded_file, expect_image_size, expect_weig
 
 
 def preprocess_for(recipe: Recipe) -> Preprocess:
-    """The image contract for a recipe: that of the weights, or otherwise of torchvision's weights for the backbone.
+    """The image contract for a recipe: that of the weights, or otherwise of the pretrained weights for the backbone.
 
     Another ``image_size`` keeps the ratio between resize and crop.
 
@@ -36,9 +31,8 @@ def preprocess_for(recipe: Recipe) -> Preprocess:
         size, resize, interpolation = record["image_size"], record["image_size"], "bilinear"
         mean, std = record["mean"], record["std"]
     else:
-        preset = models.get_model_weights(recipe.backbone).DEFAULT.transforms()
-        size, resize, interpolation = preset.crop_size[0], preset.resize_size[0], preset.interpolation.value
-        mean, std = traits_of(recipe.backbone).normalisation or (preset.mean, preset.std)
+        preset = source_of(recipe.backbone).preset(recipe.backbone, traits_of(recipe.backbone))
+        size, resize, interpolation, mean, std = preset.size, preset.resize, preset.interpolation, preset.mean, preset.std
     if recipe.image_size is not None:
         expect_image_size(recipe)
         size, resize = recipe.image_size, round(resize * recipe.image_size / size)
@@ -51,46 +45,25 @@ def initial_network(recipe: Recipe, num_classes: int) -> Network:
 
     Raises:
         UsageError: unknown backbone, or no embedded weights for it.
-        MissingDependency: ImageNet weights that are neither cached nor can be fetched.
-        StepFailed: ImageNet weights that were fetched and cannot be kept.
+        MissingDependency: the backbone's library is not installed, or its pretrained weights are not cached and cannot be fetched.
+        StepFailed: pretrained weights that cannot be stored.
         InvalidFile: a weights file that does not fit the backbone, or would run code.
     """
     network = build(recipe.backbone, num_classes)
     if recipe.weights == "none":
         return network
-    if recipe.weights == "imagenet":
-        state = _imagenet(recipe.backbone)
+    if recipe.pretrained:
+        found = source_of(recipe.backbone).pretrained(recipe.backbone, traits_of(recipe.backbone))
+        state, origin, digest = dict(found.state), found.origin, found.sha256
     elif recipe.weights == "embedded":
-        state = read_safetensors(embedded_file(recipe.backbone))
+        file = embedded_file(recipe.backbone)
+        state, origin, digest = read_safetensors(file), "embedded", sha256_of(file)
     else:
-        state = read_weights(Path(recipe.weights))
+        file = Path(recipe.weights)
+        state, origin, digest = read_weights(file), file.name, sha256_of(file)
     _load(network, state, recipe.weights)
+    network.initial_weights = InitialWeights(origin=origin, sha256=digest)
     return network
-
-
-def _imagenet(backbone: str) -> dict[str, Tensor]:
-    weights = models.get_model_weights(backbone).DEFAULT
-    file = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
-    try:
-        # torchvision checks the hash of a file only when it downloads it; the file name ends in the first digits of the hash
-        if file.is_file() and not sha256_of(file).startswith(file.stem.rpartition("-")[2]):
-            raise InvalidFile(f"{file} is damaged: its hash is not the one in its name", "remove it; it is fetched again")
-        with contextlib.redirect_stdout(sys.stderr):  # torch prints the download there; stdout is for results
-            return dict(weights.get_state_dict(progress=True, check_hash=True, weights_only=True))
-    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
-        raise MissingDependency(
-            f"the ImageNet weights of {backbone} are not on this machine and cannot be fetched: {getattr(error, 'reason', error)}",
-            f"fetch {weights.url} elsewhere and put it at {file}, or give --weights FILE, --weights embedded, or --weights none",
-        ) from error
-    except OSError as error:
-        raise StepFailed(
-            f"cannot keep the ImageNet weights at {file}: {error.strerror or error}", "choose another folder with $TORCH_HOME"
-        ) from error
-    except (RuntimeError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0]
-        raise InvalidFile(
-            f"what {weights.url} gives are no weights of {backbone}: {reason}", f"try again; if {file} is there, remove it"
-        ) from error
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -124,6 +97,6 @@ def _load(network: Network, state: dict[str, Tensor], source: str) -> None:
         raise InvalidFile(
             f"{source} does not fit {network.backbone}: {len(missing)} parameters are missing or of another shape (such as "
             f"{', '.join(missing[:3]) or '-'}), {len(foreign)} are unknown (such as {', '.join(foreign[:3]) or '-'})",
-            "check --backbone; torchvision's parameter names are expected",
+            f"check --backbone; the parameter names of {family_of(network.backbone).SOURCE} are expected",
         )
     network.load(fitting, strict=False)
