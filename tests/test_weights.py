@@ -17,7 +17,7 @@ from images import encoded, scene
 from PIL import Image
 from torch import Tensor
 from torchvision import models
-from variants import light_variants
+from variants import light_variants, of_source
 
 from tlexport.api.backbones import list_backbones
 from tlexport.api.finetune import FinetuneSettings, finetune
@@ -150,7 +150,7 @@ def test_weights_that_cannot_be_kept(tmp_path: Path, origin: Callable[[bytes, by
     assert "TORCH_HOME" in caught.value.hint
 
 
-@pytest.mark.parametrize("backbone", backbone_names())
+@pytest.mark.parametrize("backbone", of_source("torchvision"))
 def test_the_names_of_torchvisions_files_end_in_their_hash(backbone: str) -> None:
     digits = Path(models.get_model_weights(backbone).DEFAULT.url).stem.rpartition("-")[2]
     assert len(digits) >= 8
@@ -328,7 +328,7 @@ def test_no_weights_are_random_ones() -> None:
 # --- the preprocessing that belongs to the weights ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("backbone", [name for name in backbone_names() if traits_of(name).normalisation is None])
+@pytest.mark.parametrize("backbone", [name for name in of_source("torchvision") if traits_of(name).normalisation is None])
 def test_preprocessing_is_what_torchvisions_weights_were_trained_with(backbone: str) -> None:
     image = scene(97, 64)
     preprocess = preprocess_for(Recipe(backbone=backbone))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor, nn
 from torchvision import models
@@ -12,9 +14,18 @@ from tlexport.network import Network
 LIGHT = 12_000_000  # parameters; what is trained is the same code for all, and a VGG has 130 million
 
 
+def of_source(source: str) -> tuple[str, ...]:
+    """The variants of all families of a source."""
+    return tuple(variant for variant in plugins.backbone_names() if source == plugins.family_of(variant).SOURCE)
+
+
+@cache
 def parameters(backbone: str) -> int:
-    """As torchvision publishes it."""
-    return int(models.get_model_weights(backbone).DEFAULT.meta["num_params"])
+    """With 1000 classes: as torchvision publishes it, or counted."""
+    if plugins.family_of(backbone).SOURCE == "torchvision":
+        return int(models.get_model_weights(backbone).DEFAULT.meta["num_params"])
+    with torch.device("meta"):
+        return sum(p.numel() for p in plugins.source_of(backbone).build(backbone, plugins.traits_of(backbone)).parameters())
 
 
 def light_variants() -> tuple[str, ...]:

@@ -1,4 +1,7 @@
-"""Plug-ins are files: ``names(kind)`` lists the files of a folder; ``runtime``, ``quantizer``, ``backbone`` and ``model_source`` import one of them."""
+"""Plug-ins are files.
+
+``names(kind)`` lists the files of a folder; ``runtime``, ``quantizer``, ``backbone`` and ``model_source`` import one of them.
+"""
 
 from __future__ import annotations
 

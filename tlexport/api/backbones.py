@@ -60,7 +60,12 @@ def list_backbones() -> list[Backbone]:
 
 
 def describe_backbone(name: str) -> BackboneDetail:
-    """Stages, sizes and weights of one backbone. Raises UsageError for an unknown name, MissingDependency if its library is not installed."""
+    """Stages, sizes and weights of one backbone.
+
+    Raises:
+        UsageError: an unknown name.
+        MissingDependency: its library is not installed.
+    """
     plugins.family_of(name)  # raises for an unknown name before torch is imported
     import torch
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from tlexport.backbones._stages import numbered
 from tlexport.backbones._timm_efficientnet import replace_classifier, stages
-from tlexport.ports import Traits
 
-__all__ = ["SOURCE", "TRAITS", "VARIANTS", "replace_classifier", "stages"]
+__all__ = ["SOURCE", "VARIANTS", "replace_classifier", "stages"]
 
 SOURCE = "timm"
 VARIANTS = {"mobilenetv3_small_100": numbered(6, "top"), "mobilenetv3_large_100": numbered(7, "top")}

@@ -54,7 +54,9 @@ class FinetuneOptions:
 @click.argument("data")
 @click.option("--recipe", type=click.Path(path_type=Path), help="Start from this recipe.toml. Other options override its keys.")
 @click.option("--backbone", help="A name from `tlx backbones`. Default: mobilenet_v3_small.")
-@click.option("--weights", help="Initial weights: pretrained (default; imagenet is a synonym), embedded, none, or a .safetensors or .pth file.")
+@click.option(
+    "--weights", help="Initial weights: pretrained (default; imagenet is a synonym), embedded, none, or a .safetensors or .pth file."
+)
 @click.option(
     "--strategy",
     type=click.Choice(["head", "partial", "gradual", "full"]),

@@ -16,6 +16,7 @@ from tlexport.storage.untrusted import read_object
 
 CODE = Terms(spdx="Apache-2.0", note="tlexport's own")
 
+
 def training_of(checkpoint: Checkpoint, dataset: Dataset) -> Training:
     """The recipe and the images, by hash, without any path."""
     lines = sorted(f"{sample.sha256} {sample.part} {dataset.classes[sample.label]}\n" for sample in dataset.samples)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tlexport.errors import InvalidFile, MissingDependency, StepFailed
-from tlexport.ports import Pretrained, Preset, Traits
+from tlexport.ports import Preset, Pretrained, Traits
 from tlexport.storage.files import sha256_of
 from tlexport.storage.untrusted import read_safetensors, read_torch
 

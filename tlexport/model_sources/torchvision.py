@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tlexport.errors import InvalidFile, MissingDependency, StepFailed
-from tlexport.ports import Pretrained, Preset, Traits
+from tlexport.ports import Preset, Pretrained, Traits
 from tlexport.storage.files import sha256_of
 
 if TYPE_CHECKING:

@@ -32,7 +32,8 @@ def expect_weights_file(path: Path) -> None:
     """Raise InvalidFile if a file of weights does not exist."""
     if not path.is_file():
         raise InvalidFile(
-            f"--weights {path}: no such file", "known words: pretrained, imagenet, embedded, none; else the path of a .safetensors or .pth file"
+            f"--weights {path}: no such file",
+            "known words: pretrained, imagenet, embedded, none; else the path of a .safetensors or .pth file",
         )
 
 
