@@ -49,6 +49,7 @@ class InitialWeights(Record):
 
     origin: str = Field(description="the file, package or address that they were read from, without a local path")
     sha256: str = Field(description="of the file; empty if it is unknown")
+    licence: str | None = Field(None, description="identifier of their licence, as SPDX lists them; None: unknown")
 
 
 class Checkpoint(Record):

@@ -97,6 +97,13 @@ class Runtime(Protocol):
         ...
 
 
+class Packaged(NamedTuple):
+    """Pretrained weights in a package on the package index."""
+
+    package: str
+    sha256: str  # of the file of weights
+
+
 @dataclass(frozen=True)
 class Traits:
     """The peculiarities of a family. The defaults suit most families."""
@@ -106,7 +113,7 @@ class Traits:
     # mean and standard deviation (RGB, of pixels scaled to 0..1) for the pretrained weights; None: those of the source's preset
     normalisation: tuple[tuple[float, float, float], tuple[float, float, float]] | None = None
     smallest: int = 1  # side of the smallest input of the network, pixels
-    packages: Mapping[str, str] = field(default_factory=dict)  # variant -> package on the index that holds its pretrained weights
+    packages: Mapping[str, Packaged] = field(default_factory=dict)  # variant -> its pretrained weights in a package
     top1: Mapping[str, float] = field(default_factory=dict)  # variant -> published ImageNet top-1, %, if the source does not state it
 
 
@@ -135,9 +142,15 @@ class Pretrained:
 
 
 class ModelSource(Protocol):
-    """``tlexport/model_sources/<name>.py``: a library that builds networks. Members are available without the library."""
+    """``tlexport/model_sources/<name>.py``: a library that builds networks.
+
+    The file can be imported without the library. Members with a default are optional.
+    """
 
     LICENCE: str  # SPDX identifier of the code that builds the networks
+    # changes a module in evaluation mode for speed, in place: what computes its padding from the size of its input gets the padding for
+    # the size of the example, an input of the module; None: all padding is constant
+    pad_statically: Callable[[nn.Module, Tensor], None] | None = None
 
     def build(self, variant: str, traits: Traits) -> nn.Module:
         """A randomly initialised network with 1000 classes. Raises MissingDependency if the library is not installed."""

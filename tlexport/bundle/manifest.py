@@ -14,6 +14,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, PositiveInt, model_validator
 
 from tlexport.artifact import Artifact, Precision
+from tlexport.checkpoint import InitialWeights
 from tlexport.class_names import ClassNames
 from tlexport.contract import Preprocess
 from tlexport.errors import InvalidFile
@@ -176,6 +177,7 @@ class Training(Record):
     recipe_sha256: Sha256 = Field(description="of the checkpoint's recipe.toml")
     dataset_sha256: Sha256 = Field(description="of one line for each image, sorted: its sha256, its part, its class")
     images: dict[Literal["train", "val", "test"], int] = Field(description="of each part")
+    initial_weights: InitialWeights | None = Field(None, description="None: random, or not recorded")
 
 
 class Terms(Record):

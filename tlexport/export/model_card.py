@@ -49,6 +49,9 @@ def _details(m: Manifest) -> Iterator[str]:
     yield f"- An image classifier of {len(m.classes)} classes: RGB pixels in, one probability for each class out."
     if m.training:
         yield f"- Network: {escaped(m.training.backbone)}, fine-tuned ({m.training.strategy}) from {WEIGHT_SOURCES[m.training.weights]}."
+    if m.training and (initial := m.training.initial_weights):
+        digest = f", sha256 `{escaped(initial.sha256[:16])}…`" if initial.sha256 else ""
+        yield f"- Origin of these weights: {escaped(initial.origin)}{digest}."
     chosen = m.model()
     precisions = ", ".join(model.artifact.precision.upper() for model in m.models)
     yield f"- Models here: {precisions}; chosen for the target: {chosen.artifact.precision.upper()} ({escaped(chosen.reason)})."

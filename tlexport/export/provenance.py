@@ -27,6 +27,7 @@ def training_of(checkpoint: Checkpoint, dataset: Dataset) -> Training:
         recipe_sha256=hashlib.sha256(checkpoint.recipe.to_toml().encode()).hexdigest(),
         dataset_sha256=hashlib.sha256("".join(lines).encode()).hexdigest(),
         images=dict(sorted(Counter(sample.part for sample in dataset.samples).items())),
+        initial_weights=checkpoint.initial_weights,
     )
 
 

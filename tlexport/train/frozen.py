@@ -13,6 +13,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from tlexport.checkpoint import Frozen
 from tlexport.network import Contract, Network
+from tlexport.plugins import source_of
 
 
 def frozen_state(network: Network, count: int) -> dict[str, Tensor]:
@@ -61,7 +62,7 @@ def folded(module: nn.Module) -> nn.Module:
 
 
 class FrozenTrunk:
-    """The contract and the lowest stages, as a copy with each BatchNorm folded into the convolution before it.
+    """The contract and the lowest stages, as a copy with each BatchNorm folded into the convolution before it and constant padding.
 
     The same function as the stages in evaluation mode, up to rounding, in two thirds of the time or less.
     """
@@ -72,11 +73,25 @@ class FrozenTrunk:
         state = {**frozen_state(network, count), "contract.scale": contract.scale, "contract.bias": contract.bias}
         self.fingerprint = fingerprint(state)
         self.device = device
-        self.module = folded(nn.Sequential(contract, *stages).eval()).to(device).to(memory_format=torch.channels_last)
+        self._folded = folded(nn.Sequential(contract, *stages).eval()).to(device)
+        self._pad_statically = source_of(network.backbone).pad_statically
+        self._fixed: dict[tuple[int, ...], nn.Module] = {}  # by height and width of the images
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """uint8 (batch, height, width, 3) -> float32 (batch, ...), no gradient."""
         # not inference mode: the trained stages save these tensors for their gradients
         with torch.no_grad():
-            features: Tensor = self.module(pixels.to(self.device, non_blocking=True))
+            features: Tensor = self.module_for(pixels)(pixels.to(self.device, non_blocking=True))
         return features
+
+    def module_for(self, pixels: Tensor) -> nn.Module:
+        """The module with padding for images of the height and width of these: uint8 (batch, height, width, 3)."""
+        size = tuple(pixels.shape[1:3])
+        key = () if self._pad_statically is None else size
+        if key not in self._fixed:
+            module = self._folded
+            if self._pad_statically is not None:
+                module = copy.deepcopy(module)
+                self._pad_statically(module, torch.zeros((1, *size, 3), dtype=torch.uint8, device=self.device))
+            self._fixed[key] = module.to(memory_format=torch.channels_last)
+        return self._fixed[key]

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from tlexport.checkpoint import InitialWeights
 from tlexport.contract import Preprocess
-from tlexport.errors import InvalidFile
+from tlexport.errors import InvalidFile, MissingDependency
 from tlexport.network import Network, build
-from tlexport.plugins import family_of, source_of, traits_of
+from tlexport.plugins import backbone_names, family_of, source_of, traits_of
 from tlexport.recipe import Recipe
 from tlexport.storage.files import sha256_of
 from tlexport.storage.untrusted import read_object, read_safetensors, read_torch
@@ -55,14 +58,16 @@ def initial_network(recipe: Recipe, num_classes: int) -> Network:
     if recipe.pretrained:
         found = source_of(recipe.backbone).pretrained(recipe.backbone, traits_of(recipe.backbone))
         state, origin, digest = dict(found.state), found.origin, found.sha256
+        licence = source_of(recipe.backbone).preset(recipe.backbone, traits_of(recipe.backbone)).licence
     elif recipe.weights == "embedded":
         file = embedded_file(recipe.backbone)
         state, origin, digest = read_safetensors(file), "embedded", sha256_of(file)
+        licence = read_object(file.with_suffix(".json"))["licence"]
     else:
         file = Path(recipe.weights)
-        state, origin, digest = read_weights(file), file.name, sha256_of(file)
+        state, origin, digest, licence = read_weights(file), file.name, sha256_of(file), None
     _load(network, state, recipe.weights)
-    network.initial_weights = InitialWeights(origin=origin, sha256=digest)
+    network.initial_weights = InitialWeights(origin=origin, sha256=digest, licence=licence)
     return network
 
 
@@ -97,6 +102,35 @@ def _load(network: Network, state: dict[str, Tensor], source: str) -> None:
         raise InvalidFile(
             f"{source} does not fit {network.backbone}: {len(missing)} parameters are missing or of another shape (such as "
             f"{', '.join(missing[:3]) or '-'}), {len(foreign)} are unknown (such as {', '.join(foreign[:3]) or '-'})",
-            f"check --backbone; the parameter names of {family_of(network.backbone).SOURCE} are expected",
+            _backbones_of(state) or f"check --backbone; the parameter names of {family_of(network.backbone).SOURCE} are expected",
         )
     network.load(fitting, strict=False)
+
+
+def _backbones_of(state: Mapping[str, Tensor]) -> str:
+    """A hint with the backbones whose trunk the weights fit; empty if they fit none."""
+    shapes = {name: tensor.shape for name, tensor in state.items()}
+    fitting = []
+    for variant in backbone_names():
+        trunk, names = _expected(variant)
+        foreign = [name for name in shapes.keys() - names if not name.startswith(traits_of(variant).left_out)]
+        if trunk and trunk.items() <= shapes.items() and not foreign:
+            fitting.append(variant)
+    return f"they fit --backbone {' or '.join(fitting)}" if fitting else ""
+
+
+@cache
+def _expected(variant: str) -> tuple[dict[str, torch.Size], frozenset[str]]:
+    """Shapes of the parameters and statistics below the head, and all names; both empty if the backbone's library is not installed."""
+    with torch.random.fork_rng(devices=[]):
+        try:
+            try:
+                with torch.device("meta"):  # no memory, no random numbers
+                    network = build(variant, 2)
+            except NotImplementedError:  # torchvision's RegNet computes its widths with tensors
+                network = build(variant, 2)
+        except MissingDependency:
+            return {}, frozenset()
+    trunk = frozen_state(network, len(network.stages) - 1)
+    shapes = {name: tensor.shape for name, tensor in trunk.items() if not name.endswith("num_batches_tracked")}
+    return shapes, frozenset(network.net.state_dict())
