@@ -65,6 +65,7 @@ WRONG = [
     Wrong("finetune {damaged} --weights none --image-size 32", 2, "truncated.jpg", "--on-error skip"),
     # recipes
     Wrong("finetune {digits} --backbone mobilenet_v3_smal", 2, "did you mean 'mobilenet_v3_small'?", "tlx backbones"),
+    Wrong("finetune {digits} --backbone tf_efficientnet_lit0", 2, "did you mean 'tf_efficientnet_lite0'?", "tlx backbones"),
     Wrong("finetune {digits} --weights embedded --strategy partial --freeze stag3", 2, "did you mean 'stage3'?", "its stages: stem, "),
     Wrong("finetune {digits} --weights embedded --strategy partial --freeze head", 2, "freeze the whole network", "freeze at most top"),
     Wrong("finetune {digits} --weights embedded --freeze stage3", 2, "strategy head", "--strategy partial"),
