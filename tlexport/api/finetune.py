@@ -17,13 +17,15 @@ from torch import Tensor
 from tlexport.accuracy import BATCH, Scores, probabilities, score
 from tlexport.checkpoint import Checkpoint, Frozen
 from tlexport.contract import Preprocess
-from tlexport.data.decode import Decoded, decode_all, decode_files, exact_pixels
+from tlexport.data.decode import Decoded, decode_all, exact_pixels
 from tlexport.data.source import read_source
 from tlexport.data.split import split
 from tlexport.dataset import Dataset, Part
 from tlexport.errors import InvalidFile, UsageError
-from tlexport.loading.model import device_for, load
+from tlexport.health.training import TrainingHealth
+from tlexport.loading.model import device_for
 from tlexport.loading.runs import expect_nothing_to_resume, place_of_run, point_latest_at, resume_command
+from tlexport.loading.teacher import teacher_logits
 from tlexport.network import Network, cpu_threads
 from tlexport.ports import Progress, RunOptions, Silent
 from tlexport.recipe import Recipe
@@ -142,6 +144,7 @@ class _Task:
     dataset: Dataset
     train: LabelledImages
     val: LabelledImages
+    health: TrainingHealth
 
 
 class _Run:
@@ -154,6 +157,7 @@ class _Run:
         self.device = team.device(device_for("torch", settings.device))
         self.cache = ArrayCache(cache_folder() / "arrays" if settings.cache else None)
         self.threads = settings.threads or torch.get_num_threads()
+        self.features: Tensor | None = None  # of the training images, see Trainer
 
     def carry_out(self) -> Trained:
         """Train, validate, write, and last remove the saved state. The state stays if Ctrl-C ended training early."""
@@ -186,9 +190,11 @@ class _Run:
         frozen = frozen_record(network, min(phase.frozen for phase in phases))
         counts = [sum(sample.label == label for sample in dataset.part("train")) for label in range(len(listing.classes))]
         advice = before_training(self.recipe, counts, frozen.total_parameters, self.settings.budget_bytes)
-        self._note_all((*decoded.notes(), *notes, *advice, frozen.describe()))
+        notes = (*decoded.notes(), *notes)
+        health = TrainingHealth.before(decoded, dataset, preprocess.size, notes, self.progress, self.team.first)
+        self._note_all((*notes, *health.notes(), *advice, frozen.describe()))
         train, val = (self._part(decoded, dataset, part, preprocess) for part in ("train", "val"))
-        return _Task(network, preprocess, boundary, phases, frozen, dataset, train, val)
+        return _Task(network, preprocess, boundary, phases, frozen, dataset, train, val, health)
 
     @contextmanager
     def _resumable(self, saver: Saver) -> Iterator[None]:
@@ -224,7 +230,9 @@ class _Run:
         trainer = Trainer(task.network, task.preprocess, self.recipe, self.device, self.progress, self.team, self.cache)
         phases = self._phases(trainer, task, saver, saved)
         with tracking(tracker if self.team.first else "none", self.out, trainer.recipe) as report:
-            return trainer.recipe, trainer.fit(phases, task.train, task.val, saver, saved, report, self.progress.state)
+            result = trainer.fit(phases, task.train, task.val, saver, saved, report, self.progress.state)
+        self.features = trainer.features
+        return trainer.recipe, result
 
     def _phases(self, trainer: Trainer, task: _Task, saver: Saver, saved: dict[str, Any] | None) -> tuple[Phase, ...]:
         """The phases to train. For ``lr = "auto"``, find the rate (or read it from the saved state) and put it into the recipe."""
@@ -265,7 +273,8 @@ class _Run:
             validated = Validated(scores, outputs, labels, [sample.path for sample in task.dataset.part("val")], task.val.image)
             history = [dataclasses.asdict(epoch) for epoch in result.history]
             times = RunTimes(self.progress.steps, self.progress.seconds, self.progress.sessions)
-            return finetune_report(written, task.dataset.source, history, validated, times, advice)
+            section = task.health.section(outputs, self.features, recipe.seed)
+            return finetune_report(written, task.dataset.source, history, validated, times, advice, section)
 
         if self.team.first:
             record = write_checkpoint(self.out, task.network, record, task.dataset, result.history, scores.confusion, report)
@@ -282,16 +291,7 @@ class _Run:
             pixels, rows = exact, np.arange(len(samples))
         labels = torch.tensor([sample.label for sample in samples], dtype=torch.int64)
         digest = images_digest(part, preprocess, [sample.sha256 for sample in samples])
-        teacher = self._teacher(dataset, part) if self.recipe.teacher is not None and part == "train" else None
+        teacher = None
+        if self.recipe.teacher is not None and part == "train":
+            teacher = teacher_logits(Path(self.recipe.teacher), dataset, str(self.device), self.threads, self.progress)
         return LabelledImages(pixels, labels, digest, rows, teacher)
-
-    def _teacher(self, dataset: Dataset, part: Part) -> Tensor:
-        """Logits of the teacher on the images without augmentation, with its own preprocessing: float32 (image, class)."""
-        path = Path(self.recipe.teacher or "")
-        teacher = load(path).runnable()
-        if teacher.classes != dataset.classes:
-            raise InvalidFile(f"the classes of the teacher {path} are not those of {self.data}", "train a teacher on the same classes")
-        pixels, _ = decode_files([dataset.file(sample) for sample in dataset.part(part)], teacher.preprocess, self.threads)
-        with teacher.open(str(self.device), None) as runner:
-            outputs = probabilities(runner, pixels, BATCH, self.progress, "teacher")
-        return torch.from_numpy(outputs).clamp_min(1e-8).log()

@@ -126,7 +126,7 @@ def command(given: ExportOptions) -> None:
         reporter.note(target.note)
     if given.dry_run:
         return _show_plan(given, target)
-    from tlexport.api.build_engine import build_engine, expect_buildable
+    from tlexport.export.build_engine import build_engine, expect_buildable
 
     if given.engine:
         expect_buildable(target, given.out)

@@ -230,7 +230,7 @@ def _run(
         planned = plan(target, constraints)
         items = tuple(ExportStep(step.action, step.precision, step.reason) for step in planned)
         return ExportPlan(plain([step.to_json() for step in planned]), items=items)
-    from tlexport.api.build_engine import build_engine, expect_buildable
+    from tlexport.export.build_engine import build_engine, expect_buildable
 
     if request.build_engine:
         expect_buildable(target, place)

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from tlexport.accuracy import Probabilities, Scores, reliability
 from tlexport.bundle.manifest import wilson
 from tlexport.checkpoint import Checkpoint
 from tlexport.ports import Pixels
+from tlexport.report.health import HealthSection
 from tlexport.report.page import render
-from tlexport.report.text import data_link, short_names
+from tlexport.report.text import short_names
+from tlexport.report.thumbnail import thumbnail
 from tlexport.report.training_plots import Epoch, calibration, curve
 
 MATRIX_CLASSES = 20  # most classes for which the confusion matrix is readable
 SHOWN_PAIRS = 20  # most frequent confusions shown
 SHOWN_IMAGES = 24  # most confident mistakes shown
 SHOWN_CLASSES = 20  # classes shown before the rest is collapsed
-SIDE = 112  # of a thumbnail, pixels
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,13 @@ class ClassRow:
 
 
 def finetune_report(
-    record: Checkpoint, source: str, history: Sequence[Epoch], validated: Validated, times: RunTimes, advice: Sequence[str] = ()
+    record: Checkpoint,
+    source: str,
+    history: Sequence[Epoch],
+    validated: Validated,
+    times: RunTimes,
+    advice: Sequence[str] = (),
+    health: HealthSection | None = None,
 ) -> str:
     """Render the page.
 
@@ -90,6 +95,7 @@ def finetune_report(
         validated: the validation part with the predictions of the checkpoint's network.
         times: of the run and of its steps.
         advice: suggestions for the next training, a sentence each.
+        health: the health check of the data; None: the page has no such section.
     """
     scores, bins = validated.scores, reliability(validated.outputs, validated.labels)
     wrong = mistakes(validated)
@@ -115,6 +121,7 @@ def finetune_report(
         phases=_phases(history),
         times=times,
         advice=advice,
+        health=health,
         raw={"checkpoint": record.model_dump(mode="json"), "history": [dict(line) for line in history], "per_class": scores.per_class()},
     )
 
@@ -132,15 +139,6 @@ def mistakes(validated: Validated) -> list[Misclassified]:
         link = thumbnail(validated.pixels(index))
         found.append(Misclassified(validated.files[index], link, classes[labels[index]], float(own[index]), classes[answer], probability))
     return found
-
-
-def thumbnail(pixels: Pixels) -> str:
-    """Encode pixels uint8 (height, width, channel) as a small JPEG. No metadata of the original file remains."""
-    image = Image.fromarray(pixels)
-    image.thumbnail((SIDE, SIDE))
-    stream = io.BytesIO()
-    image.save(stream, "JPEG", quality=85)
-    return data_link(stream.getvalue(), "image/jpeg")
 
 
 def confused(confusion: npt.NDArray[np.int64], classes: Sequence[str]) -> list[Pair]:

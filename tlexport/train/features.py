@@ -57,7 +57,7 @@ class FeatureSource:
         def see(features: Tensor, generator: torch.Generator) -> Tensor:
             return features.to(self.trunk.device, non_blocking=True)
 
-        return Inputs(look_up, see, images.labels, self.trunk.device, images.teacher)
+        return Inputs(look_up, see, images.labels, self.trunk.device, images.teacher, kept=True)
 
     def _bytes_of(self, images: LabelledImages) -> int:
         """Size of one view of all images."""

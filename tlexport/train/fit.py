@@ -85,7 +85,12 @@ class _Session:
 
 
 class Trainer:
-    """Trains the phases of one recipe on one device, in one process or as one of several."""
+    """Trains the phases of one recipe on one device, in one process or as one of several.
+
+    Attributes:
+        features: of the training images, float32 (image, feature) in host memory, from the first phase that keeps pooled features of
+            its frozen stages; of several augmented views, the first. None: no phase did.
+    """
 
     def __init__(
         self,
@@ -105,6 +110,7 @@ class Trainer:
         self.workers = workers
         self.cache = cache
         self.augment = Augment(recipe.augment, recipe.flip) if recipe.augment != "none" else None
+        self.features: Tensor | None = None
 
     def find_lr(self, phase: Phase, train: LabelledImages, val: LabelledImages) -> float:
         """A peak learning rate for the first phase, found by a range test. Does not change the network."""
@@ -216,4 +222,6 @@ class Trainer:
         )
         val_inputs = source.inputs(val, None, self.recipe, phase)
         train_inputs = source.inputs(train, self.augment, self.recipe, phase)
+        if self.features is None and train_inputs.kept and train_inputs.load(torch.arange(1), 0).dim() == 2:
+            self.features = train_inputs.load(torch.arange(len(train)), 0)
         return PhaseRun(stages[phase.frozen :], train_inputs, val_inputs, phase, self.recipe, objective, self.workers)

@@ -27,6 +27,7 @@ class Inputs:
     labels: Tensor  # int64 (image,), host memory
     device: torch.device
     teacher: Tensor | None = None  # logits of the teacher, float32 (image, class), host memory
+    kept: bool = False  # ``load`` returns stored features
 
     def __len__(self) -> int:
         return len(self.labels)
