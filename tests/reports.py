@@ -21,10 +21,14 @@ from tlexport.bundle.manifest import Golden, Manifest, Model, Rejected
 from tlexport.checkpoint import Checkpoint, Frozen
 from tlexport.contract import Preprocess, TensorSpec, image_input
 from tlexport.hardware.target import load_profile
+from tlexport.health.findings import health_json
+from tlexport.health.record import DataHealth, DoubtfulLabel, FarImage, Group, LabelCheck, Picture, Sizes
+from tlexport.health.section import health_section
 from tlexport.loading.bench_request import BenchSettings
 from tlexport.measurement import Environment, Interval, Measurement
 from tlexport.recipe import Recipe
 from tlexport.report.bench import Conditions, Earlier, bench_report
+from tlexport.report.health import HealthSection, health_page
 from tlexport.report.training import RunTimes, Validated, finetune_report
 
 HOSTILE = (
@@ -249,9 +253,41 @@ def _compare(names: tuple[str, ...]) -> str:
         return file.read_text(encoding="utf-8")
 
 
+def health(classes: tuple[str, ...], source: str = "photos") -> DataHealth:
+    """Every kind of finding, with the classes' names in every place for a name."""
+    images = [Picture(f"{name}/{row}.png", name, ("train", "val", "left out")[row % 3], row) for row, name in enumerate(classes)]
+    groups = [Group((images[0], images[1])), Group((images[1], images[2])), Group((images[0], images[0]))]
+    doubtful = tuple(DoubtfulLabel(one, classes[0], 0.9, 0.05) for one in images[1:])
+    return DataHealth(
+        source=source,
+        images=len(images),
+        input_size=32,
+        classes={name: {"train": 3 * row, "val": row} for row, name in enumerate(classes, 1)},
+        unreadable=tuple((f"{name}/bad.jpg", f"damaged: {name}") for name in classes),
+        groups=tuple(groups),
+        sizes=Sizes((8, 20, 4000), (8, 16, 3000), (images[0],), (images[1],), 0),
+        labels=LabelCheck(len(images), 0.93, doubtful),
+        far=tuple(FarImage(one, 3.5) for one in images),
+        far_skipped="",
+        notes=tuple(f"a note on {name}" for name in classes),
+        unsplit=f"{source}: no images",
+        features="mobilenet_v3_small, embedded",
+    )
+
+
+def _section(found: DataHealth) -> HealthSection:
+    return health_section(found, lambda row: np.full((32, 32, 3), row % 256, np.uint8))
+
+
+def _data(classes: tuple[str, ...], source: str = "photos") -> str:
+    found = health(classes, source)
+    return health_page(source, _section(found), health_json(found))
+
+
 def _finetune(classes: tuple[str, ...], images: int, source: str = "photos") -> str:
     steps = [("reading images", 0.3), ("training head", 3.2), (source, 0.1)]
-    return finetune_report(checkpoint_record(classes), source, epochs(), validated(classes, images), RunTimes(steps, 12.5))
+    section = _section(health(classes, source))
+    return finetune_report(checkpoint_record(classes), source, epochs(), validated(classes, images), RunTimes(steps, 12.5), (), section)
 
 
 _PAGES: dict[str, Callable[[], str]] = {
@@ -266,6 +302,10 @@ _PAGES: dict[str, Callable[[], str]] = {
     "compare": lambda: _compare(("a.onnx", "b.onnx")),
     "compare-long": lambda: _compare(LONG_PATHS),
     "compare-hostile": lambda: _compare(HOSTILE),
+    "data": lambda: _data(FEW),
+    "data-long": lambda: _data(LONG_CLASSES, LONG_PATHS[0]),
+    "data-thousand": lambda: _data(THOUSAND),
+    "data-hostile": lambda: _data(HOSTILE_CLASSES, HOSTILE[2]),
     "finetune-few": lambda: _finetune(FEW, 120),
     "finetune-long": lambda: _finetune(LONG_CLASSES, 120, LONG_PATHS[0]),
     "finetune-thousand": lambda: _finetune(THOUSAND, 3000),

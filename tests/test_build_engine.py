@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from commands import here
 
-from tlexport.export.build_engine import expect_buildable
 from tlexport.errors import MissingDependency
+from tlexport.export.build_engine import expect_buildable
 from tlexport.hardware.target import load_profile, profile_path, resolve
 
 

@@ -75,7 +75,20 @@ def test_the_script_that_pip_installs_is_this_program() -> None:
 
 
 def test_the_commands_are_those_promised() -> None:
-    promised = {"demo", "finetune", "evaluate", "export", "bench", "estimate", "verify", "predict", "profiles", "backbones", "doctor"}
+    promised = {
+        "demo",
+        "finetune",
+        "evaluate",
+        "export",
+        "bench",
+        "estimate",
+        "verify",
+        "predict",
+        "profiles",
+        "backbones",
+        "doctor",
+        "data",
+    }
     below = {f"profiles {name}" for name in ("list", "show", "check", "new", "calibrate", "schema")}
     assert promised | below <= set(COMMANDS)
 

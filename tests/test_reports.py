@@ -23,6 +23,7 @@ from scipy.stats import binomtest
 from tlexport.accuracy import reliability
 from tlexport.api.compare import to_json
 from tlexport.bundle.manifest import wilson
+from tlexport.health.findings import health_json
 from tlexport.measurement import Measurement
 from tlexport.report.bench import Conditions, bench_report
 from tlexport.report.candidates import candidates, frontier
@@ -124,14 +125,14 @@ def test_plots_have_the_colours_of_the_page_and_text_that_is_text(name: str) -> 
 # --- hostile names --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["bench-hostile", "compare-hostile", "finetune-hostile"])
+@pytest.mark.parametrize("name", ["bench-hostile", "compare-hostile", "finetune-hostile", "data-hostile"])
 def test_names_of_strangers_stay_text(name: str) -> None:
     page, plain_tags = (
         Page(reports.page(name)),
         {tag for other in NAMES if "hostile" not in other for tag, _ in Page(reports.page(other)).tags},
     )
     assert {tag for tag, _ in page.tags} <= plain_tags
-    for given_name in reports.HOSTILE_CLASSES if "finetune" in name else reports.HOSTILE:
+    for given_name in reports.HOSTILE_CLASSES if name.startswith(("finetune", "data")) else reports.HOSTILE:
         assert plain(given_name) in page.text
     assert "window.hacked" not in re.sub(r"[^<>]*", "", reports.page(name))
 
@@ -167,6 +168,8 @@ def test_the_download_holds_what_the_page_is_about(name: str) -> None:
     if name.startswith("finetune"):
         assert tuple(data["checkpoint"]["classes"]) == reports.HOSTILE_CLASSES
         assert set(data["per_class"]) == set(reports.HOSTILE_CLASSES)
+    elif name.startswith("data"):
+        assert data == json.loads(json.dumps(health_json(reports.health(reports.HOSTILE_CLASSES, reports.HOSTILE[2]))))
     elif name.startswith("compare"):
         assert data == json.loads(json.dumps(to_json(reports.comparisons(reports.HOSTILE))))
     else:

@@ -12,7 +12,7 @@ from tlexport.data.decode import Decoded, decode_all
 from tlexport.data.source import read_source
 from tlexport.data.split import split
 from tlexport.errors import InvalidFile
-from tlexport.health.check import examine, parts_of, pictures_of, with_features
+from tlexport.health.check import examine, parts_of, with_features
 from tlexport.health.findings import health_json
 from tlexport.health.record import DataHealth
 from tlexport.health.section import health_section
@@ -84,9 +84,9 @@ def check_data(data: str, settings: DataSettings, *, progress: Progress | None =
         health = examine(decoded, parts, trunk.preprocess.size, (*listing.notes, *notes), progress)
         with progress.task("features", len(decoded.pixels)) as advance:
             features = trunk.of(decoded.pixels, advance)
-    named = f"{recipe.backbone}, {recipe.weights}"
-    health = with_features(health, features, pictures_of(decoded, parts), recipe.seed, named)
-    return CheckedData(dataclasses.replace(health, unsplit=unsplit), decoded, time.perf_counter() - started)
+    health = with_features(health, decoded, parts, features, recipe.seed)
+    health = dataclasses.replace(health, unsplit=unsplit, features=f"{recipe.backbone}, {recipe.weights}")
+    return CheckedData(health, decoded, time.perf_counter() - started)
 
 
 def _split(decoded: Decoded, recipe: Recipe) -> tuple[dict[str, str], tuple[str, ...], str]:

@@ -105,5 +105,5 @@ def _show(checked: CheckedData) -> None:
     for finding in found:
         echo(f"{finding.severity}: {finding.message}")
         echo(f"  advice: {finding.advice}")
-    warnings = sum(finding.severity == "warning" for finding in found)
-    echo(f"{health.images} images: {warnings} warnings, {len(found) - warnings} hints ({checked.seconds:.1f} s)")
+    counts = ", ".join(f"{kind}s: {sum(finding.severity == kind for finding in found)}" for kind in ("warning", "hint"))
+    echo(f"images: {health.images}, {counts} ({checked.seconds:.1f} s)")

@@ -15,6 +15,7 @@ from tlexport.storage.cache import release
 SIDE = 32  # pixels of the grey image that the hash is computed from
 LOW = 8  # lowest frequencies along each axis
 BITS = LOW * LOW
+COARSE = 8  # side of a thumbnail of colours alone, pixels
 FLAT = 0.5  # grey levels; a coefficient below this carries rounding noise
 RELEASE_EVERY = 256  # images after which the memory of their pixels is released
 
@@ -56,6 +57,24 @@ def appearance(pixels: Pixels, advance: Callable[[int], None] = lambda amount: N
     return Looks(_bits(grey), small)
 
 
+def colours(pixels: Pixels) -> npt.NDArray[np.float32]:
+    """Coarse thumbnails.
+
+    Args:
+        pixels: uint8 (image, height, width, channel), RGB 0..255.
+
+    Returns:
+        RGB 0..255, float32 (image, COARSE * COARSE * 3).
+    """
+    found = np.empty((len(pixels), COARSE * COARSE * 3), np.float32)
+    for index in range(len(pixels)):
+        found[index] = np.asarray(Image.fromarray(pixels[index]).resize((COARSE, COARSE), Image.Resampling.BOX)).reshape(-1)
+        if (index + 1) % RELEASE_EVERY == 0:
+            release(pixels)
+    release(pixels)
+    return found
+
+
 def _bits(grey: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Grey images (image, SIDE, SIDE) -> -1 or 1, (image, BITS)."""
     basis = _dct_basis()
@@ -71,4 +90,5 @@ def _dct_basis() -> npt.NDArray[np.float32]:
     frequency, place = np.mgrid[0:LOW, 0:SIDE]
     basis = np.cos(np.pi * frequency * (2 * place + 1) / (2 * SIDE)) * np.sqrt(2 / SIDE)
     basis[0] /= np.sqrt(2)
-    return basis.astype(np.float32)
+    found: npt.NDArray[np.float32] = basis.astype(np.float32)
+    return found

@@ -13,7 +13,7 @@ from tlexport.data.confident_learning import suspicious_labels
 from tlexport.data.decode import Decoded
 from tlexport.data.near_duplicates import near_duplicates
 from tlexport.data.outliers import FEWEST, outliers
-from tlexport.data.perceptual_hash import SIDE, appearance
+from tlexport.data.perceptual_hash import SIDE, appearance, colours
 from tlexport.data.sizes import image_sizes
 from tlexport.dataset import Dataset
 from tlexport.health.record import LEFT_OUT, DataHealth, DoubtfulLabel, FarImage, Group, LabelCheck, Picture, Sizes
@@ -139,23 +139,30 @@ def check_labels(sources: Sequence[Labelled], total: int, reason: str) -> LabelC
     return LabelCheck(checked, agreed / checked if checked else None, tuple(doubtful), skipped)
 
 
-def with_features(health: DataHealth, features: npt.NDArray[np.float32], pictures: Sequence[Picture], seed: int, name: str) -> DataHealth:
+def with_features(
+    health: DataHealth, decoded: Decoded, parts: Mapping[str, str], features: npt.NDArray[np.float32], seed: int
+) -> DataHealth:
     """Add what needs features of all images: doubtful labels and outliers.
+
+    Outliers are searched among the features and among coarse thumbnails: a network that was trained on one kind of images may give
+    ordinary features to all others.
 
     Args:
         health: of :func:`examine`.
-        features: float32 (image, ...), one row for each picture.
-        pictures: all images.
+        decoded: the images.
+        parts: as for :func:`examine`.
+        features: float32 (image, ...).
         seed: of the cross-validation.
-        name: of the backbone and its weights.
     """
+    pictures = pictures_of(decoded, parts)
     if len(pictures) > MOST_IMAGES:
         reason = f"more than {MOST_IMAGES:,} images"
-        return dataclasses.replace(health, far_skipped=reason, labels=LabelCheck(0, None, skipped=reason), features=name)
+        return dataclasses.replace(health, far_skipped=reason, labels=LabelCheck(0, None, skipped=reason))
     reduced = components(features)
     predicted = held_out(reduced, pictures, seed)
     reason = f"a class needs {2 * FOLDS} images, and two classes that have them"
-    far = tuple(FarImage(pictures[one.index], one.ratio) for one in outliers(reduced))
+    found = {one.index: one for one in sorted((*outliers(reduced), *outliers(colours(decoded.pixels))), key=lambda one: one.ratio)}
+    far = tuple(FarImage(pictures[one.index], one.ratio) for one in sorted(found.values(), key=lambda one: (-one.ratio, one.index)))
     skipped = "" if len(pictures) >= FEWEST else f"{FEWEST} images are needed"
     labels = check_labels([predicted] if predicted else [], len(pictures), reason)
-    return dataclasses.replace(health, labels=labels, far=far, far_skipped=skipped, features=name)
+    return dataclasses.replace(health, labels=labels, far=far, far_skipped=skipped)

@@ -11,7 +11,7 @@ from tlexport.health.record import DataHealth, Group, Picture
 
 IMBALANCE = 10  # ratio of the largest class to the smallest
 FEW_IMAGES = 10  # of a class
-RELIABLE = 0.8  # accuracy from which a doubtful label is a warning
+RELIABLE = 0.9  # accuracy from which a doubtful label is a warning
 SHOWN = 3  # images or groups named in a message
 
 

@@ -127,7 +127,7 @@ class DataHealth:
     groups: tuple[Group, ...]  # leaks first, then conflicts
     sizes: Sizes
     labels: LabelCheck
-    far: tuple[FarImage, ...]
+    far: tuple[FarImage, ...]  # the farthest first
     far_skipped: str  # why outliers were not searched; empty: they were
     notes: tuple[str, ...]  # of reading and splitting DATA
     unsplit: str = ""  # why DATA cannot be split; empty: it can
