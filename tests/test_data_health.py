@@ -25,6 +25,7 @@ from tlexport.data.outliers import outliers
 from tlexport.data.perceptual_hash import Looks, appearance
 from tlexport.recipe import Recipe
 from tlexport.storage.cache import cache_folder
+from tlexport.train import cross_validation
 
 SIDE = 64
 
@@ -337,3 +338,35 @@ def test_a_training_checks_the_labels_of_its_training_images(flipped: tuple[Path
     assert plain.count("<img") == 24
     assert sum(f">{name}<" in plain for name in planted) >= 22  # the likeliest are wrong
     assert "part <b><bdi>train" in plain and "part <b><bdi>val" in plain
+
+
+def test_the_classifier_is_multinomial_logistic_regression() -> None:
+    from sklearn.linear_model import LogisticRegression
+
+    random = np.random.default_rng(2)
+    targets = random.integers(0, 5, 300)
+    inputs = (random.normal(0, 1, (5, 8))[targets] + random.normal(0, 1, (300, 8))).astype(np.float32)
+    model = LogisticRegression(C=cross_validation.STRENGTH, max_iter=1000).fit(inputs, targets)
+    weights = cross_validation._fitted(inputs, targets, 5)
+    ours = cross_validation._softmax(cross_validation._with_ones(inputs) @ weights)
+    assert np.abs(ours - model.predict_proba(inputs)).max() < 0.01
+
+
+def test_no_image_is_predicted_by_a_classifier_that_saw_it() -> None:
+    """With random labels, a classifier that saw the image would remember it; one that did not is right by chance."""
+    random = np.random.default_rng(4)
+    inputs, labels = random.normal(0, 1, (400, 100)).astype(np.float32), random.integers(0, 4, 400)
+    found = cross_validation.cross_validated(inputs, labels, seed=0)
+    assert found is not None and len(found.images) == 400
+    right = int((found.probabilities.argmax(axis=1) == labels).sum())
+    assert binom.ppf(1e-4, 400, 0.25) <= right <= binom.ppf(1 - 1e-4, 400, 0.25)
+    assert np.allclose(found.probabilities.sum(axis=1), 1, atol=1e-5)
+
+
+def test_small_classes_are_not_cross_validated() -> None:
+    labels = np.array([0] * 30 + [1] * 3 + [2] * 30)
+    inputs = np.random.default_rng(0).normal(0, 1, (63, 4)).astype(np.float32)
+    found = cross_validation.cross_validated(inputs, labels, seed=0)
+    assert found is not None and found.classes.tolist() == [0, 2]
+    assert 30 not in found.images and len(found.images) == 60
+    assert cross_validation.cross_validated(inputs[:33], labels[:33], seed=0) is None
