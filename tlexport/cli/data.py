@@ -48,7 +48,7 @@ class DataOptions:
     "--weights",
     default="embedded",
     show_default=True,
-    help="Its weights: embedded (printed letters, no download), imagenet (better for photos), none, or a file.",
+    help="Its weights: embedded (printed letters, no download), pretrained (better for photos), none, or a file.",
 )
 @click.option("--image-size", type=click.IntRange(32, 1024), help="Side of the input, pixels. Default: that of the weights.")
 @click.option(
