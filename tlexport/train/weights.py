@@ -113,8 +113,10 @@ def _backbones_of(state: Mapping[str, Tensor]) -> str:
     fitting = []
     for variant in backbone_names():
         trunk, names = _expected(variant)
-        foreign = [name for name in shapes.keys() - names if not name.startswith(traits_of(variant).left_out)]
-        if trunk and trunk.items() <= shapes.items() and not foreign:
+        if not trunk or not trunk.items() <= shapes.items():
+            continue
+        left_out = traits_of(variant).left_out
+        if all(name.startswith(left_out) for name in shapes.keys() - names):
             fitting.append(variant)
     return f"they fit --backbone {' or '.join(fitting)}" if fitting else ""
 
