@@ -82,6 +82,23 @@ def transfer_table() -> str:
     return _table(heading, "l" + "r" * (seeds + 2), rows)
 
 
+def accuracy_table() -> str:
+    """Top-1 accuracy of the strategies from one trunk."""
+    result = read_result("accuracy")
+    runs: dict[tuple[str, int], dict[str, Any]] = {}
+    for run in result["runs"]:
+        runs.setdefault((run["set"], run["per_class"]), {}).setdefault(run["method"], []).append(run)
+    methods = list(dict.fromkeys(run["method"] for run in result["runs"]))
+    rows = [
+        [name, str(count), *(f"{100 * statistics.mean(run['top1'] for run in of[m]):.1f}" if m in of else "–" for m in methods)]
+        for (name, count), of in runs.items()
+    ]
+    seeds, size = len({run["seed"] for run in result["runs"]}), result["image_size"]
+    note = f"Top-1 in percent on held-out images; {result['backbone']} with ImageNet weights, {size} pixels, {seeds} seed(s) "
+    note += "(`python benchmarks/accuracy.py`)."
+    return _table(f"set | images a class | {' | '.join(methods)}", "lr" + "r" * len(methods), rows, note)
+
+
 def speed_table() -> str:
     """Wall time, accuracy and memory of fine-tuning."""
     runs, rows = _speed_runs(), []
@@ -289,7 +306,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
         "quantization": quantization_summary,
         "estimates": estimates_summary,
     },
-    "docs/training.md": {"transfer": transfer_table, "speed": speed_table},
+    "docs/training.md": {"accuracy": accuracy_table, "transfer": transfer_table, "speed": speed_table},
     "docs/estimates.md": {"calibrated": calibrated_table, "boards": boards_table},
     "docs/quantization.md": {"families": families_table, "quantization": quantization_table, "peers": peers_table},
     "docs/bench.md": {"quality": quality_table},

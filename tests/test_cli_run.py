@@ -112,7 +112,7 @@ def test_a_recipe_with_options_over_it(work: Path, digits: Path, capfd: pytest.C
     options = ("--recipe", recipe, "--epochs", "1", "--seed", "7", "--out", tmp_path / "run", "--json")
     answer(here(capfd, "finetune", digits, *options))
     used = Recipe.read_toml(tmp_path / "run" / RECIPE)
-    assert used == Recipe.parse(asked | {"epochs": 1, "seed": 7}, "the test")
+    assert used == Recipe.parse(asked | {"epochs": 1, "seed": 7, "head": "trained"}, "the test")
     assert used == read_checkpoint(tmp_path / "run").recipe
     assert read_toml(tmp_path / "run" / RECIPE)["lr"] == 0.002
     assert len((tmp_path / "run" / "history.jsonl").read_text(encoding="utf-8").splitlines()) == 1

@@ -24,6 +24,7 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = dict(
     freeze=st.none() | texts,
     image_size=st.none() | st.integers(32, 1024),
     epochs=st.integers(1, 10_000),
+    head=st.none() | st.sampled_from(["solved", "trained"]),
     head_epochs=st.none() | st.integers(1, 10_000),
     batch_size=st.integers(2, 65_536),
     lr=positive | st.just("auto"),

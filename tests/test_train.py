@@ -193,7 +193,7 @@ def test_a_frozen_stage_that_changes_stops_the_training(images: Parts) -> None:
 
 
 def test_a_checkpoint_says_what_was_frozen(digits: Path, tmp_path: Path) -> None:
-    recipe = Recipe(strategy="partial", freeze="stage4", epochs=2, **QUICK)
+    recipe = Recipe(strategy="partial", freeze="stage4", epochs=2, head_epochs=1, **QUICK)
     progress = Watching()
     trained = finetune(str(digits), recipe, tmp_path / "run", FinetuneSettings(device="cpu", threads=1), progress=progress)
     start = initial_network(recipe, 10)

@@ -27,6 +27,11 @@ class Recipe(Record):
         "head",
         description="stages to train. head: a new classifier; partial: then the top stages; gradual: stage by stage; full: all at once",
     )
+    head: Literal["solved", "trained"] | None = Field(
+        None,
+        description="the classifier's phase. solved: logistic regression on the features, without epochs; trained: epochs; default: "
+        "solved if no other key requires epochs",
+    )
     freeze: str | None = Field(
         None, description="freeze this stage and all below; default: for partial all but the top two, for gradual the stem"
     )

@@ -33,15 +33,17 @@ from tlexport.report.training import RunTimes, Validated, finetune_report
 from tlexport.runtimes.torch import TorchRunner
 from tlexport.storage.cache import ArrayCache, cache_folder
 from tlexport.train.advice import before_training
+from tlexport.train.defaults import decided
 from tlexport.train.distributed import Workers, workers
 from tlexport.train.finished import finished_run, result_of_checkpoint
 from tlexport.train.fit import Trainer
 from tlexport.train.frozen import frozen_record
 from tlexport.train.images import LabelledImages, images_digest
-from tlexport.train.phases import Phase, boundary_of, plan_phases, usual_lr
+from tlexport.train.phases import Phase, boundary_of, plan_phases
 from tlexport.train.result import TrainingResult
 from tlexport.train.resume import Saver, dataset_digest
 from tlexport.train.saved_state import number
+from tlexport.train.solved_head import last_linear
 from tlexport.train.stopwatch import Stopwatch
 from tlexport.train.trackers import Tracker, choose_tracker, tracking
 from tlexport.train.weights import initial_network, preprocess_for
@@ -153,7 +155,7 @@ class _Run:
     def __init__(self, data: str, recipe: Recipe, out: Path, settings: FinetuneSettings, team: Workers, progress: Progress) -> None:
         self.data, self.out, self.settings, self.team = data, out, settings, team
         self.progress = Stopwatch(progress)
-        self.recipe = recipe if recipe.lr is not None else recipe.model_copy(update={"lr": usual_lr(recipe)})
+        self.recipe = recipe
         self.device = team.device(device_for("torch", settings.device))
         self.cache = ArrayCache(cache_folder() / "arrays" if settings.cache else None)
         self.threads = settings.threads or torch.get_num_threads()
@@ -179,6 +181,7 @@ class _Run:
         self._note_all(listing.notes)
         torch.manual_seed(self.recipe.seed)
         network = initial_network(self.recipe, len(listing.classes))
+        self.recipe = decided(self.recipe, last_linear(network.stages["head"]) is not None)
         preprocess = preprocess_for(self.recipe)
         boundary = None
         if self.recipe.freeze is not None:

@@ -63,6 +63,12 @@ class FinetuneOptions:
     help="Stages to train. head (default): the classifier. partial: the head, then the top stages. "
     "gradual: stage by stage from the top while accuracy improves. full: all at once.",
 )
+@click.option(
+    "--head",
+    type=click.Choice(["solved", "trained"]),
+    help="The classifier's phase. solved: logistic regression on the features. trained: epochs. Default: solved, unless another option "
+    "requires epochs.",
+)
 @click.option("--freeze", metavar="STAGE", help="Freeze this stage and all below it: a name or number from `tlx backbones NAME`.")
 @click.option("--image-size", type=click.IntRange(32, 1024), help="Side of the input, pixels. Default: that of the weights.")
 @click.option("--epochs", type=click.IntRange(1, 10_000), help="Epochs of all phases together. Default: 20.")

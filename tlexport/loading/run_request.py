@@ -33,7 +33,7 @@ def requested_recipe(
     if out == LATEST:
         raise UsageError(f"--out {out} is the link to the newest run; choose another name for this run", "see: tlx finetune --help")
     base = Recipe.read_toml(recipe) if recipe else None
-    request = Recipe.parse((base.model_dump() if base else {}) | dict(asked), "the requested recipe")
+    request = Recipe.parse((base.model_dump(exclude_unset=True) if base else {}) | dict(asked), "the requested recipe")
     if not resume:
         expect_feasible(request)
         if request.teacher is not None:

@@ -50,6 +50,7 @@ def finetune(
     freeze: str | int | None = None,
     image_size: int | None = None,
     epochs: int | None = None,
+    head: Literal["solved", "trained"] | None = None,
     head_epochs: int | None = None,
     batch_size: int | None = None,
     lr: float | Literal["auto"] | None = None,
@@ -94,6 +95,8 @@ def finetune(
         freeze: this stage and all below stay frozen.
         image_size: pixels; None: what the weights were trained at.
         epochs: of all phases together; None: 20.
+        head: how the classifier's phase is computed: ``"solved"`` (logistic regression) or ``"trained"``; None: solved, unless another
+            argument requires epochs.
         head_epochs: of the first phase (partial, gradual); None: a third.
         batch_size: None: 32.
         lr: peak learning rate, or ``"auto"`` for a range test; None: 0.005, for strategy full 0.001.
@@ -137,6 +140,7 @@ def finetune(
         "freeze": str(freeze) if isinstance(freeze, Integral) else freeze,
         "image_size": image_size,
         "epochs": epochs,
+        "head": head,
         "head_epochs": head_epochs,
         "batch_size": batch_size,
         "lr": values.parsed_or_none("lr", lr, arguments.rate),

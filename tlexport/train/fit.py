@@ -30,6 +30,10 @@ from tlexport.train.phases import Phase
 from tlexport.train.result import TrainingResult
 from tlexport.train.resume import Saver
 from tlexport.train.saved_state import check_history, check_tensors, number, whole
+from tlexport.train.solved_head import solve_head
+
+# training accuracy from which a phase without a gain ends gradual unfreezing; below, the network underfits, and deeper stages may help
+FITS = 0.9
 
 
 @dataclass
@@ -41,6 +45,11 @@ class _TrainingState:
     best: Epoch | None = None
     weights: dict[str, Tensor] = dataclasses.field(default_factory=dict)  # of the best epoch; without the stages that no phase trains
     before_phase: tuple[float, float] | None = None  # rank of the best epoch before the phase
+
+    @property
+    def gained(self) -> bool:
+        """Whether the phase improved on the best epoch before it."""
+        return self.before_phase is None or self.best is None or self.best.rank > self.before_phase
 
     def state(self) -> dict[str, Any]:
         """Tensors and plain data."""
@@ -162,7 +171,7 @@ class Trainer:
             while at.phase < len(phases):
                 self._run_phase(phases[at.phase], at, session, saved)
                 saved = None
-                if phases[at.phase].must_gain and at.before_phase is not None and cast(Epoch, at.best).rank <= at.before_phase:
+                if phases[at.phase].must_gain and not at.gained and at.history[-1].train_top1 >= FITS:
                     self.progress.note(f"phase {phases[at.phase].name} did not improve validation; the stages below stay frozen")
                     break
                 at.phase += 1
@@ -178,7 +187,10 @@ class Trainer:
     def _run_phase(self, phase: Phase, at: _TrainingState, session: _Session, saved: dict[str, Any] | None) -> None:
         """Train one phase, from its beginning or from a saved state. Leaves the network with the best weights until now."""
         run = self.open_phase(phase, session.train, session.val)
-        if saved:
+        if phase.solved:
+            self._solve_phase(phase, run, at, session)
+            return
+        if saved and "run" in saved:
             with session.saver.reading():
                 run.restore(saved["run"])
         else:
@@ -206,6 +218,22 @@ class Trainer:
                 # no call between these assignments, so that Ctrl-C cannot leave them inconsistent
                 at.history, at.best, at.weights = [*at.history, epoch], best, weights
                 session.report(epoch)
+        self.network.load(at.weights, strict=False)
+
+    def _solve_phase(self, phase: Phase, run: PhaseRun, at: _TrainingState, session: _Session) -> None:
+        """Solve the classifier. A resumed run that has solved it already keeps its weights."""
+        if not at.history:
+            with self.progress.task("solving the classifier", 1) as advance:
+                try:
+                    epoch = solve_head(run.top[0], run.train, run.val, run.objective, self.recipe.seed, 1)
+                except ValueError as error:
+                    raise StepFailed(f"the classifier cannot be solved: {error}", "start from other --weights") from error
+                advance(1, f"{epoch.describe()}\n")
+            tensors = self.network.net.state_dict()
+            weights = {name: value.clone() for name, value in tensors.items() if name not in session.frozen}
+            at.history, at.best, at.weights = [epoch], epoch, weights
+            session.saver.save(at.state() | {"lr": self.recipe.lr, "watch": session.times()}, now=True)
+            session.report(epoch)
         self.network.load(at.weights, strict=False)
 
     def open_phase(self, phase: Phase, train: LabelledImages, val: LabelledImages) -> PhaseRun:

@@ -23,6 +23,7 @@ class Phase:
     epochs: int
     lr: float  # peak learning rate
     must_gain: bool = False  # training ends after this phase if it does not improve on the earlier best
+    solved: bool = False  # no epochs: the last layer is the solution of a convex problem
 
 
 def usual_lr(recipe: Recipe) -> float:
@@ -66,7 +67,7 @@ def plan_phases(recipe: Recipe, stages: Sequence[str], boundary: int | None) -> 
     Raises:
         UsageError: the recipe contradicts itself.
     """
-    trunk = len(stages) - 1
+    trunk, solved = len(stages) - 1, recipe.head == "solved"
     lr = recipe.lr if isinstance(recipe.lr, float) else usual_lr(recipe)
     if recipe.strategy == "head":
         if boundary is not None and boundary != trunk:
@@ -74,7 +75,7 @@ def plan_phases(recipe: Recipe, stages: Sequence[str], boundary: int | None) -> 
                 f"strategy head trains the classifier alone, but freeze = {recipe.freeze!r} would train more",
                 "use --strategy partial, or leave out --freeze",
             )
-        return (Phase("head", trunk, recipe.epochs, lr),)
+        return (Phase("head", trunk, 1, lr, solved=True) if solved else Phase("head", trunk, recipe.epochs, lr),)
     if recipe.strategy == "full":
         if boundary is not None:
             raise UsageError(
@@ -85,11 +86,11 @@ def plan_phases(recipe: Recipe, stages: Sequence[str], boundary: int | None) -> 
         raise UsageError(
             f"strategy {recipe.strategy} has several phases and needs at least 2 epochs", "use --epochs 2 or more, or --strategy head"
         )
-    first = recipe.head_epochs if recipe.head_epochs is not None else max(1, recipe.epochs // 3)
+    first = 1 if solved else recipe.head_epochs if recipe.head_epochs is not None else max(1, recipe.epochs // 3)
     rest = recipe.epochs - first
     if rest < 1:
         raise UsageError(f"head_epochs ({first}) leaves none of the {recipe.epochs} epochs for the other phases", "raise --epochs")
-    head = Phase("head", trunk, first, lr)
+    head = Phase("head", trunk, first, lr, solved=solved)
     fine_lr = recipe.fine_lr if recipe.fine_lr is not None else lr / 3
     if recipe.strategy == "partial":
         return (head, Phase("top", max(1, trunk - 2) if boundary is None else boundary, rest, fine_lr))
