@@ -257,6 +257,7 @@ def test_a_gpu_that_is_not_here(name: str, places: dict[str, Path], capfd: pytes
         pytest.skip("this machine has a GPU, so there is nothing to refuse")
     lines = {
         "finetune": "finetune {digits} --weights embedded",
+        "data": "data {digits}",
         "evaluate": "evaluate {bundle} {digits}",
         "bench": "bench {bundle}",
         "verify": "verify {bundle}",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from torch import nn
 
 from tlexport.api.finetune import FinetuneSettings, finetune
 from tlexport.errors import UsageError
+from tlexport.ports import Silent, Task
 from tlexport.recipe import Recipe
 from tlexport.train.defaults import decided
 from tlexport.train.solve import FLOOR, solve
@@ -150,6 +153,35 @@ def test_a_run_is_reproducible_and_recorded(digits: Path, tmp_path: Path) -> Non
     assert line["val_top1"] == pytest.approx(runs[0].scores.top1, abs=1e-6)
     trained = finetune(str(digits), recipe.model_copy(update={"head": "trained", "epochs": 2}), tmp_path / "c", QUIET)
     assert runs[0].scores.top1 > trained.scores.top1 - 0.02
+
+
+class Stopping(Silent):
+    """Interrupts a training when its second phase begins."""
+
+    def task(self, title: str, total: int) -> AbstractContextManager[Task]:
+        if title == "training top":
+            raise KeyboardInterrupt
+        return super().task(title, total)
+
+
+def test_a_run_resumed_after_the_solution_gives_the_same_weights(digits: Path, tmp_path: Path) -> None:
+    recipe = Recipe(weights="embedded", strategy="partial", epochs=3, flip=False)
+    unbroken = finetune(str(digits), recipe, tmp_path / "a", QUIET)
+    broken = finetune(str(digits), recipe, tmp_path / "b", QUIET, progress=Stopping())
+    assert broken.checkpoint.interrupted
+    assert len((tmp_path / "b" / "history.jsonl").read_text().splitlines()) == 1
+    resumed = finetune(str(digits), recipe, tmp_path / "b", dataclasses.replace(QUIET, resume=True))
+    assert resumed.checkpoint.weights_sha256 == unbroken.checkpoint.weights_sha256
+    assert len((tmp_path / "b" / "history.jsonl").read_text().splitlines()) == len(
+        (tmp_path / "a" / "history.jsonl").read_text().splitlines()
+    )
+
+
+def test_features_that_are_not_finite_are_refused() -> None:
+    features = torch.zeros(4, 2)
+    features[1, 1] = torch.nan
+    with pytest.raises(ValueError, match="not finite"):
+        solve(features, torch.tensor([0, 1, 0, 1]), 2, None, 0)
 
 
 def test_partial_starts_from_the_solution(digits: Path, tmp_path: Path) -> None:

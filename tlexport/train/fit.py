@@ -190,7 +190,7 @@ class Trainer:
         if phase.solved:
             self._solve_phase(phase, run, at, session)
             return
-        if saved and "run" in saved:
+        if saved:
             with session.saver.reading():
                 run.restore(saved["run"])
         else:

@@ -15,6 +15,7 @@ from tlexport.network import Contract, cpu_threads
 from tlexport.ports import Pixels
 from tlexport.recipe import Recipe
 from tlexport.storage.cache import release
+from tlexport.train.distributed import Workers
 from tlexport.train.features import FEATURE_BATCH, GPU_FEATURE_BATCH
 from tlexport.train.frozen import FrozenTrunk
 from tlexport.train.weights import initial_network, preprocess_for
@@ -29,7 +30,7 @@ class TrunkFeatures:
         threads: CPU threads; None: torch's choice.
 
     Raises:
-        TlxError: as for :func:`tlexport.train.weights.initial_network`.
+        TlxError: as for :func:`tlexport.train.weights.initial_network`; Unsupported for a GPU that is not here.
     """
 
     def __init__(self, recipe: Recipe, device: str, threads: int | None) -> None:
@@ -38,7 +39,7 @@ class TrunkFeatures:
         torch.manual_seed(recipe.seed)  # of weights = "none"
         network = initial_network(recipe, 2).eval()
         self.preprocess = preprocess_for(recipe)
-        self._trunk = FrozenTrunk(network, Contract(self.preprocess), len(network.stages) - 1, torch.device(device))
+        self._trunk = FrozenTrunk(network, Contract(self.preprocess), len(network.stages) - 1, Workers().device(device))
 
     def of(self, pixels: Pixels, advance: Callable[[int], None] = lambda amount: None) -> npt.NDArray[np.float32]:
         """Features of every image.
