@@ -138,6 +138,12 @@ def test_a_key_of_epochs_asks_for_epochs(recipe: Recipe, linear: bool, head: str
     assert decided(recipe, linear).head == head
 
 
+def test_a_recipe_from_json_leaves_the_same_keys_open() -> None:
+    recipe = Recipe(strategy="partial")
+    again = Recipe.parse(json.loads(recipe.model_dump_json()), "the test")
+    assert decided(again, True) == decided(recipe, True)
+
+
 def test_an_impossible_request_is_refused() -> None:
     with pytest.raises(UsageError, match="augment = 'light'"):
         decided(Recipe(strategy="head", head="solved", augment="light"), True)

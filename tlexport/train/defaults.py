@@ -29,7 +29,8 @@ def decided(recipe: Recipe, linear: bool) -> Recipe:
         raise UsageError(f"head = 'solved' is impossible: {obstacle}", "use --head trained")
     changes: dict[str, Any] = {}
     if recipe.head is None:
-        asked = recipe.model_fields_set & (OF_EPOCHS if recipe.strategy == "head" else {"head_epochs"})
+        keys = recipe.model_fields_set & (OF_EPOCHS if recipe.strategy == "head" else {"head_epochs"})
+        asked = any(getattr(recipe, key) is not None for key in keys)  # a recipe from JSON sets open keys to None
         changes["head"] = "trained" if obstacle or asked else "solved"
     if recipe.lr is None:
         changes["lr"] = usual_lr(recipe)
